@@ -1,0 +1,141 @@
+"""The model card: typed metadata that travels with a model, an index and a result.
+
+A model.onnx holds it in `metadata_props` (keys FORMAT_KEY and CARD_KEY), an index.db in its meta table, a model.plan in
+the manifest beside it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.codes import MAX_BITS, check_bits
+from queryopt.errors import ModelError
+
+__all__ = ["CARD_KEY", "FORMAT_KEY", "FORMAT_VERSION", "ModelCard", "Preprocessing", "fingerprint"]
+
+FORMAT_VERSION = 1
+"""Version of the model.onnx contract. A reader refuses newer ones."""
+FORMAT_KEY = "queryopt.format_version"
+CARD_KEY = "queryopt.card"
+
+_CODE_CONTRACT = "bit i = logit i >= 0; little-endian; padding zero"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the network's input.
+
+    The shorter side is resized to `resize_size` (bilinear, antialiased) and the middle image_size x image_size is cut
+    out: uint8 sRGB [image_size, image_size, 3]. Inside the graph it becomes (x / 255 - mean) / std.
+    """
+
+    image_size: int
+    resize_size: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @classmethod
+    def for_size(cls, image_size: int) -> "Preprocessing":
+        """The paper's rule, scaled: resize the shorter side to round(256 s / 224), crop s."""
+        return cls(image_size, round(256 * image_size / 224))
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is: code length, preprocessing, origin, and how its export was checked.
+
+    logit_scale is |w|_2 of the head, the largest possible |logit|. `fingerprint` is equal for every fold, precision and
+    backend of one checkpoint. `parity` is the export's parity report, None where there was none. `versions` maps a
+    package to the version that made the model.
+    """
+
+    bits: int
+    preprocessing: Preprocessing
+    backbone: str
+    precision: str
+    logit_scale: float
+    fingerprint: str
+    method: str = "queryopt"
+    parity: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    """UTC, ISO 8601."""
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """The card as one line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "ModelCard":
+        """Read a card; `source` names where it came from in errors. ModelError for a damaged or newer one."""
+        try:
+            values = json.loads(text)
+            version = values["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{source}: the model card is damaged ({error!r}): export the model again with qo-export") from None
+        _check_version(version, source)
+        try:
+            values["preprocessing"] = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in values["preprocessing"].items()})
+            known = {f.name for f in fields(cls)}
+            card = cls(**{k: v for k, v in values.items() if k in known})
+            card._check(source)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ModelError(f"{source}: the model card is damaged ({error!r}): export the model again with qo-export") from None
+        return card
+
+    def to_metadata(self) -> dict[str, str]:
+        """The card as the metadata_props of a model.onnx."""
+        return {FORMAT_KEY: str(self.format_version), CARD_KEY: self.to_json()}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], source: str) -> "ModelCard":
+        """Read the card from metadata_props. ModelError where there is none, or of a newer format."""
+        if FORMAT_KEY not in metadata or CARD_KEY not in metadata:
+            raise ModelError(f"{source}: no queryopt model card in the file: it was not written by qo-export, or lost its metadata")
+        text = metadata[FORMAT_KEY]
+        if not text.isdecimal():
+            raise ModelError(f"{source}: the format version is {text!r}, not a number: the file is damaged")
+        _check_version(int(text), source)
+        return cls.from_json(metadata[CARD_KEY], source)
+
+    def _check(self, source: str) -> None:
+        size = self.preprocessing
+        if not (isinstance(self.bits, int) and 1 <= self.bits <= MAX_BITS):
+            raise ModelError(f"{source}: the model card says {self.bits!r} bits: a code has 1 to {MAX_BITS}")
+        if not (isinstance(size.image_size, int) and isinstance(size.resize_size, int) and 1 <= size.image_size <= size.resize_size):
+            raise ModelError(f"{source}: the model card's image size {size.image_size!r} and resize size {size.resize_size!r} don't fit")
+        if not (isinstance(self.fingerprint, str) and len(self.fingerprint) == 64):
+            raise ModelError(f"{source}: the model card's fingerprint {self.fingerprint!r} is not a SHA-256")
+        if not (isinstance(self.logit_scale, int | float) and 0 < self.logit_scale < float("inf")):
+            raise ModelError(f"{source}: the model card's logit_scale {self.logit_scale!r} is not a positive number")
+
+
+def fingerprint(weights: Mapping[str, npt.NDArray[Any]], preprocessing: Preprocessing, bits: int) -> str:
+    """SHA-256 (hex) over the inference weights, the preprocessing and the code contract.
+
+    weights: the checkpoint's inference tensors by name, as trained (before any fold or change of precision). Equal
+    weights give an equal fingerprint on every machine: names are sorted, bytes little-endian.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps([_CODE_CONTRACT, check_bits(bits), asdict(preprocessing)]).encode())
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name])
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(json.dumps([name, array.dtype.str, list(array.shape)]).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _check_version(version: Any, source: str) -> None:
+    if not isinstance(version, int) or version < 1:
+        raise ModelError(f"{source}: the format version is {version!r}: the file is damaged")
+    if version > FORMAT_VERSION:
+        raise ModelError(
+            f"{source}: format version {version}, but this queryopt reads up to {FORMAT_VERSION}: upgrade queryopt, or export the model again"
+        )

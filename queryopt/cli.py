@@ -1,0 +1,250 @@
+"""What every command shares: exit codes, errors in one line, output, progress.
+
+A command is a `Command` (or a `Group` of them); its callback takes `out: Output` as its first argument through
+`common_options`, calls the library, and returns the ExitCode (None means done).
+"""
+
+import json
+import logging
+import math
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+import click
+
+from queryopt import __version__
+from queryopt.errors import ExitCode, QueryOptError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+__all__ = [
+    "Advance",
+    "Command",
+    "Group",
+    "Output",
+    "batch_option",
+    "common_options",
+    "device_option",
+    "display_path",
+    "threads_option",
+]
+
+
+class Advance(Protocol):
+    """Report progress: so many more items done, and (optionally) what to show beside the bar."""
+
+    def __call__(self, count: int = 1, note: str | None = None) -> None:
+        """Count `count` items as done."""
+
+
+def display_path(path: bytes | str | os.PathLike[Any]) -> str:
+    """A path as one line of valid UTF-8: undecodable bytes, line breaks and control characters become escapes."""
+    text = os.fsdecode(path)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+@dataclass
+class Output:
+    """Where a command writes: results on stdout (JSON alone with --json), everything else on stderr."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def print(self, *renderables: "RenderableType") -> None:
+        """Print the result (text or rich renderables) to stdout; nothing with --json."""
+        if not self.json:
+            self._console(sys.stdout).print(*renderables, soft_wrap=True, markup=False, highlight=False)
+
+    def result(self, value: Any) -> None:
+        """With --json, print the result (JSON-serialisable; NaN and infinities become null) to stdout."""
+        if self.json:
+            click.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=_jsonable))
+
+    def log(self, message: str) -> None:
+        """A line for the person at the terminal, on stderr; nothing with -q."""
+        if not self.quiet:
+            click.echo(message, err=True)
+
+    def warn(self, message: str) -> None:
+        """A warning on stderr, also with -q."""
+        click.echo(f"warning: {message}", err=True)
+
+    @contextmanager
+    def progress(self, description: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
+        """A bar with rate and time left on stderr, where that is a terminal (and no -q); else nothing is drawn."""
+        if self.quiet or not sys.stderr.isatty():
+            yield _no_advance
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text(f"{speed:,.1f} {unit}/s" if speed else "", style="dim")
+
+        columns: list[ProgressColumn] = [
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Rate(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False, style="dim"),
+        ]
+        with Progress(*columns, console=self._console(sys.stderr), transient=False) as bar:
+            task = bar.add_task(description, total=total, note="")
+
+            def advance(count: int = 1, note: str | None = None) -> None:
+                bar.update(task, advance=count, **({} if note is None else {"note": note}))
+
+            yield advance
+
+    @staticmethod
+    def _console(file: IO[str]) -> "Console":
+        from rich.console import Console
+
+        # Piped output is never cut or wrapped to a guessed width: paths stay whole.
+        return Console(file=file, width=None if file.isatty() else 100_000, legacy_windows=False)
+
+
+class _Main:
+    """Runs a command and turns whatever happens into an exit code and, at most, one line on stderr."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+        if not extra.pop("standalone_mode", True):
+            return super().main(args, prog_name, standalone_mode=False, **extra)  # type: ignore[misc]
+        sys.exit(self._run(args, prog_name, extra))
+
+    def _run(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
+        name: str = prog_name or getattr(self, "name", None) or "queryopt"
+        try:
+            code = super().main(args, name, standalone_mode=False, **extra)  # type: ignore[misc]
+            sys.stdout.flush()
+            return int(code or ExitCode.DONE)
+        except click.Abort:
+            click.echo("interrupted", err=True)
+            return ExitCode.INTERRUPTED
+        except click.ClickException as error:
+            error.show()
+            return ExitCode.USAGE
+        except QueryOptError as error:
+            click.echo(f"{name}: error: {error}", err=True)
+            return error.exit_code
+        except BrokenPipeError:
+            # The reader (head, say) had enough. Python would complain again when it flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return ExitCode.DONE
+        except OSError as error:
+            if error.filename is None and error.errno is None:
+                return _bug(name)
+            where = f"{display_path(error.filename)}: " if error.filename is not None else ""
+            click.echo(f"{name}: error: {where}{error.strerror or error}", err=True)
+            return ExitCode.INPUT
+        except Exception:
+            return _bug(name)
+
+
+class Command(_Main, click.Command):
+    """A click command that ends with queryopt's exit codes."""
+
+
+class Group(_Main, click.Group):
+    """A click group whose sub-commands end with queryopt's exit codes."""
+
+    command_class = Command
+    group_class = type
+
+
+def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json, -q, -v and --version; the callback gets `out: Output`."""
+
+    def wrap(*args: Any, json: bool, quiet: bool, verbose: bool, **options: Any) -> Any:
+        _log_to_stderr(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
+        return function(*args, out=Output(json, quiet, verbose), **options)
+
+    wrap.__doc__ = function.__doc__
+    wrap.__name__ = function.__name__
+    wrap.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    for option in (
+        click.version_option(__version__, message="%(prog)s %(version)s"),
+        click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress and no logs: results, warnings and errors only."),
+        click.option("--json", is_flag=True, help="Print JSON alone on stdout; logs go to stderr."),
+    ):
+        wrap = option(wrap)
+    return wrap
+
+
+def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --threads (int or None: as many as this process may use)."""
+    return click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all that this process may use]")(function)
+
+
+def batch_option(default: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --batch (int)."""
+    return click.option("--batch", type=click.IntRange(1), default=default, show_default=True, help="Images in one run of the model.")
+
+
+def device_option(*choices: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --device with these choices; the first is the default."""
+    return click.option("--device", type=click.Choice(choices), default=choices[0], show_default=True, help="Where to run.")
+
+
+def _bug(name: str) -> int:
+    traceback.print_exc()
+    click.echo(
+        f"{name}: this is a bug in queryopt {__version__} (Python {platform.python_version()}, {platform.platform()}). "
+        "Please report it with the lines above and the command you ran; CONTRIBUTING.md says where.",
+        err=True,
+    )
+    return ExitCode.BUG
+
+
+def _log_to_stderr(level: int) -> None:
+    logger = logging.getLogger("queryopt")
+    logger.handlers[:] = [logging.StreamHandler()]
+    logger.handlers[0].setFormatter(_LogFormat())
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+class _LogFormat(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
+def _no_advance(count: int = 1, note: str | None = None) -> None:
+    pass
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {_key(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, str):
+        return display_path(value) if any("\ud800" <= c <= "\udfff" for c in value) else value
+    if hasattr(value, "tolist"):
+        return _finite(value.tolist())
+    return value
+
+
+def _key(key: Any) -> Any:
+    return display_path(key) if isinstance(key, bytes | os.PathLike) else _finite(key)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, bytes | os.PathLike):
+        return display_path(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
