@@ -78,15 +78,22 @@ class ModelCard:
             values = json.loads(text)
             version = values["format_version"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{source}: the model card is damaged ({error!r}): export the model again with qo-export") from None
+            raise ModelError(
+                f"{source}: the model card is damaged ({error!r}): export the model again with qo-export"
+            ) from None
         _check_version(version, source)
         try:
-            values["preprocessing"] = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in values["preprocessing"].items()})
+            size = values["preprocessing"]
+            values["preprocessing"] = Preprocessing(
+                size["image_size"], size["resize_size"], tuple(size["mean"]), tuple(size["std"])
+            )
             known = {f.name for f in fields(cls)}
             card = cls(**{k: v for k, v in values.items() if k in known})
             card._check(source)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ModelError(f"{source}: the model card is damaged ({error!r}): export the model again with qo-export") from None
+            raise ModelError(
+                f"{source}: the model card is damaged ({error!r}): export the model again with qo-export"
+            ) from None
         return card
 
     def to_metadata(self) -> dict[str, str]:
@@ -97,7 +104,9 @@ class ModelCard:
     def from_metadata(cls, metadata: Mapping[str, str], source: str) -> "ModelCard":
         """Read the card from metadata_props. ModelError where there is none, or of a newer format."""
         if FORMAT_KEY not in metadata or CARD_KEY not in metadata:
-            raise ModelError(f"{source}: no queryopt model card in the file: it was not written by qo-export, or lost its metadata")
+            raise ModelError(
+                f"{source}: no queryopt model card in the file: it was not written by qo-export, or lost its metadata"
+            )
         text = metadata[FORMAT_KEY]
         if not text.isdecimal():
             raise ModelError(f"{source}: the format version is {text!r}, not a number: the file is damaged")
@@ -108,8 +117,15 @@ class ModelCard:
         size = self.preprocessing
         if not (isinstance(self.bits, int) and 1 <= self.bits <= MAX_BITS):
             raise ModelError(f"{source}: the model card says {self.bits!r} bits: a code has 1 to {MAX_BITS}")
-        if not (isinstance(size.image_size, int) and isinstance(size.resize_size, int) and 1 <= size.image_size <= size.resize_size):
-            raise ModelError(f"{source}: the model card's image size {size.image_size!r} and resize size {size.resize_size!r} don't fit")
+        if not (
+            isinstance(size.image_size, int)
+            and isinstance(size.resize_size, int)
+            and 1 <= size.image_size <= size.resize_size
+        ):
+            raise ModelError(
+                f"{source}: the model card's image size {size.image_size!r} and resize size {size.resize_size!r} "
+                "don't fit"
+            )
         if not (isinstance(self.fingerprint, str) and len(self.fingerprint) == 64):
             raise ModelError(f"{source}: the model card's fingerprint {self.fingerprint!r} is not a SHA-256")
         if not (isinstance(self.logit_scale, int | float) and 0 < self.logit_scale < float("inf")):
@@ -137,5 +153,6 @@ def _check_version(version: Any, source: str) -> None:
         raise ModelError(f"{source}: the format version is {version!r}: the file is damaged")
     if version > FORMAT_VERSION:
         raise ModelError(
-            f"{source}: format version {version}, but this queryopt reads up to {FORMAT_VERSION}: upgrade queryopt, or export the model again"
+            f"{source}: format version {version}, but this queryopt reads up to {FORMAT_VERSION}: "
+            "upgrade queryopt, or export the model again"
         )

@@ -83,7 +83,16 @@ class Output:
         if self.quiet or not sys.stderr.isatty():
             yield _no_advance
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            Task,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.text import Text
 
         class Rate(ProgressColumn):
@@ -104,7 +113,10 @@ class Output:
             task = bar.add_task(description, total=total, note="")
 
             def advance(count: int = 1, note: str | None = None) -> None:
-                bar.update(task, advance=count, **({} if note is None else {"note": note}))
+                if note is None:
+                    bar.advance(task, count)
+                else:
+                    bar.update(task, advance=count, note=note)
 
             yield advance
 
@@ -112,8 +124,12 @@ class Output:
     def _console(file: IO[str]) -> "Console":
         from rich.console import Console
 
+        class PipedConsole(Console):
+            def on_broken_pipe(self) -> None:
+                raise  # rich calls this where it caught BrokenPipeError, and would exit with 1
+
         # Piped output is never cut or wrapped to a guessed width: paths stay whole.
-        return Console(file=file, width=None if file.isatty() else 100_000, legacy_windows=False)
+        return PipedConsole(file=file, width=None if file.isatty() else 100_000, legacy_windows=False)
 
 
 class _Main:
@@ -123,6 +139,12 @@ class _Main:
         if not extra.pop("standalone_mode", True):
             return super().main(args, prog_name, standalone_mode=False, **extra)  # type: ignore[misc]
         sys.exit(self._run(args, prog_name, extra))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)  # type: ignore[misc]
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error  # click itself would exit with 1
 
     def _run(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
         name: str = prog_name or getattr(self, "name", None) or "queryopt"
@@ -139,7 +161,7 @@ class _Main:
         except QueryOptError as error:
             click.echo(f"{name}: error: {error}", err=True)
             return error.exit_code
-        except BrokenPipeError:
+        except (_ReaderGoneError, BrokenPipeError):
             # The reader (head, say) had enough. Python would complain again when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return ExitCode.DONE
@@ -153,11 +175,15 @@ class _Main:
             return _bug(name)
 
 
-class Command(_Main, click.Command):
+class _ReaderGoneError(Exception):
+    """Whoever read stdout closed it."""
+
+
+class Command(_Main, click.Command):  # type: ignore[misc]
     """A click command that ends with queryopt's exit codes."""
 
 
-class Group(_Main, click.Group):
+class Group(_Main, click.Group):  # type: ignore[misc]
     """A click group whose sub-commands end with queryopt's exit codes."""
 
     command_class = Command
@@ -186,17 +212,23 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add --threads (int or None: as many as this process may use)."""
-    return click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all that this process may use]")(function)
+    return click.option(
+        "--threads", type=click.IntRange(1), help="Threads to use.  [default: all that this process may use]"
+    )(function)
 
 
 def batch_option(default: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add --batch (int)."""
-    return click.option("--batch", type=click.IntRange(1), default=default, show_default=True, help="Images in one run of the model.")
+    return click.option(
+        "--batch", type=click.IntRange(1), default=default, show_default=True, help="Images in one run of the model."
+    )
 
 
 def device_option(*choices: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add --device with these choices; the first is the default."""
-    return click.option("--device", type=click.Choice(choices), default=choices[0], show_default=True, help="Where to run.")
+    return click.option(
+        "--device", type=click.Choice(choices), default=choices[0], show_default=True, help="Where to run."
+    )
 
 
 def _bug(name: str) -> int:

@@ -11,7 +11,16 @@ import numpy.typing as npt
 
 from queryopt.errors import MismatchError, UsageError
 
-__all__ = ["MAX_BITS", "check_bits", "check_codes", "code_bytes", "codes_to_uint64", "pack_codes", "uint64_to_codes", "unpack_codes"]
+__all__ = [
+    "MAX_BITS",
+    "check_bits",
+    "check_codes",
+    "code_bytes",
+    "codes_to_uint64",
+    "pack_codes",
+    "uint64_to_codes",
+    "unpack_codes",
+]
 
 MAX_BITS = 64
 
@@ -40,7 +49,9 @@ def pack_codes(bits: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     check_bits(array.shape[1])
     if array.dtype != np.bool_:
         if not np.issubdtype(array.dtype, np.integer):
-            raise UsageError(f"bits is {array.dtype}: pack_codes takes bool or integers 0 and 1; of logits pass `logits >= 0`")
+            raise UsageError(
+                f"bits is {array.dtype}: pack_codes takes bool or integers 0 and 1; of logits pass `logits >= 0`"
+            )
         if array.size and (array.min() < 0 or array.max() > 1):
             raise UsageError(f"bits holds {array.min()}..{array.max()}: pack_codes takes 0 and 1")
     return np.packbits(array.astype(np.bool_, copy=False), axis=1, bitorder="little")
@@ -66,14 +77,19 @@ def check_codes(codes: npt.ArrayLike, bits: int) -> npt.NDArray[np.uint8]:
             raise MismatchError(f"code {row} is {array[row]:#x}: it has bits beyond the first {bits}")
         return _split(array, width)
     if array.dtype != np.uint8:
-        raise UsageError(f"codes are {array.dtype} {list(array.shape)}: give packed uint8 [n, {width}] or uint64 [n] (pack_codes makes them)")
+        raise UsageError(
+            f"codes are {array.dtype} {list(array.shape)}: give packed uint8 [n, {width}] or uint64 [n] "
+            "(pack_codes makes them)"
+        )
     if array.ndim != 2 or array.shape[1] != width:
         raise UsageError(f"codes have shape {list(array.shape)}: {bits} bits are uint8 [n, {width}]")
     if bits % 8 and array.size:
         padding = array[:, -1] >> (bits % 8)
         if padding.any():
             row = int(np.argmax(padding != 0))
-            raise MismatchError(f"code {row} has padding bits set: it has more than {bits} bits, or was packed in another bit order")
+            raise MismatchError(
+                f"code {row} has padding bits set: it has more than {bits} bits, or was packed in another bit order"
+            )
     return np.ascontiguousarray(array)
 
 

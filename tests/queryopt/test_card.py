@@ -1,0 +1,74 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from queryopt.card import CARD_KEY, FORMAT_KEY, FORMAT_VERSION, ModelCard, Preprocessing, fingerprint
+from queryopt.errors import ModelError
+
+CARD = ModelCard(
+    bits=12,
+    preprocessing=Preprocessing.for_size(224),
+    backbone="resnet50",
+    precision="fp32",
+    logit_scale=1.25,
+    fingerprint="0" * 64,
+    parity={"bits_compared": 20_000, "flipped": 0},
+    versions={"queryopt": "0.1.0"},
+)
+
+
+def test_the_paper_resizes_256_to_crop_224() -> None:
+    assert Preprocessing.for_size(224).resize_size == 256
+    assert Preprocessing.for_size(64).resize_size == 73
+
+
+def test_a_card_survives_the_metadata_of_a_model() -> None:
+    assert ModelCard.from_metadata(CARD.to_metadata(), "m.onnx") == CARD
+
+
+def test_a_card_with_fields_of_a_later_minor_version_is_read() -> None:
+    values = json.loads(CARD.to_json()) | {"something_new": 1}
+    assert ModelCard.from_json(json.dumps(values), "m.onnx") == CARD
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({FORMAT_KEY: None}, "no queryopt model card"),
+        ({CARD_KEY: None}, "no queryopt model card"),
+        ({FORMAT_KEY: str(FORMAT_VERSION + 1)}, "upgrade queryopt"),
+        ({FORMAT_KEY: "one"}, "damaged"),
+        ({CARD_KEY: "{"}, "damaged"),
+        ({CARD_KEY: "[]"}, "damaged"),
+        ({CARD_KEY: "{}"}, "damaged"),
+        ({CARD_KEY: json.dumps({"format_version": 1})}, "damaged"),
+        ({CARD_KEY: replace(CARD, bits=65).to_json()}, "65 bits"),
+        ({CARD_KEY: replace(CARD, fingerprint="x").to_json()}, "fingerprint"),
+        ({CARD_KEY: replace(CARD, logit_scale=0.0).to_json()}, "logit_scale"),
+        ({CARD_KEY: replace(CARD, preprocessing=Preprocessing(224, 200)).to_json()}, "don't fit"),
+    ],
+)
+def test_a_damaged_or_newer_card_is_refused_by_name(change: dict[str, str | None], message: str) -> None:
+    metadata = {k: v for k, v in (CARD.to_metadata() | change).items() if v is not None}
+    with pytest.raises(ModelError, match=rf"m\.onnx: .*{message}"):
+        ModelCard.from_metadata(metadata, "m.onnx")
+
+
+def test_the_fingerprint_follows_weights_preprocessing_and_bits_only() -> None:
+    weights = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones(3, np.float32)}
+    size = Preprocessing.for_size(64)
+    mark = fingerprint(weights, size, 12)
+    assert mark == fingerprint(dict(reversed(weights.items())), size, 12)
+    assert mark == fingerprint({k: v.astype(">f4") for k, v in weights.items()}, size, 12)
+    assert mark == fingerprint({k: np.asfortranarray(v) for k, v in weights.items()}, size, 12)
+    others = {
+        fingerprint(weights, size, 13),
+        fingerprint(weights, Preprocessing.for_size(65), 12),
+        fingerprint(weights | {"a": np.array([1, 1, 2], np.float32)}, size, 12),
+        fingerprint(weights | {"b": weights["b"].reshape(3, 2)}, size, 12),
+        fingerprint({"b": weights["b"], "c": weights["a"]}, size, 12),
+    }
+    assert mark not in others
+    assert len(others) == 5

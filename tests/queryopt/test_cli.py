@@ -1,0 +1,192 @@
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from queryopt.cli import Command, Group, Output, common_options, display_path
+from queryopt.errors import ExitCode, InputError, MismatchError, MissingError, ParityError, QueryOptError, TrainingError
+
+PROGRAM = """
+import os, signal, sys
+import click
+from queryopt.cli import Command, Output, common_options
+
+@click.command(cls=Command, name="qo-try")
+@click.argument("what")
+@common_options
+def main(what: str, out: Output) -> None:
+    if what == "interrupt":
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+    with out.progress("hashing", 3) as advance:
+        for i in range(3):
+            advance(1, f"picture {i}")
+    for _ in range(100_000 if what == "flood" else 1):
+        out.print("/a/long/path" * 40)
+    out.result({"what": what})
+
+main()
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False)
+
+
+def raising(error: BaseException) -> Command:
+    @click.command(cls=Command, name="qo-try")
+    @common_options
+    def command(out: Output) -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("x"), 3),
+        (MismatchError("x"), 2),
+        (MissingError("x"), 4),
+        (ParityError("x"), 5),
+        (TrainingError("x"), 3),
+        (click.UsageError("x"), 2),
+        (KeyboardInterrupt(), 130),
+        (RuntimeError("x"), 70),
+    ],
+)
+def test_every_error_has_its_exit_code(error: BaseException, code: int) -> None:
+    assert CliRunner().invoke(raising(error)).exit_code == code
+
+
+def test_a_users_error_is_one_line_and_no_traceback() -> None:
+    result = CliRunner().invoke(raising(InputError("no pictures in photos/: give a folder of pictures")))
+    assert result.output == "qo-try: error: no pictures in photos/: give a folder of pictures\n"
+
+
+def test_a_system_error_names_the_file() -> None:
+    result = CliRunner().invoke(raising(PermissionError(13, "Permission denied", "a/b.db")))
+    assert result.exit_code == ExitCode.INPUT
+    assert result.output == "qo-try: error: a/b.db: Permission denied\n"
+
+
+def test_a_bug_prints_its_traceback_and_where_to_report_it() -> None:
+    result = CliRunner().invoke(raising(RuntimeError("boom")))
+    assert "RuntimeError: boom" in result.output
+    assert "report" in result.output
+
+
+def test_exit_codes_are_those_of_the_error_tree() -> None:
+    def tree(kind: type[QueryOptError]) -> set[type[QueryOptError]]:
+        return {kind}.union(*(tree(k) for k in kind.__subclasses__()))
+
+    assert {k.exit_code for k in tree(QueryOptError)} == {
+        ExitCode.USAGE,
+        ExitCode.INPUT,
+        ExitCode.MISSING,
+        ExitCode.PARITY,
+    }
+
+
+def test_wrong_names_get_a_suggestion() -> None:
+    group = Group("qo-try", commands=[raising(InputError("x"))])
+    result = CliRunner().invoke(group, ["qo-tyr"])
+    assert result.exit_code == ExitCode.USAGE
+    assert "Did you mean 'qo-try'?" in result.output
+    assert "Did you mean '--json'?" in CliRunner().invoke(raising(InputError("x")), ["--jsno"]).output
+
+
+def test_a_failure_in_some_items_is_exit_1() -> None:
+    @click.command(cls=Command)
+    @common_options
+    def command(out: Output) -> ExitCode:
+        return ExitCode.SOME_FAILED
+
+    assert CliRunner().invoke(command).exit_code == 1
+
+
+def test_json_is_alone_on_stdout_and_piped_lines_are_whole() -> None:
+    done = run("x", "--json")
+    assert json.loads(done.stdout) == {"what": "x"}
+    assert done.stderr == ""
+    done = run("x")
+    assert done.stdout == "/a/long/path" * 40 + "\n"
+    assert done.stderr == "", "no progress bar where stderr is not a terminal"
+
+
+def test_json_takes_what_results_hold() -> None:
+    @click.command(cls=Command)
+    @common_options
+    def command(out: Output) -> None:
+        out.result({"nan": float("nan"), "path": Path("a"), b"caf\xe9": [float("inf"), b"\xff\n"], "text": "\udce9"})
+
+    result = CliRunner().invoke(command, ["--json"])
+    assert json.loads(result.stdout) == {
+        "nan": None,
+        "path": "a",
+        "caf\\udce9": [None, "\\udcff\\n"],
+        "text": "\\udce9",
+    }
+
+
+def test_a_progress_bar_on_a_terminal_shows_rate_and_time_left() -> None:
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "x"],
+        stdout=subprocess.DEVNULL,
+        stderr=follower,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
+    ) as process:
+        os.close(follower)
+        seen = b""
+        while chunk := _read(leader):
+            seen += chunk
+    os.close(leader)
+    assert process.returncode == 0
+    assert b"hashing" in seen
+    assert b"3/3" in seen
+    assert b"images/s" in seen
+
+
+def test_a_broken_pipe_is_no_traceback() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "flood"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_ctrl_c_exits_130() -> None:
+    done = run("interrupt")
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("ä b.jpg", "ä b.jpg"),
+        (b"caf\xe9.jpg", "caf\\udce9.jpg"),
+        ("a\nb\x1b[31m", "a\\nb\\x1b[31m"),
+        (Path("x/y"), "x/y"),
+    ],
+)
+def test_paths_are_shown_on_one_line(path: str | bytes | Path, shown: str) -> None:
+    assert display_path(path) == shown
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # Linux says EIO where the other end of a terminal is closed
+        return b""
