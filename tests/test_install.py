@@ -1,0 +1,51 @@
+"""The wheel in an empty environment: it installs by itself, and hashes and searches a folder of pictures."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "tests" / "data"
+
+
+def run(command: Sequence[str | Path], folder: Path) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "QUERYOPT"))}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    run(pip, folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in names} == {"queryopt", wheel.name.rsplit("-", 3)[0] + ".dist-info"}
+    assert {"queryopt/py.typed", "queryopt/train/__init__.py", "queryopt/runtime/__init__.py"} <= set(names)
+
+
+def test_an_empty_environment_hashes_and_searches_a_folder(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", with_pip=True, symlinks=True)
+    python = tmp_path / "env" / "bin" / "python"
+    run([python, "-m", "pip", "install", "--quiet", f"{wheel}[cpu]"], tmp_path)
+    assert "torch" not in run([python, "-m", "pip", "list"], tmp_path)
+    commands = python.parent
+    arguments = [DATA / "pictures", "--model", DATA / "v1" / "model.onnx", "--index", "photos.db", "--json"]
+    summary = json.loads(run([commands / "qo-infer", *arguments], tmp_path))
+    assert summary["hashed"] == len([p for p in (DATA / "pictures").rglob("*") if p.is_file()])
+    query = next(p for p in sorted((DATA / "pictures").rglob("*")) if p.is_file())
+    found = json.loads(run([commands / "qo-search", query, "--index", "photos.db", "-k", "1", "--json"], tmp_path))
+    assert found["queries"][0]["hits"][0]["distance"] == 0
