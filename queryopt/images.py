@@ -1,0 +1,362 @@
+"""Pictures: from a file to the pixels that the network gets, the same in training, export and at run time.
+
+A picture is decoded as a person sees it: turned by its EXIF orientation, transparency on white, 16 bits scaled to 8,
+CMYK, palettes and grey as RGB, the first frame of an animation. Embedded colour profiles are ignored, as torchvision
+ignores them: the networks and the ImageNet weights that they start from were trained so, and a model must see at run
+time what it saw in training.
+
+Only formats of an allow-list are opened, only regular files, and only up to MAX_PIXELS. Whatever can't be read is an
+ImageError whose message is a short reason for people.
+"""
+
+import errno
+import io
+import logging
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.card import Preprocessing
+from queryopt.errors import ImageError, InputError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["FORMATS", "MAX_PIXELS", "SUFFIXES", "ImageSource", "find_images", "load_image", "open_rgb", "resize_crop"]
+
+ImageSource: TypeAlias = str | bytes | os.PathLike[Any] | BinaryIO
+"""A path (bytes are a path as of os.fsencode, never picture data) or a binary stream."""
+
+FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
+"""Pillow's names of the formats that are opened. Its other decoders are old, rare or call other programs (EPS)."""
+
+SUFFIXES = frozenset(
+    {
+        ".apng",
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".jfif",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".mpo",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    }
+)
+"""Endings (lower case) of the files that a folder is searched for."""
+
+MAX_PIXELS = 89_478_485
+"""More are refused as a decompression bomb: 256 MiB of RGB, Pillow's own limit, where Pillow only warns."""
+
+_log = logging.getLogger("queryopt")
+
+
+def open_rgb(source: ImageSource) -> "Image.Image":
+    """Decode a picture to a Pillow image of mode RGB, 8 bits a channel, upright, as a person sees it.
+
+    A stream is read from its start and not closed. ImageError (the reason alone, without the file's name) for what
+    can't be read: not a picture, of another format, cut off, too many pixels, not a regular file, no permission.
+    """
+    if isinstance(source, str | bytes | os.PathLike):
+        with _open_regular(source) as file:
+            return _decode(file)
+    if not callable(getattr(source, "read", None)):
+        raise UsageError(f"a picture is given as {type(source).__name__}: give a path or a binary stream")
+    with _reasons():
+        seekable = callable(getattr(source, "seekable", None)) and source.seekable()
+        file = source if seekable else io.BytesIO(source.read())
+        empty = file.seek(0, os.SEEK_END) == 0
+        file.seek(0)
+    if empty:
+        raise ImageError("zero bytes")
+    return _decode(file)
+
+
+def resize_crop(image: "Image.Image", preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """Resize the shorter side (bilinear, antialiased) and cut out the middle, in one step.
+
+    image: a Pillow image of mode RGB, of any size and shape. Returns uint8 [image_size, image_size, 3], within one grey
+    level of torchvision's Resize(resize_size) and CenterCrop(image_size) on the same image.
+    """
+    from PIL import Image
+
+    size = preprocessing.image_size
+    left, width = _crop_box(image.width, min(image.size), preprocessing)
+    top, height = _crop_box(image.height, min(image.size), preprocessing)
+    # Pillow keeps the box as float32, too coarse at the middle of a very long picture: cut out the neighbourhood of the
+    # crop first. The filter reaches one output pixel (or one input pixel) beyond the box; what is kept is more.
+    margin_x, margin_y = (max(2, int(2 * extent / size) + 2) for extent in (width, height))
+    x0, y0 = max(0, int(left) - margin_x), max(0, int(top) - margin_y)
+    x1, y1 = min(image.width, int(left + width) + margin_x + 1), min(image.height, int(top + height) + margin_y + 1)
+    if (x1 - x0) * (y1 - y0) < image.width * image.height // 2:
+        image = image.crop((x0, y0, x1, y1))
+        left, top = left - x0, top - y0
+    box = (left, top, min(left + width, image.width), min(top + height, image.height))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def load_image(source: ImageSource, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """`open_rgb` and `resize_crop`: uint8 [image_size, image_size, 3]. ImageError as there."""
+    return resize_crop(open_rgb(source), preprocessing)
+
+
+def find_images(
+    folder: str | bytes | os.PathLike[Any], on_skip: Callable[[bytes, str], None] | None = None
+) -> list[bytes]:
+    """Find the pictures in a folder and its sub-folders by their endings (SUFFIXES, in any case).
+
+    Returns paths relative to `folder` as bytes (os.fsencode: not every name is UTF-8), sorted bytewise. Names that
+    start with a dot are skipped. Links to files are taken; links to folders are not followed (what they hold is found
+    under its own name, or lies elsewhere), so loops do no harm. Whatever has a picture's ending and is not a folder is
+    returned, readable or not: reading it gives the reason.
+
+    on_skip: called with the relative path and the reason for every sub-folder that can't be read and every link to a
+    folder; without it they are logged as warnings. InputError where `folder` itself is not a folder or can't be read.
+    """
+    root = os.fsencode(folder)
+    skip = on_skip or (lambda path, reason: _log.warning("%s: %s", os.fsdecode(os.path.join(root, path)), reason))
+    found: list[bytes] = []
+    pending = [b""]
+    while pending:
+        below = pending.pop()
+        try:
+            with os.scandir(os.path.join(root, below)) as entries:
+                for entry in entries:
+                    if entry.name.startswith(b"."):
+                        continue
+                    path = os.path.join(below, entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(path)
+                    elif _leads_to_folder(entry):
+                        skip(path, "a link to a folder: not followed")
+                    elif os.path.splitext(entry.name)[1].lower() in _SUFFIX_BYTES:
+                        found.append(path)
+        except OSError as error:
+            if not below:
+                raise InputError(f"{os.fsdecode(root)}: {_words(error)}: give a folder that can be read") from None
+            skip(below, _words(error))
+    return sorted(found)
+
+
+# TIFF tags
+_BITS_PER_SAMPLE = 258
+_PHOTOMETRIC = 262
+
+_SUFFIX_BYTES = frozenset(suffix.encode() for suffix in SUFFIXES)
+
+
+def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _crop_box(length: int, shorter: int, preprocessing: Preprocessing) -> tuple[float, float]:
+    """Where the crop begins along one side, and how much of it it takes, in pixels of the picture.
+
+    torchvision cuts the resized length down to a whole number, and rounds the crop's offset (halves to even).
+    """
+    resized = int(preprocessing.resize_size * length / shorter)
+    offset = round((resized - preprocessing.image_size) / 2)
+    scale = length / resized
+    return offset * scale, preprocessing.image_size * scale
+
+
+def _open_regular(path: str | bytes | os.PathLike[Any]) -> BinaryIO:
+    try:
+        # Asked before it is opened: opening some devices does something. Asked again after: it may have been replaced,
+        # and opening a FIFO without O_NONBLOCK waits for a writer.
+        _check_regular(os.stat(path))
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            status = os.fstat(descriptor)
+            _check_regular(status)
+            if status.st_size == 0:
+                raise ImageError("zero bytes")
+            return os.fdopen(descriptor, "rb")
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except OSError as error:
+        raise ImageError(_words(error)) from None
+    except ValueError:
+        raise ImageError("not a path: it holds a NUL") from None
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {
+            stat.S_IFDIR: "a folder",
+            stat.S_IFIFO: "a FIFO",
+            stat.S_IFSOCK: "a socket",
+            stat.S_IFCHR: "a device",
+            stat.S_IFBLK: "a device",
+        }
+        raise ImageError(f"not a regular file ({kinds.get(stat.S_IFMT(status.st_mode), 'something else')})")
+
+
+def _words(error: OSError) -> str:
+    return {errno.ENOENT: "no such file or folder", errno.ELOOP: "a link that leads to itself"}.get(
+        error.errno or 0, (error.strerror or str(error)).lower()
+    )
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn whatever Pillow and its libraries raise over a file into an ImageError."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError("needs more memory than there is") from None
+    except Exception as error:
+        # Pillow's decoders raise nearly everything over a damaged file: OSError, SyntaxError, struct.error, zlib.error,
+        # ValueError, KeyError, OverflowError, RuntimeError … and a file must never end the run of a million others.
+        text = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.errno:
+            raise ImageError(_words(error)) from None
+        if "truncated" in text.lower() or isinstance(error, EOFError):
+            raise ImageError(f"truncated: {text}") from None
+        raise ImageError(f"not a picture that can be read ({text or type(error).__name__})") from None
+
+
+def _decode(file: BinaryIO) -> "Image.Image":
+    from PIL import Image, UnidentifiedImageError
+
+    _quiet_bomb_warning()
+    with _reasons():
+        try:
+            image: Image.Image = Image.open(file, formats=_formats())
+        except UnidentifiedImageError:
+            raise ImageError(_unidentified(file)) from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise ImageError(f"more than {MAX_PIXELS:,} pixels (a decompression bomb?)") from None
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(
+                    f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels (a decompression bomb?)"
+                )
+            image.load()
+            return _to_rgb(_upright(image))
+
+
+@cache
+def _formats() -> list[str]:
+    from PIL import Image
+
+    Image.init()
+    # A Pillow built without some library lacks its format, and Image.open doesn't expect to be asked for that one.
+    return sorted(FORMATS & set(Image.OPEN))
+
+
+def _quiet_bomb_warning() -> None:
+    """Silence Pillow's warning about pictures that are refused here anyway.
+
+    Appended, so that whoever made it an error (or wants to see it) still gets that: then it is caught below.
+    catch_warnings would be narrower, but changes all threads' filters.
+    """
+    from PIL import Image
+
+    entry = ("ignore", None, Image.DecompressionBombWarning, None, 0)
+    if entry not in warnings.filters:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning, append=True)
+
+
+def _unidentified(file: BinaryIO) -> str:
+    file.seek(0)
+    start = file.read(512)
+    if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
+        kind = "HEIC; convert it to JPEG"
+    elif start[:4] == b"%PDF":
+        kind = "PDF"
+    elif (
+        start
+        and all(byte >= 32 or byte in b"\t\n\r\f" for byte in start)
+        and not any(127 <= byte < 160 for byte in start)
+    ):
+        kind = "text"
+    elif start and not any(start):
+        kind = "only zero bytes"
+    elif start[:3] == b"\xff\xd8\xff" or start[:8] == b"\x89PNG\r\n\x1a\n":
+        kind = "its header is cut off or damaged"
+    else:
+        kind = "an unknown format"
+    return f"not a picture that can be read ({kind})"
+
+
+def _upright(image: "Image.Image") -> "Image.Image":
+    from PIL import ExifTags, Image
+
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        # Damaged EXIF data (common after careless editing) says nothing about the pixels.
+        orientation = 1
+    method = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }.get(orientation if isinstance(orientation, int) else 1)
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    turned.info = dict(image.info)
+    return turned
+
+
+def _to_rgb(image: "Image.Image") -> "Image.Image":
+    from PIL import Image
+
+    if image.mode.startswith("I") or image.mode == "F":
+        return _scaled_grey(image)
+    if image.has_transparency_data:
+        layers = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(layers, mask=layers.getchannel("A"))
+        return canvas
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _scaled_grey(image: "Image.Image") -> "Image.Image":
+    """Grey of more than 8 bits, scaled to 8 by its format's largest value (Pillow's convert would clip it)."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ImageError("floating-point pixels: nothing says what is white; convert it to 8 or 16 bits")
+    # np.array, not asarray: a view would keep the decoded file alive.
+    values = np.array(image).astype(np.int64)
+    tags = getattr(image, "tag_v2", {})
+    depth = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    largest = (1 << depth) - 1
+    if depth > 16 or values.min() < 0 or values.max() > largest:
+        raise ImageError(
+            f"grey values from {values.min()} to {values.max()}: nothing says what is white; convert it to 8 or 16 bits"
+        )
+    grey = (values * 255 + largest // 2) // largest
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero: Pillow heeds that up to 8 bits only
+        grey = 255 - grey
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
