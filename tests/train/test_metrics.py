@@ -1,0 +1,246 @@
+import itertools
+
+import numpy as np
+import pytest
+from queryopt.train import metrics as module
+from queryopt.train.metrics import chance_average_precision, retrieval_metrics
+
+from queryopt.codes import pack_codes
+from queryopt.errors import MismatchError, UsageError
+
+
+def codes_at(distances, bits=8):
+    """Codes whose distance from the all-zero code is as given."""
+    return pack_codes(np.array([[i < d for i in range(bits)] for d in distances], bool).reshape(-1, bits))
+
+
+def ap(relevant):
+    """Average precision of one ranking, straight from its definition."""
+    hits, total = 0, 0.0
+    for rank, is_relevant in enumerate(relevant, 1):
+        if is_relevant:
+            hits += 1
+            total += hits / rank
+    return total / hits
+
+
+def orders(distances, relevant):
+    """Every order of the items that the distances allow, as lists of relevance."""
+    groups = [[r for d, r in zip(distances, relevant, strict=True) if d == g] for g in sorted(set(distances))]
+    for choice in itertools.product(*(itertools.permutations(g) for g in groups)):
+        yield [r for group in choice for r in group]
+
+
+@pytest.mark.parametrize(
+    ("distances", "relevant"),
+    [
+        ([1, 1, 1, 2, 2, 2, 5], [1, 0, 0, 1, 1, 0, 1]),
+        ([0, 0, 3, 3, 3, 3], [0, 0, 0, 1, 0, 1]),
+        ([4, 4, 4, 4, 4, 4], [1, 0, 0, 1, 0, 0]),
+        ([1, 2, 3, 4], [0, 1, 0, 1]),
+        ([2, 2, 2], [1, 1, 1]),
+        ([8], [1]),
+    ],
+)
+def test_it_is_the_mean_over_every_tie_order_and_the_bounds_are_its_ends(distances, relevant):
+    every = list(orders(distances, relevant))
+    result = retrieval_metrics(codes_at([0]), codes_at(distances), 8, [1], relevant, ks=(1, 2, 3, 5))
+    aps = [ap(order) for order in every]
+    assert result.map == pytest.approx(np.mean(aps), abs=1e-12)
+    assert result.map_optimistic == pytest.approx(max(aps), abs=1e-12)
+    assert result.map_pessimistic == pytest.approx(min(aps), abs=1e-12)
+    for k, value in result.precision_at.items():
+        assert value == pytest.approx(np.mean([sum(order[:k]) / k for order in every]), abs=1e-12)
+
+
+def test_many_queries_against_random_tie_orders():
+    rng = np.random.default_rng(3)
+    bits, classes, samples = 10, 6, 3000
+    gallery, queries = rng.integers(0, 2, (60, bits)), rng.integers(0, 2, (7, bits))
+    gallery_labels, query_labels = rng.integers(0, classes, 60), rng.integers(0, classes, 7)
+    result = retrieval_metrics(
+        pack_codes(queries), pack_codes(gallery), bits, query_labels, gallery_labels, ks=(4,), radii=(2, 3)
+    )
+    aps, precisions, recalls = [], [], []
+    for code, label in zip(queries, query_labels, strict=True):
+        distances = (code != gallery).sum(1)
+        shuffled = distances + rng.random((samples, 60))
+        ranked = (gallery_labels == label)[np.argsort(shuffled, axis=1)]
+        at = ranked.cumsum(1) / np.arange(1, 61)
+        aps.append(((at * ranked).sum(1) / ranked.sum(1)).mean())
+        precisions.append(at[:, 3].mean())
+        recalls.append(
+            [(gallery_labels == label)[distances <= r].sum() / (gallery_labels == label).sum() for r in (2, 3)]
+        )
+    assert result.average_precision == pytest.approx(aps, abs=0.01)
+    assert result.map == pytest.approx(np.mean(result.average_precision), abs=1e-12)
+    assert result.precision_at[4] == pytest.approx(np.mean(precisions), abs=0.01)
+    assert list(result.recall_at_radius.values()) == pytest.approx(np.mean(recalls, axis=0), abs=1e-12)
+    assert result.map_pessimistic < result.map < result.map_optimistic
+
+
+def test_distinct_distances_have_no_ties_to_bound():
+    # Relevant at ranks 1 and 3: (1/1 + 2/3) / 2.
+    result = retrieval_metrics(
+        codes_at([0]), codes_at([0, 1, 2, 3]), 8, ["a"], ["a", "b", "a", "b"], ks=(1, 2, 3), radii=(0, 1, 2)
+    )
+    assert (result.map, result.map_pessimistic, result.map_optimistic) == pytest.approx(((1 + 2 / 3) / 2,) * 3)
+    assert result.precision_at == pytest.approx({1: 1.0, 2: 0.5, 3: 2 / 3})
+    assert result.recall_at_radius == {0: 0.5, 1: 0.5, 2: 1.0}
+    assert result.precision_at_radius == pytest.approx({0: 1.0, 1: 0.5, 2: 2 / 3})
+
+
+def test_perfect_codes_score_one():
+    codes = codes_at([0] * 5 + [8] * 5)
+    labels = np.repeat([0, 1], 5)
+    result = retrieval_metrics(codes, codes, 8, labels, labels, ks=(5,))
+    assert (result.map, result.map_pessimistic, result.map_optimistic, result.precision_at[5]) == pytest.approx(
+        (1, 1, 1, 1)
+    )
+
+
+def test_collapsed_codes_score_chance_however_high_the_optimistic_bound():
+    labels = np.arange(400) % 20
+    codes = codes_at([3] * 400)
+    result = retrieval_metrics(codes, codes, 8, labels, labels, ks=(1, 100))
+    assert result.map == pytest.approx(result.chance, abs=1e-12)
+    assert result.map < 0.08
+    assert result.map_optimistic == pytest.approx(1)
+    assert result.precision_at == pytest.approx({1: 0.05, 100: 0.05})
+
+
+def test_chance_is_the_mean_over_every_random_ranking():
+    every = [ap(order) for order in set(itertools.permutations([1, 1, 0, 0, 0, 0]))]
+    assert chance_average_precision(2, 6) == pytest.approx(np.mean(every), abs=1e-12)
+    assert chance_average_precision(1, 1) == chance_average_precision(7, 7) == pytest.approx(1)
+    with pytest.raises(UsageError, match="0 relevant of 4"):
+        chance_average_precision(0, 4)
+
+
+def test_the_formula_holds_its_precision_in_a_large_gallery():
+    # The relevant ones among the last 40 of 1.5 million, against a sum over the ranks.
+    n0, n, p = 1_500_000, 40, 3
+    direct = p * np.mean([(1 + (k - 1) * (p - 1) / (n - 1)) / (n0 + k) for k in range(1, n + 1)]) / p
+    gallery = np.zeros(n0 + n, np.uint64)
+    gallery[n0:] = 1
+    labels = np.zeros(n0 + n, np.int64)
+    labels[n0 : n0 + p] = 1
+    result = retrieval_metrics(np.zeros(1, np.uint64), gallery, 1, [1], labels, radii=(0, 1))
+    assert result.map == pytest.approx(direct, abs=1e-10)
+
+
+def test_a_query_with_nothing_relevant_is_left_out_and_counted():
+    result = retrieval_metrics(codes_at([0, 0, 0]), codes_at([1, 2]), 8, ["a", "only queries", "b"], ["a", "b"])
+    assert (result.queries, result.skipped_queries) == (2, 1)
+    assert result.map == pytest.approx((1 + 1 / 2) / 2)
+    assert result.average_precision == pytest.approx([1, np.nan, 0.5], nan_ok=True)
+    with pytest.raises(MismatchError, match="share no label"):
+        retrieval_metrics(codes_at([0]), codes_at([1, 2]), 8, ["c"], ["a", "b"])
+
+
+def test_a_query_in_the_gallery_is_left_out_of_its_own_ranking():
+    codes, labels = codes_at([0, 1, 2, 4]), ["a", "b", "a", "lonely"]
+    result = retrieval_metrics(codes, codes, 8, labels, labels, exclude_self=[0, -1, 2, 3], ks=(1,))
+    # Query 0 sees b at 1, a at 2, lonely at 4: 1/2. Query 1 is not left out, so it finds itself: 1.
+    # Query 2 sees b at 1, then a and lonely tied at 2.
+    assert result.average_precision == pytest.approx([1 / 2, 1, (1 / 2 + 1 / 3) / 2, np.nan], nan_ok=True)
+    assert result.skipped_queries == 1
+    with_self = retrieval_metrics(codes, codes, 8, labels, labels, ks=(1,))
+    assert with_self.precision_at[1] == 1
+    assert result.precision_at[1] == pytest.approx(1 / 3)
+
+
+def test_a_query_whose_gallery_code_or_label_is_another_is_still_left_out():
+    # Label-supervised gallery codes: the query's own row lies at distance 5, and is labelled otherwise.
+    result = retrieval_metrics(codes_at([0]), codes_at([5, 5, 6]), 8, [1], [2, 1, 2], exclude_self=[0], radii=(5,))
+    assert result.map == pytest.approx(1)
+    assert result.precision_at_radius[5] == pytest.approx(1)
+
+
+def test_leave_one_out_with_nothing_else_of_a_class_says_so():
+    with pytest.raises(MismatchError, match="once a query itself is left out"):
+        retrieval_metrics(codes_at([0, 1]), codes_at([0, 1]), 8, [1, 2], [1, 2], exclude_self=[0, 1])
+
+
+def test_precision_beyond_the_gallery_counts_the_missing_items_as_misses():
+    result = retrieval_metrics(codes_at([0]), codes_at([1, 2]), 8, [1], [1, 1], ks=(10,), radii=(0,))
+    assert result.precision_at[10] == pytest.approx(0.2)
+    assert result.precision_at_radius[0] == result.recall_at_radius[0] == 0
+
+
+def test_small_blocks_give_the_same(monkeypatch):
+    rng = np.random.default_rng(5)
+    queries, gallery = rng.integers(0, 2**12, 40).astype(np.uint64), rng.integers(0, 2**12, 300).astype(np.uint64)
+    labels, others = rng.integers(0, 4, 300), rng.integers(0, 5, 40)
+    done = []
+    args = (queries, gallery, 12, others, labels)
+    whole = retrieval_metrics(*args, progress=done.append, exclude_self=np.arange(40))
+    assert sum(done) == 40
+    for block, rows in ((1, 1), (7, 3), (64, 40), (301, 16)):
+        monkeypatch.setattr(module, "_BLOCK", block)
+        monkeypatch.setattr(module, "_QUERIES", rows)
+        assert retrieval_metrics(*args, exclude_self=np.arange(40)) == whole
+
+
+@pytest.mark.parametrize("bits", [1, 8, 12, 63, 64])
+def test_packed_and_integer_codes_agree_at_every_length(bits):
+    rng = np.random.default_rng(bits)
+    queries, gallery = rng.integers(0, 2, (9, bits)), rng.integers(0, 2, (50, bits))
+    labels, others = rng.integers(0, 3, 50), rng.integers(0, 3, 9)
+    integers = [
+        np.array([sum(int(b) << i for i, b in enumerate(code)) for code in side], np.uint64)
+        for side in (queries, gallery)
+    ]
+    packed = retrieval_metrics(pack_codes(queries), pack_codes(gallery), bits, others, labels, radii=(0, bits))
+    assert retrieval_metrics(*integers, bits, others, labels, radii=(0, bits)) == packed
+    assert packed.recall_at_radius[bits] == 1
+
+
+@pytest.mark.parametrize(
+    ("query_labels", "gallery_labels"),
+    [
+        (np.array([1, 2], np.uint8), np.array([2, 1, 3], np.int32)),
+        (np.array([1, 2], np.uint64), np.array([2, 1, -3], np.int64)),
+        (np.array([2**63, 2**63 + 1], np.uint64), np.array([2**63 + 1, 2**63, 0], np.uint64)),
+        (["å", "b"], ["b", "å", "a much longer name than the others"]),
+        (np.array(["å", "b"], object), np.array(["b", "å", "c"])),
+    ],
+)
+def test_labels_of_every_dtype(query_labels, gallery_labels):
+    result = retrieval_metrics(codes_at([0, 0]), codes_at([1, 2, 3]), 8, query_labels, gallery_labels)
+    assert result.average_precision == pytest.approx([1 / 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"query_labels": [1.0, 2.0]}, UsageError, "query labels are float64"),
+        ({"gallery_labels": [[1], [2], [3]]}, UsageError, "one an item"),
+        ({"gallery_labels": [None, "a", "b"]}, UsageError, "gallery labels are object"),
+        ({"gallery_labels": [1, 2]}, MismatchError, "2 gallery labels for 3 gallery codes"),
+        ({"gallery_labels": ["1", "2", "3"]}, MismatchError, "both as integers or both as strings"),
+        ({"query_codes": codes_at([0, 1], bits=12)}, UsageError, "codes have shape"),
+        ({"bits": 4}, MismatchError, "padding bits"),
+        ({"bits": 0}, UsageError, "1 to 64 bits"),
+        ({"query_codes": codes_at([]), "query_labels": []}, UsageError, "0 queries and 3 gallery items"),
+        ({"gallery_codes": codes_at([]), "gallery_labels": []}, UsageError, "nothing to measure"),
+        ({"ks": (0,)}, UsageError, "ks holds 0"),
+        ({"ks": (1.5,)}, UsageError, "ks holds 1.5"),
+        ({"radii": (9,)}, UsageError, "from 0 to 8"),
+        ({"radii": (-1,)}, UsageError, "radii holds -1"),
+        ({"exclude_self": [0]}, UsageError, "each of the 2 queries"),
+        ({"exclude_self": [0, 3]}, UsageError, "rows are 0..2"),
+        ({"exclude_self": [0.0, 1.0]}, UsageError, "exclude_self is float64"),
+    ],
+)
+def test_wrong_arguments_are_named(change, error, says):
+    arguments = {
+        "query_codes": codes_at([0, 7]),
+        "gallery_codes": codes_at([1, 2, 8]),
+        "bits": 8,
+        "query_labels": [1, 2],
+        "gallery_labels": [1, 2, 3],
+    }
+    retrieval_metrics(**arguments)
+    with pytest.raises(error, match=says):
+        retrieval_metrics(**(arguments | change))

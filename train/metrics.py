@@ -1,0 +1,344 @@
+"""Retrieval metrics of hash codes that don't depend on how ties are broken. numpy only.
+
+Hamming distances are small integers, so a ranking is a sequence of groups of equal distance, and an average precision
+computed after an argsort is one draw among very many: on synthetic codes of 12 bits (200 classes) the draws reach from
+0.086 to 0.256, with 0.134 in the mean. Here every figure is the exact mean over all orders within the groups (McSherry
+and Najork, "Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied Scores", ECIR
+2008), with the worst and the best order beside it.
+
+All of them follow from two histograms of a query: how many gallery items, and how many relevant ones, lie at each of
+the bits + 1 distances. Nothing is sorted, and memory does not grow with queries x gallery.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.codes import check_bits, codes_to_uint64
+from queryopt.errors import MismatchError, UsageError
+
+__all__ = ["RetrievalMetrics", "chance_average_precision", "retrieval_metrics"]
+
+_BLOCK = 1 << 18
+"""Distances held at once. 2 MiB of int64: as large as a core's cache, where counting is fastest."""
+_QUERIES = 1 << 14
+"""Queries whose histograms are held at once: 2 x 65 x 8 bytes each, 17 MB at 64 bits."""
+
+_Floats = npt.NDArray[np.float64]
+_Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RetrievalMetrics:
+    """How well codes retrieve pictures of the query's class: means over the queries that have any relevant item.
+
+    All values lie in 0..1, larger is better.
+    """
+
+    map: float
+    """Mean average precision, the mean over all orders of tied items."""
+    map_optimistic: float
+    """The same with relevant items first within every distance. High for collapsed codes too: never report it alone."""
+    map_pessimistic: float
+    """The same with relevant items last within every distance."""
+    precision_at: dict[int, float]
+    """k -> share of relevant items among the k nearest, mean over tie orders. Divided by k also where fewer exist."""
+    recall_at_radius: dict[int, float]
+    """r -> share of a query's relevant items that lie at distance <= r."""
+    precision_at_radius: dict[int, float]
+    """r -> share of relevant items among those at distance <= r; 0 for a query that finds nothing there."""
+    queries: int
+    """Queries that the means are taken over."""
+    skipped_queries: int
+    """Queries left out, because nothing in the gallery has their label."""
+    chance: float
+    """The mean average precision that a random ranking of this gallery is expected to give these queries."""
+    average_precision: _Floats = field(repr=False, compare=False)
+    """float64 [all queries]: each query's own (mean over tie orders), NaN where it was skipped."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the per-query values, ready for JSON."""
+        return {name: value for name, value in vars(self).items() if name != "average_precision"}
+
+
+def retrieval_metrics(
+    query_codes: npt.ArrayLike,
+    gallery_codes: npt.ArrayLike,
+    bits: int,
+    query_labels: npt.ArrayLike,
+    gallery_labels: npt.ArrayLike,
+    *,
+    ks: Sequence[int] = (1, 10, 100),
+    radii: Sequence[int] = (0, 1, 2),
+    exclude_self: npt.ArrayLike | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> RetrievalMetrics:
+    """Rank the gallery for every query by Hamming distance and measure the rankings. A gallery item is relevant to a
+    query of the same label.
+
+    query_codes, gallery_codes: packed uint8 [q, ceil(bits / 8)], [n, ceil(bits / 8)], or uint64 [q], [n].
+    query_labels, gallery_labels: [q], [n], integers or strings (both the same kind).
+    ks: the k of precision at k, each >= 1. radii: distances, each 0..bits.
+    exclude_self: int [q], the gallery row that is the query itself and is left out of its ranking, -1 for none;
+        `np.arange(n)` for leave-one-out over one set.
+    progress: called with the number of queries done since the last call.
+
+    Takes time proportional to q n (about 2 ns a pair on one core) and memory proportional to q + n.
+    Raises UsageError for wrong arguments, MismatchError where codes and labels, or the two sides, don't fit together,
+    or where no query has anything relevant.
+    """
+    bits = check_bits(bits)
+    queries, gallery = codes_to_uint64(query_codes, bits), codes_to_uint64(gallery_codes, bits)
+    if not len(queries) or not len(gallery):
+        raise UsageError(f"{len(queries)} queries and {len(gallery)} gallery items: there is nothing to measure")
+    ks = _integers("ks", ks, 1, None)
+    radii = _integers("radii", radii, 0, bits)
+    query_classes, gallery_classes = _classes(query_labels, gallery_labels, len(queries), len(gallery))
+    excluded = _excluded(exclude_self, len(queries), len(gallery))
+
+    by_class = gallery[np.argsort(gallery_classes, kind="stable")]
+    per_class = np.bincount(gallery_classes, minlength=int(query_classes.max()) + 1).astype(np.int64)
+    first_of_class = np.cumsum(per_class) - per_class
+    harmonic = _harmonic(len(gallery))
+
+    parts: list[_PerQuery] = []
+    for start in range(0, len(queries), _QUERIES):
+        rows = slice(start, start + _QUERIES)
+        codes, classes = queries[rows], query_classes[rows]
+        items = np.zeros((len(codes), bits + 1), np.int64)
+        for count in _count_all(codes, gallery, items):
+            if progress is not None:
+                progress(count)
+        relevant = np.zeros_like(items)
+        _count_relevant(codes, by_class, first_of_class[classes], per_class[classes], relevant)
+        if excluded is not None:
+            _leave_out_self(codes, classes, gallery, gallery_classes, excluded[rows], items, relevant)
+        parts.append(_measure(items, relevant, harmonic, ks, radii))
+
+    everything = _PerQuery.join(parts)
+    kept = everything.relevant > 0
+    if not kept.any():
+        raise MismatchError(
+            f"none of the {len(queries)} queries has anything relevant in the gallery: the two share no label"
+            + (" once a query itself is left out" if excluded is not None else "")
+        )
+    average_precision = everything.average_precision
+    average_precision[~kept] = np.nan
+
+    def mean(values: _Floats) -> float:
+        return float(values[kept].mean())
+
+    return RetrievalMetrics(
+        map=mean(average_precision),
+        map_optimistic=mean(everything.optimistic),
+        map_pessimistic=mean(everything.pessimistic),
+        precision_at={k: mean(everything.precision_at[:, i]) for i, k in enumerate(ks)},
+        recall_at_radius={r: mean(everything.recall_at_radius[:, i]) for i, r in enumerate(radii)},
+        precision_at_radius={r: mean(everything.precision_at_radius[:, i]) for i, r in enumerate(radii)},
+        queries=int(kept.sum()),
+        skipped_queries=int((~kept).sum()),
+        chance=mean(everything.chance),
+        average_precision=average_precision,
+    )
+
+
+def chance_average_precision(relevant: int, items: int) -> float:
+    """The expected average precision of a random order of `items` items, `relevant` (>= 1) of which are relevant.
+
+    Exact. An item of rank k is relevant with probability R / N, and then the k - 1 before it hold
+    (k - 1)(R - 1) / (N - 1) others in the mean: (H_N + (R - 1)(N - H_N) / (N - 1)) / N, with H_N the harmonic number.
+    """
+    if not 1 <= relevant <= items:
+        raise UsageError(f"{relevant} relevant of {items} items: there must be at least one, and not more than all")
+    return float(_chance(np.array([relevant]), np.array([items]), _harmonic(items))[0])
+
+
+@dataclass(frozen=True)
+class _PerQuery:
+    """Each query's values; meaningless where `relevant` is 0."""
+
+    relevant: _Ints  # [q]
+    average_precision: _Floats  # [q]
+    optimistic: _Floats  # [q]
+    pessimistic: _Floats  # [q]
+    chance: _Floats  # [q]
+    precision_at: _Floats  # [q, ks]
+    recall_at_radius: _Floats  # [q, radii]
+    precision_at_radius: _Floats  # [q, radii]
+
+    @classmethod
+    def join(cls, parts: "Sequence[_PerQuery]") -> "_PerQuery":
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+def _measure(items: _Ints, relevant: _Ints, harmonic: _Floats, ks: Sequence[int], radii: Sequence[int]) -> _PerQuery:
+    """items, relevant: int64 [q, bits + 1], the counts at each distance. harmonic: float64 [at least items + 1]."""
+    items_to = np.cumsum(items, axis=1)  # up to and with this distance
+    relevant_to = np.cumsum(relevant, axis=1)
+    before = items_to - items  # N0
+    relevant_before = relevant_to - relevant  # P0
+    total, found = items_to[:, -1], relevant_to[:, -1]
+    each = np.maximum(found, 1)[:, None]  # keeps queries without anything relevant, which are dropped later, finite
+
+    # With H the harmonic numbers, the sum over k = 1..n of 1 / (N0 + k) is H(N0 + n) - H(N0), and that of
+    # (k - 1) / (N0 + k) is n - (N0 + 1)(H(N0 + n) - H(N0)): the mean over tie orders needs no loop over the ties.
+    span = harmonic[items_to] - harmonic[before]
+    slope = (relevant - 1) / np.maximum(items - 1, 1)
+    expected = relevant / np.maximum(items, 1) * ((relevant_before + 1) * span + slope * (items - (before + 1) * span))
+    # Relevant ones first: the sum over j = 1..p of (P0 + j) / (N0 + j). Last: of (P0 + j) / (N0 + n - p + j).
+    first = relevant + (relevant_before - before) * (harmonic[before + relevant] - harmonic[before])
+    others = before + items - relevant
+    last = relevant + (relevant_before - others) * (harmonic[items_to] - harmonic[others])
+
+    # The differences above cancel: an absolute error of up to 1e-11 in a gallery of 1e6 items, an ulp in a small one.
+    average_precision = np.minimum((expected / each).sum(axis=1), 1)
+    optimistic = np.clip((first / each).sum(axis=1), average_precision, 1)
+    pessimistic = np.minimum((last / each).sum(axis=1), average_precision)
+
+    precision_at = np.empty((len(items), len(ks)))
+    for i, k in enumerate(ks):
+        # Of the group that rank k falls into, k - N0 items are drawn: a hypergeometric mean of p / n each.
+        drawn = np.clip(k - before, 0, items)
+        precision_at[:, i] = (drawn * (relevant / np.maximum(items, 1))).sum(axis=1) / k
+    within = np.asarray(radii, np.intp)
+    near, near_relevant = items_to[:, within], relevant_to[:, within]
+    return _PerQuery(
+        relevant=found,
+        average_precision=average_precision,
+        optimistic=optimistic,
+        pessimistic=pessimistic,
+        chance=_chance(each[:, 0], np.maximum(total, 1), harmonic),
+        precision_at=precision_at,
+        recall_at_radius=near_relevant / each,
+        precision_at_radius=near_relevant / np.maximum(near, 1),
+    )
+
+
+def _chance(relevant: _Ints, items: _Ints, harmonic: _Floats) -> _Floats:
+    sums = harmonic[items]
+    result: _Floats = (sums + (relevant - 1) * (items - sums) / np.maximum(items - 1, 1)) / items
+    return result
+
+
+def _harmonic(items: int) -> _Floats:
+    """Harmonic numbers H_0..H_items."""
+    result = np.zeros(items + 1)
+    np.cumsum(1 / np.arange(1, items + 1, dtype=np.longdouble), out=result[1:], dtype=np.longdouble)
+    return result
+
+
+def _count_all(queries: npt.NDArray[np.uint64], gallery: npt.NDArray[np.uint64], counts: _Ints) -> Iterator[int]:
+    """Add to counts int64 [q, bits + 1] the gallery items at each distance. Yields how many queries were done."""
+    width = counts.shape[1]
+    columns = min(len(gallery), _BLOCK)
+    height = max(1, _BLOCK // columns)
+    for top in range(0, len(queries), height):
+        rows = queries[top : top + height, None]
+        # A row's own range of bins makes one bincount of many histograms.
+        bins = np.arange(len(rows))[:, None] * width
+        for left in range(0, len(gallery), columns):
+            distances = np.bitwise_count(rows ^ gallery[left : left + columns])  # uint8 [rows, columns]
+            counts[top : top + height] += np.bincount((distances + bins).ravel(), minlength=len(rows) * width).reshape(
+                -1, width
+            )
+        yield len(rows)
+
+
+def _count_relevant(
+    queries: npt.NDArray[np.uint64], gallery: npt.NDArray[np.uint64], first: _Ints, count: _Ints, counts: _Ints
+) -> None:
+    """Add to counts int64 [q, bits + 1] the distances of query i to its relevant items.
+
+    Those are gallery[first[i] : first[i] + count[i]]; first, count: [q].
+    """
+    width = counts.shape[1]
+    ends = np.cumsum(count)
+    starts = ends - count
+    # All (query, relevant item) pairs lie on one line, of which a piece is taken at a time: one query may have
+    # millions and the next none.
+    for low in range(0, int(ends[-1]), _BLOCK):
+        high = min(low + _BLOCK, int(ends[-1]))
+        top, bottom = (int(i) for i in np.searchsorted(ends, [low, high - 1], side="right"))
+        here = slice(top, bottom + 1)
+        lengths = np.minimum(ends[here], high) - np.maximum(starts[here], low)
+        row = np.repeat(np.arange(top, bottom + 1), lengths)
+        item = np.arange(low, high) - starts[row] + first[row]
+        distances = np.bitwise_count(queries[row] ^ gallery[item])
+        pairs = np.bincount((row - top) * width + distances, minlength=(bottom + 1 - top) * width)
+        counts[here] += pairs.reshape(-1, width)
+
+
+def _leave_out_self(
+    queries: npt.NDArray[np.uint64],
+    classes: _Ints,
+    gallery: npt.NDArray[np.uint64],
+    gallery_classes: _Ints,
+    excluded: _Ints,
+    items: _Ints,
+    relevant: _Ints,
+) -> None:
+    rows = np.flatnonzero(excluded >= 0)
+    own = excluded[rows]
+    # A query's code and its code in the gallery may differ (label-supervised gallery codes), and so may the labels.
+    distances = np.bitwise_count(queries[rows] ^ gallery[own])
+    items[rows, distances] -= 1
+    relevant[rows, distances] -= classes[rows] == gallery_classes[own]
+
+
+def _classes(
+    query_labels: npt.ArrayLike, gallery_labels: npt.ArrayLike, queries: int, gallery: int
+) -> tuple[_Ints, _Ints]:
+    """Labels as class numbers 0.. shared by both sides, int64 [q] and [n]."""
+    q, g = _labels("query", query_labels, queries), _labels("gallery", gallery_labels, gallery)
+    if (q.dtype.kind == "U") != (g.dtype.kind == "U"):
+        raise MismatchError(
+            f"query labels are {q.dtype} and gallery labels {g.dtype}: give both as integers or both as strings"
+        )
+    if {q.dtype, g.dtype} == {np.dtype(np.uint64), np.dtype(np.int64)}:  # numpy would compare these as floats
+        q, g = q.astype(object), g.astype(object)
+    numbers = np.unique(np.concatenate([q, g]), return_inverse=True)[1].astype(np.int64)
+    return numbers[:queries], numbers[queries:]
+
+
+def _labels(side: str, labels: npt.ArrayLike, count: int) -> npt.NDArray[Any]:
+    array = np.asarray(labels)
+    if array.dtype == object and array.size and all(isinstance(label, str) for label in array.flat):
+        array = array.astype(np.str_)
+    if array.ndim != 1 or array.dtype.kind not in "iuU":
+        raise UsageError(f"{side} labels are {array.dtype} {list(array.shape)}: give integers or strings, one an item")
+    if len(array) != count:
+        raise MismatchError(f"{len(array)} {side} labels for {count} {side} codes: give one label a code")
+    if array.dtype.kind == "u" and array.dtype != np.uint64:
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "i":
+        array = array.astype(np.int64, copy=False)
+    return array
+
+
+def _excluded(exclude_self: npt.ArrayLike | None, queries: int, gallery: int) -> _Ints | None:
+    if exclude_self is None:
+        return None
+    array = np.asarray(exclude_self)
+    if array.dtype.kind not in "iu" or array.shape != (queries,):
+        raise UsageError(
+            f"exclude_self is {array.dtype} {list(array.shape)}: "
+            f"give the gallery row of each of the {queries} queries, -1 for none"
+        )
+    array = array.astype(np.int64)
+    if array.min() < -1 or array.max() >= gallery:
+        raise UsageError(
+            f"exclude_self holds {array.min()}..{array.max()}: the gallery's rows are 0..{gallery - 1}, and -1 is none"
+        )
+    return array
+
+
+def _integers(name: str, values: Sequence[int], low: int, high: int | None) -> tuple[int, ...]:
+    asked = f"give whole numbers {f'of at least {low}' if high is None else f'from {low} to {high}'}"
+    for value in values:
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or value < low or (high is not None and value > high):
+            raise UsageError(f"{name} holds {value!r}: {asked}")
+    return tuple(dict.fromkeys(int(value) for value in values))
