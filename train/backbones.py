@@ -1,0 +1,143 @@
+"""Backbones: the ResNets of torchvision without their classifier, and two small residual trunks for CPUs.
+
+A backbone maps images [b, 3, s, s] to the outputs of its last two stages, [b, c3, g3, g3] and [b, c4, g4, g4], where
+g = ceil(s / stride).
+"""
+
+import difflib
+from dataclasses import dataclass
+
+import torchvision
+from torch import Tensor, nn
+
+from queryopt.errors import UsageError
+
+__all__ = ["BACKBONES", "Backbone", "BackboneSpec", "build_backbone", "check_backbone"]
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What the rest of the network must know of a backbone.
+
+    channels, strides: of the last two stages. fusion_width: channels inside the top-down path. pretrained: torchvision
+    has ImageNet weights for it, and its first layers are frozen by default.
+    """
+
+    channels: tuple[int, int]
+    strides: tuple[int, int]
+    fusion_width: int
+    pretrained: bool
+    stages: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Widths of the four stages, for the trunks that are ours."""
+
+    def grids(self, image_size: int) -> tuple[int, int]:
+        """Sides (g3, g4) of the last two stages' feature maps."""
+        return -(-image_size // self.strides[0]), -(-image_size // self.strides[1])
+
+
+BACKBONES: dict[str, BackboneSpec] = {
+    "resnet18": BackboneSpec((256, 512), (16, 32), 256, True),
+    "resnet34": BackboneSpec((256, 512), (16, 32), 256, True),
+    "resnet50": BackboneSpec((1024, 2048), (16, 32), 256, True),
+    "resnet101": BackboneSpec((1024, 2048), (16, 32), 256, True),
+    "small": BackboneSpec((96, 160), (8, 16), 80, False, (24, 48, 96, 160)),
+    "tiny": BackboneSpec((24, 32), (8, 16), 16, False, (8, 16, 24, 32)),
+}
+
+
+def check_backbone(name: str) -> BackboneSpec:
+    """The spec of a backbone by name; UsageError with a suggestion for any other name."""
+    if name in BACKBONES:
+        return BACKBONES[name]
+    near = difflib.get_close_matches(str(name), BACKBONES, n=1)
+    hint = f"did you mean {near[0]!r}? There are" if near else "there are"
+    raise UsageError(f"no backbone is called {name!r}: {hint} {', '.join(BACKBONES)}")
+
+
+class Backbone(nn.Module):
+    """Base of all backbones."""
+
+    def frozen_layers(self) -> list[nn.Module]:
+        """The first layers, which are not trained where the backbone starts from pretrained weights."""
+        return []
+
+
+class ResNetBackbone(Backbone):
+    """A torchvision ResNet without average pool and classifier; parameter names are torchvision's."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        resnet = torchvision.models.get_model(name, weights=None)
+        self.conv1 = resnet.conv1
+        self.bn1 = resnet.bn1
+        self.relu = resnet.relu
+        self.maxpool = resnet.maxpool
+        self.layer1 = resnet.layer1
+        self.layer2 = resnet.layer2
+        self.layer3 = resnet.layer3
+        self.layer4 = resnet.layer4
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images: [b, 3, s, s] -> ([b, c3, g3, g3], [b, c4, g4, g4])."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        stage3: Tensor = self.layer3(self.layer2(self.layer1(x)))
+        stage4: Tensor = self.layer4(stage3)
+        return stage3, stage4
+
+    def frozen_layers(self) -> list[nn.Module]:
+        """conv1, bn1 and layer1, as in the paper's runs."""
+        return [self.conv1, self.bn1, self.layer1]
+
+
+class ResidualTrunk(Backbone):
+    """Four stages of one residual block each, at strides 2, 4, 8 and 16; trained from scratch."""
+
+    def __init__(self, widths: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
+        )
+        self.stage1 = ResidualBlock(widths[0], widths[0], stride=1)
+        self.stage2 = ResidualBlock(widths[0], widths[1], stride=2)
+        self.stage3 = ResidualBlock(widths[1], widths[2], stride=2)
+        self.stage4 = ResidualBlock(widths[2], widths[3], stride=2)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images: [b, 3, s, s] -> ([b, c3, g3, g3], [b, c4, g4, g4])."""
+        stage3: Tensor = self.stage3(self.stage2(self.stage1(self.stem(images))))
+        stage4: Tensor = self.stage4(stage3)
+        return stage3, stage4
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with BatchNorm, and a shortcut that is projected where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [b, inputs, h, w] -> [b, outputs, ceil(h / stride), ceil(w / stride)]."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        out: Tensor = self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        return out
+
+
+def build_backbone(name: str) -> Backbone:
+    """A backbone with random weights. UsageError for an unknown name."""
+    spec = check_backbone(name)
+    return ResNetBackbone(name) if spec.pretrained else ResidualTrunk(spec.stages)

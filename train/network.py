@@ -1,0 +1,421 @@
+"""The network: images -> logits, one query a bit (sections 3.2 to 3.4 of the paper).
+
+backbone taps -> top-down fusion (eq. 2) -> projection -> positions -> encoder -> queries and their rolled copies
+(eq. 10) -> cross-attention decoder -> one linear head shared by all queries.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from queryopt.codes import check_bits
+from queryopt.errors import CheckpointError, MissingError, UsageError
+from queryopt.train.attention import CrossAttentionLayer, EncoderLayer
+from queryopt.train.backbones import BackboneSpec, build_backbone, check_backbone
+
+__all__ = ["MAX_BRANCHES", "NetworkConfig", "QueryOpt", "default_branches", "load_backbone_weights", "roll_queries"]
+
+MAX_BRANCHES = 384
+"""Beyond the paper's width of 384, rolls by i * dim // N repeat."""
+POSITIONS = 50
+"""Rows of the learned position tables: the two grids' sides together can't be more."""
+
+
+def default_branches(bits: int) -> int:
+    """The paper's number of branches N (the original included): as many as fit 96 columns, at least 1."""
+    return max(1, 96 // bits)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What a network is. The defaults are the paper's; UsageError where a value, or a combination, makes no network.
+
+    bits: code length, 1..64. backbone: a name in `BACKBONES`. branches: N, the original queries and their N - 1 rolled
+    copies in training, 1..384 (None: `default_branches(bits)`, or 1 without queries); beyond `dim`, rolls repeat.
+    fusion, queries: ablation switches. Without fusion there is no top-down path and no encoder; without queries the
+    memory is averaged, and the head has a row a bit. image_size: pixels of the square input. dim: width of tokens and
+    queries. feedforward: hidden width of the feed-forward blocks. freeze: no gradient for the first layers of a ResNet
+    (conv1, bn1, layer1; their BatchNorm statistics still move), as in the paper: it assumes pretrained weights.
+    """
+
+    bits: int
+    backbone: str = "resnet50"
+    branches: int = None  # type: ignore[assignment]  # resolved in __post_init__
+    fusion: bool = True
+    queries: bool = True
+    image_size: int = 224
+    dim: int = 384
+    heads: int = 8
+    feedforward: int = 2048
+    freeze: bool = True
+
+    def __post_init__(self) -> None:
+        """Fill in `branches` and check everything."""
+        object.__setattr__(self, "bits", check_bits(self.bits))
+        check_backbone(self.backbone)
+        for name in ("fusion", "queries", "freeze"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} is {getattr(self, name)!r}: it is true or false")
+        if self.branches is None:  # type: ignore[redundant-expr]
+            object.__setattr__(self, "branches", default_branches(self.bits) if self.queries else 1)
+        _check_integer("branches", self.branches, 1, MAX_BRANCHES)
+        if not self.queries and self.branches != 1:
+            raise UsageError(
+                f"branches is {self.branches}, but a network without queries has nothing to roll: set branches to 1"
+            )
+        _check_integer("dim", self.dim, 2, 4096)
+        _check_integer("heads", self.heads, 1, 4096)
+        _check_integer("feedforward", self.feedforward, 1, 65536)
+        _check_integer("image_size", self.image_size, 1, 65536)
+        if self.dim % self.heads or self.dim % 2:
+            raise UsageError(
+                f"dim is {self.dim} with {self.heads} heads: dim must be even (half for columns, half for rows) "
+                "and a multiple of heads"
+            )
+        g3, g4 = self.grids
+        stride = self.spec.strides[1]
+        if g4 < 2:
+            raise UsageError(
+                f"image_size is {self.image_size}: {self.backbone} needs more than {stride} pixels "
+                "(its last map would be 1x1)"
+            )
+        if g3 + g4 > POSITIONS:
+            largest = max(s for s in range(stride, 1024) if sum(self.spec.grids(s)) <= POSITIONS)
+            raise UsageError(
+                f"image_size is {self.image_size}: {self.backbone}'s maps are {g3}x{g3} and {g4}x{g4}, but there are "
+                f"{POSITIONS} position indices for both sides together: use at most {largest}"
+            )
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """The backbone's channels and strides."""
+        return check_backbone(self.backbone)
+
+    @property
+    def grids(self) -> tuple[int, int]:
+        """Sides (g3, g4) of the last two stages' maps: (14, 7) at 224 pixels."""
+        return self.spec.grids(self.image_size)
+
+    @property
+    def token_grids(self) -> tuple[int, ...]:
+        """Sides of the token grids, in the order in which tokens lie: (14, 7), or (7,) without fusion."""
+        return self.grids if self.fusion else self.grids[1:]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one image: 245 at 224 pixels."""
+        return sum(side * side for side in self.token_grids)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as JSON-serialisable values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "NetworkConfig":
+        """Read what to_dict wrote. UsageError for an unknown, missing or impossible value."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UsageError(
+                f"the network config has unknown entries {', '.join(unknown)}: it was written by a newer queryopt"
+            )
+        if "bits" not in values:
+            raise UsageError("the network config has no entry bits")
+        return cls(**values)
+
+
+def roll_queries(queries: Tensor, branches: int) -> Tensor:
+    """The queries and their rolled copies (eq. 10): copy i is rolled by i * dim // branches along its width.
+
+    queries: [bits, dim]. Returns [branches * bits, dim]; row i * bits + q is copy i of query q, copy 0 the query.
+    """
+    dim = queries.shape[1]
+    return torch.cat([queries, *(torch.roll(queries, i * dim // branches, dims=1) for i in range(1, branches))])
+
+
+class TopDownPath(nn.Module):
+    """Eq. 2: the second-to-last stage, to which the last one is added after it was upsampled."""
+
+    def __init__(self, spec: BackboneSpec) -> None:
+        super().__init__()
+        c3, c4 = spec.channels
+        width = spec.fusion_width
+        self.lateral = nn.Conv2d(c3, c3, 1)
+        self.up = nn.Sequential(
+            nn.Conv2d(c4, width, 1),
+            nn.BatchNorm2d(width),
+            nn.ConvTranspose2d(width, width, 4, stride=2, padding=1),
+            nn.BatchNorm2d(width),
+            nn.Conv2d(width, c3, 1),
+            nn.BatchNorm2d(c3),
+            nn.ReLU(inplace=True),
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, stage3: Tensor, stage4: Tensor) -> Tensor:
+        """stage3: [b, c3, g3, g3]; stage4: [b, c4, g4, g4]. Returns [b, c3, g3, g3]."""
+        up = self.up(stage4)  # [b, c3, 2 g4, 2 g4]
+        side = stage3.shape[-1]
+        if up.shape[-1] != side:
+            # Where g3 is odd, 2 g4 is g3 + 1: the last row and column are beyond the picture.
+            up = up[..., :side, :side]
+        out: Tensor = self.lateral(stage3) + up
+        return out
+
+
+class Positions(nn.Module):
+    """Learned positions: half of the width says the column, half the row (in this order).
+
+    The grids use consecutive indices: 0..g3-1, then g3..g3+g4-1.
+    """
+
+    def __init__(self, dim: int, grids: tuple[int, int], first: int) -> None:
+        """first: the first of the two grids that has tokens (1 without fusion)."""
+        super().__init__()
+        self.column = nn.Parameter(torch.rand(POSITIONS, dim // 2))
+        self.row = nn.Parameter(torch.rand(POSITIONS, dim // 2))
+        self.ranges = ((0, grids[0]), (grids[0], grids[0] + grids[1]))[first:]
+
+    def forward(self) -> Tensor:
+        """Positions of all tokens, [tokens, dim]."""
+        parts = []
+        for start, end in self.ranges:
+            side = end - start
+            column = self.column[start:end].unsqueeze(0).expand(side, -1, -1)  # [row, column, dim / 2]
+            row = self.row[start:end].unsqueeze(1).expand(-1, side, -1)  # [row, column, dim / 2]
+            parts.append(torch.cat((column, row), dim=2).flatten(0, 1))
+        return torch.cat(parts)
+
+
+class QueryOpt(nn.Module):
+    """The network of `config`, with random weights.
+
+    Its parts: backbone, fusion, projection, positions, encoder, queries, decoder, head (fusion, encoder, queries and
+    decoder are None where the config leaves them out).
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        c3, c4 = config.spec.channels
+        dim = config.dim
+        self.backbone = build_backbone(config.backbone)
+        self.fusion = TopDownPath(config.spec) if config.fusion else None
+        projections = {"stage3": nn.Conv2d(c3, dim, 1)} if config.fusion else {}
+        self.projection = nn.ModuleDict({**projections, "stage4": nn.Conv2d(c4, dim, 1)})
+        self.positions = (
+            Positions(dim, config.grids, 0 if config.fusion else 1) if config.fusion or config.queries else None
+        )
+        self.encoder = EncoderLayer(dim, config.heads, config.feedforward) if config.fusion else None
+        self.queries = nn.Parameter(torch.randn(config.bits, dim)) if config.queries else None
+        self.decoder = CrossAttentionLayer(dim, config.heads, config.feedforward) if config.queries else None
+        self.head = nn.Linear(dim, 1 if config.queries else config.bits, bias=False)
+        if config.freeze:
+            for layer in self.backbone.frozen_layers():
+                layer.requires_grad_(False)
+
+    def forward(self, images: Tensor, branches: int | None = None) -> Tensor:
+        """Logits w . y / |y|_2, before tanh.
+
+        images: float32 [b, 3, s, s], normalised. branches: how many rolled copies (the original included) to run; None
+        is config.branches in train mode and 1 in eval mode. Returns [b, bits * branches]: column roll * bits + query,
+        so the first `bits` columns are the code's, whatever `branches` is.
+        """
+        if branches is None:
+            branches = self.config.branches if self.training else 1
+        memory, positions = self._memory(images)
+        return self._decode(memory, positions, branches)[0]
+
+    def forward_with_attention(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The code's logits and where each query looked.
+
+        images: float32 [b, 3, s, s], normalised. Returns (logits [b, bits], attention [b, bits, tokens]): attention is
+        averaged over heads and sums to 1 over the tokens (14x14, then 7x7, row by row at 224 pixels). UsageError where
+        the network has no queries.
+        """
+        memory, positions = self._memory(images)
+        logits, attention = self._decode(memory, positions, 1)
+        if attention is None:
+            raise UsageError("this network was trained without queries: it has no attention to show")
+        return logits, attention.mean(dim=1)
+
+    @property
+    def logit_scale(self) -> float:
+        """|w|_2 of the head (its largest row), the largest possible |logit|."""
+        return float(self.head.weight.detach().double().norm(dim=1).max())
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The trainable parameters for an optimiser, in two groups: "backbone" and "new" (what starts untrained)."""
+        backbone = [p for p in self.backbone.parameters() if p.requires_grad]
+        new = [p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("backbone.")]
+        return [{"name": "backbone", "params": backbone}, {"name": "new", "params": new}]
+
+    def inference_weights(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Every weight and statistic that inference uses, by name, as float32 arrays (what the fingerprint covers)."""
+        return {
+            name: tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+            for name, tensor in self.state_dict().items()
+            if not name.endswith("num_batches_tracked")
+        }
+
+    def _memory(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The encoded tokens [b, tokens, dim] and their positions [tokens, dim] (None where nothing uses them)."""
+        size = self.config.image_size
+        if images.dim() != 4 or tuple(images.shape[1:]) != (3, size, size):
+            raise UsageError(f"images have shape {list(images.shape)}: this network takes [batch, 3, {size}, {size}]")
+        stage3, stage4 = self.backbone(images)
+        maps = [self.projection["stage4"](stage4)]
+        if self.fusion is not None:
+            maps.insert(0, self.projection["stage3"](self.fusion(stage3, stage4)))
+        memory = torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)  # [b, tokens, dim]
+        positions = self.positions() if self.positions is not None else None
+        if self.encoder is not None:
+            memory = self.encoder(memory, positions)
+        return memory, positions
+
+    def _decode(self, memory: Tensor, positions: Tensor | None, branches: int) -> tuple[Tensor, Tensor | None]:
+        """Logits [b, bits * branches], and attention [b, heads, bits * branches, tokens] or None without queries."""
+        if self.decoder is None or self.queries is None:
+            if branches != 1:
+                raise UsageError(f"branches is {branches}, but this network has no queries to roll")
+            return self.head(F.normalize(memory.mean(dim=1), dim=1)), None
+        _check_integer("branches", branches, 1, MAX_BRANCHES)
+        outputs, attention = self.decoder(roll_queries(self.queries, branches), memory, positions)
+        return self.head(F.normalize(outputs, dim=2)).squeeze(2), attention
+
+
+def load_backbone_weights(model: QueryOpt, source: str | os.PathLike[str]) -> None:
+    """Give the backbone pretrained weights.
+
+    source: "imagenet" (torchvision's IMAGENET1K_V1, downloaded once into torch's cache), "none" (leave the random
+    ones), or a file: a safetensors file or a state dict saved by torch, of the backbone or a torchvision ResNet (its
+    classifier is ignored), with names as they are or behind `module.`, `_orig_mod.` or `backbone.`.
+
+    Raises MissingError where the download fails, UsageError where there are no such weights or no such file, and
+    CheckpointError where the file doesn't fit the backbone or can't be trusted (pickled objects are never run).
+    """
+    name = model.config.backbone
+    if source == "none":
+        return
+    if source == "imagenet":
+        state = _imagenet_weights(name)
+        where = f"torchvision's ImageNet weights of {name}"
+    else:
+        where = os.fspath(source)
+        path = Path(source)
+        if not path.is_file():
+            raise UsageError(
+                f"{where}: no such file of backbone weights (give imagenet, none, or a .safetensors or .pth file)"
+            )
+        state = _read_state(path)
+    _load_state(model.backbone, state, where, name)
+
+
+_PREFIXES = ("module.", "_orig_mod.", "backbone.")
+_CLASSIFIER = ("fc.weight", "fc.bias")
+
+
+def _imagenet_weights(backbone: str) -> dict[str, Tensor]:
+    if not check_backbone(backbone).pretrained:
+        raise UsageError(
+            f"there are no ImageNet weights for the backbone {backbone}: train it from scratch (weights none) "
+            "or give a file"
+        )
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(
+            progress=False, check_hash=True, map_location="cpu", weights_only=True
+        )
+    except (OSError, RuntimeError) as error:  # RuntimeError: the hash of what came is wrong
+        raise MissingError(
+            f"the ImageNet weights of {backbone} can't be had from {weights.url} ({error}): fetch the file where there is "
+            f"a network and give its path, or put it into {Path(torch.hub.get_dir(), 'checkpoints')}, or start from none"
+        ) from None
+    return state
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a safetensors or torch file; CheckpointError for anything else."""
+    if path.suffix == ".safetensors":
+        import safetensors
+        import safetensors.torch
+
+        try:
+            return safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(f"{path}: not a safetensors file, or cut off ({error})") from None
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # pickle raises whatever the bytes make it raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path}: not a state dict that can be read safely ({reason}): on a machine that you trust, load it "
+            "and save `model.state_dict()` with safetensors.torch.save_file"
+        ) from None
+    for key in ("state_dict", "model"):  # what training scripts wrap it in
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if (
+        not isinstance(loaded, dict)
+        or not loaded
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items())
+    ):
+        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a state dict of named tensors")
+    return loaded
+
+
+def _load_state(backbone: nn.Module, state: Mapping[str, Tensor], where: str, name: str) -> None:
+    own = backbone.state_dict()
+    given = {_strip(key): value for key, value in state.items()}
+    given = {k: v for k, v in given.items() if k not in _CLASSIFIER}
+    # Files from before PyTorch 0.4.1 have no such counters; nothing reads them here.
+    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in given if k not in own]
+    if missing or unexpected:
+        raise CheckpointError(f"{where}: not the weights of a {name}: {_differences(missing, unexpected)}")
+    for key, value in given.items():
+        if value.shape != own[key].shape:
+            raise CheckpointError(
+                f"{where}: {key} is {list(value.shape)}, but a {name} has {list(own[key].shape)}: "
+                "these are another backbone's weights"
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(
+                f"{where}: {key} holds NaN or infinite values: the file is of a training that failed, or damaged"
+            )
+    backbone.load_state_dict({**own, **given})
+
+
+def _strip(key: str) -> str:
+    while key.startswith(_PREFIXES):
+        key = key[key.index(".") + 1 :]
+    return key
+
+
+def _differences(missing: list[str], unexpected: list[str]) -> str:
+    """Both lists of names, each cut after a few."""
+    parts = []
+    for label, names in (("missing", missing), ("unexpected", unexpected)):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            parts.append(f"{label} {', '.join(names[:5])}{more}")
+    return "; ".join(parts)
+
+
+def _check_integer(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UsageError(f"{name} is {value!r}: it is a whole number from {low} to {high}")
