@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,7 @@ class NetworkConfig:
         for name in ("fusion", "queries", "freeze"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} is {getattr(self, name)!r}: it is true or false")
-        if self.branches is None:  # type: ignore[redundant-expr]
+        if cast("int | None", self.branches) is None:
             object.__setattr__(self, "branches", default_branches(self.bits) if self.queries else 1)
         _check_integer("branches", self.branches, 1, MAX_BRANCHES)
         if not self.queries and self.branches != 1:
@@ -340,8 +340,9 @@ def _imagenet_weights(backbone: str) -> dict[str, Tensor]:
         )
     except (OSError, RuntimeError) as error:  # RuntimeError: the hash of what came is wrong
         raise MissingError(
-            f"the ImageNet weights of {backbone} can't be had from {weights.url} ({error}): fetch the file where there is "
-            f"a network and give its path, or put it into {Path(torch.hub.get_dir(), 'checkpoints')}, or start from none"
+            f"the ImageNet weights of {backbone} can't be had from {weights.url} ({error}): fetch the file where there "
+            f"is a network and give its path, or put it into {Path(torch.hub.get_dir(), 'checkpoints')}, or start from "
+            "none"
         ) from None
     return state
 
