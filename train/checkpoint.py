@@ -1,0 +1,341 @@
+"""Checkpoints: written so that a crash never costs the last good one, read so that a file never runs code.
+
+A run folder holds best.safetensors (weights to use; its header's `queryopt.config` is the configuration, so the file
+alone is enough) and last.pt (everything that a resumed run needs; it loads with weights_only=True).
+"""
+
+import contextlib
+import difflib
+import os
+import pickle
+import re
+import struct
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import torch
+
+from queryopt.cli import display_path
+from queryopt.errors import CheckpointError, FormatError, MissingError, UsageError
+from queryopt.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from queryopt.train.network import QueryOpt
+
+__all__ = [
+    "BEST",
+    "CONFIG",
+    "CONFIG_KEY",
+    "CURVES",
+    "LAST",
+    "METRICS",
+    "RUN_FILES",
+    "Checkpoint",
+    "atomic_write",
+    "clean_state",
+    "load_checkpoint",
+    "read_torch_file",
+    "save_best",
+]
+
+BEST = "best.safetensors"
+LAST = "last.pt"
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+CURVES = "curves.png"
+RUN_FILES = (BEST, LAST, CONFIG, METRICS, CURVES)
+"""What qo-train writes into a run folder."""
+
+CONFIG_KEY = "queryopt.config"
+"""The key of best.safetensors' header, and of last.pt, that holds the configuration as JSON text."""
+
+_PREFIXES = ("module.", "_orig_mod.")
+_WRAPPERS = ("model", "state_dict", "network")
+_LISTED = 6
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network's weights and configuration, checked against each other.
+
+    state: the network's state dict, on the CPU. path: the file that they came from.
+    """
+
+    config: TrainConfig
+    state: Mapping[str, torch.Tensor]
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint lies: the run folder, if it is one."""
+        return self.path.parent
+
+    def network(self) -> "QueryOpt":
+        """The network with these weights, on the CPU, in eval mode."""
+        from queryopt.train.network import QueryOpt
+
+        network = QueryOpt(self.config.network)
+        network.load_state_dict(dict(self.state))
+        return network.eval()
+
+
+def load_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
+    """Load the checkpoint of a run folder (its best.safetensors, or last.pt where there is no best yet) or of a file.
+
+    A file is best.safetensors, last.pt, or a state dict with a config.json beside it. CheckpointError for anything
+    else: a foreign, empty or cut-off file, a pickle that holds more than weights (which is never executed), missing,
+    unexpected or misshapen tensors, values that are not finite.
+    """
+    path = _find(Path(source))
+    name = display_path(path)
+    kind = _kind(path)
+    state, text = _read_safetensors(path) if kind == "safetensors" else _read_weights(path)
+    try:
+        config = _config(path, text)
+    except CheckpointError:
+        raise
+    except FormatError as error:
+        raise CheckpointError(str(error)) from None
+    state = clean_state(state, name)
+    _check_shapes(state, config, name)
+    _check_finite(state, name)
+    return Checkpoint(config, state, path)
+
+
+def save_best(path: Path, state: Mapping[str, torch.Tensor], config: TrainConfig) -> None:
+    """Write best.safetensors in one step. Equal weights and configuration give equal bytes."""
+    from safetensors.torch import save
+
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    # One key alone: the header's order of several keys changes from run to run.
+    data = save(tensors, metadata={CONFIG_KEY: config.to_json()})
+    atomic_write(path, lambda file: file.write(data))
+
+
+def atomic_write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file through `write`, so that `path` is at every moment the old file or the whole new one.
+
+    The bytes go to a temporary file in the same folder, are fsynced and renamed. Where that fails (a full disk), the
+    temporary file is removed, `path` is as it was, and an OSError is raised.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            guarded = _Guarded(file)
+            try:
+                write(guarded)  # type: ignore[arg-type]
+            except Exception as error:
+                # torch.save hides the system's reason behind a RuntimeError of its own.
+                raise (guarded.error or error) from None
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; a checkpoint has the rights of any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def clean_state(state: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
+    """A state dict without the prefixes that DataParallel and torch.compile add; `name` is the file, for errors.
+
+    CheckpointError where a value is no tensor.
+    """
+    clean: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise CheckpointError(f"{name}: {key!r} is {type(value).__name__}, not a tensor: this is no state dict")
+        short = key
+        while short.startswith(_PREFIXES):
+            short = short.split(".", 1)[1]
+        if short in clean:
+            raise CheckpointError(f"{name}: {key!r} and another tensor are both {short!r} without their prefixes")
+        clean[short] = value
+    return clean
+
+
+def read_torch_file(path: Path) -> Any:
+    """What torch.save wrote, loaded on the CPU with weights_only=True: tensors and plain values, never code.
+
+    CheckpointError for a damaged file and for one that holds other Python objects.
+    """
+    if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 10):
+        raise MissingError(
+            f"torch {torch.__version__} can be made to run code by a checkpoint (CVE-2026-24747): pip install 'torch>=2.10'"
+        )
+    name = display_path(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if objects := sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error)))):
+            raise CheckpointError(
+                f"{name}: holds Python objects ({', '.join(objects)}), not only weights, and loading them can run any "
+                "code: it was not executed. If you made the file yourself, write its weights alone on a machine that "
+                "you trust: torch.save(torch.load(FILE, weights_only=False).state_dict(), 'weights.pt')"
+            ) from None
+        raise CheckpointError(f"{name}: not a checkpoint, or a damaged one ({_first_line(error)})") from None
+    except OSError:
+        raise
+    except Exception as error:  # torch and pickle raise a dozen kinds on damaged bytes
+        raise CheckpointError(f"{name}: not a checkpoint, or cut off ({_first_line(error)})") from None
+
+
+def _find(source: Path) -> Path:
+    name = display_path(source)
+    if not source.exists():
+        raise CheckpointError(f"{name}: no such file or folder{_did_you_mean(source)}")
+    if not source.is_dir():
+        if not source.is_file():
+            raise CheckpointError(f"{name}: not a regular file")
+        return source
+    for file in (BEST, LAST):
+        if (source / file).is_file():
+            return source / file
+    runs = sorted(p.name for p in source.iterdir() if p.is_dir() and ((p / BEST).is_file() or (p / LAST).is_file()))
+    hint = f"; runs in it: {', '.join(display_path(r) for r in runs[:_LISTED])}" if runs else ""
+    raise CheckpointError(f"{name}: no run folder: neither {BEST} nor {LAST} is in it{hint}")
+
+
+def _did_you_mean(source: Path) -> str:
+    try:
+        names = [p.name for p in source.parent.iterdir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(source.name, names, 1)
+    return f": did you mean {display_path(source.parent / close[0])}?" if close else ""
+
+
+def _kind(path: Path) -> str:
+    """What the first bytes say that it is: safetensors, or torch (a zip file or a pickle)."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    name, size = display_path(path), path.stat().st_size
+    if not size:
+        raise CheckpointError(f"{name}: an empty file, not a checkpoint")
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return "torch"
+    if len(head) == 9 and head[8:] == b"{":
+        length = struct.unpack("<Q", head[:8])[0]
+        if 8 + length > size:
+            raise CheckpointError(
+                f"{name}: {size:,} bytes, but its header alone has {8 + length:,}: the file is cut off"
+            )
+        return "safetensors"
+    raise CheckpointError(f"{name}: neither safetensors nor a file of torch.save: it is no checkpoint of qo-train")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise MissingError("reading a checkpoint needs safetensors: pip install 'queryopt[train]'") from None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, (file.metadata() or {}).get(CONFIG_KEY)  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{display_path(path)}: damaged or cut off ({_first_line(error)})") from None
+
+
+def _read_weights(path: Path) -> tuple[Mapping[str, Any], str | None]:
+    values = read_torch_file(path)
+    name = display_path(path)
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{name}: holds {type(values).__name__}, not a state dict")
+    text = values.get(CONFIG_KEY)
+    if text is not None and not isinstance(text, str):
+        raise CheckpointError(f"{name}: its configuration is {type(text).__name__}, not text: the file is damaged")
+    for wrapper in _WRAPPERS:
+        if isinstance(values.get(wrapper), Mapping):
+            return values[wrapper], text
+    return values, text
+
+
+def _config(path: Path, text: str | None) -> TrainConfig:
+    name = display_path(path)
+    if text is not None:
+        return TrainConfig.from_json(text, name)
+    beside = path.parent / CONFIG
+    try:
+        return TrainConfig.from_json(beside.read_text("utf-8"), display_path(beside))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{name}: no configuration in it ({CONFIG_KEY}) and no {CONFIG} beside it: not written by qo-train"
+        ) from None
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{display_path(beside)}: not text") from None
+
+
+def _check_shapes(state: Mapping[str, torch.Tensor], config: TrainConfig, name: str) -> None:
+    from queryopt.train.network import QueryOpt
+
+    try:
+        # Shapes alone: a header that claims a huge network allocates nothing.
+        with torch.device("meta"):
+            expected = QueryOpt(config.network).state_dict()
+    except UsageError as error:
+        raise CheckpointError(f"{name}: its configuration can't be built: {error}") from None
+    what = f"{config.network.backbone}, {config.network.bits} bits, dim {config.network.dim}"
+    missing = sorted(set(expected) - set(state))
+    unexpected = sorted(set(state) - set(expected))
+    if missing or unexpected:
+        parts = [f"missing: {_some(missing)}"] if missing else []
+        parts += [f"unexpected: {_some(unexpected)}"] if unexpected else []
+        raise CheckpointError(f"{name}: the weights are not those of its configuration ({what}); {'; '.join(parts)}")
+    wrong = [
+        f"{key} is {list(state[key].shape)}, not {list(expected[key].shape)}"
+        for key in expected
+        if state[key].shape != expected[key].shape
+    ]
+    if wrong:
+        raise CheckpointError(f"{name}: the weights are not those of its configuration ({what}); {_some(wrong, '; ')}")
+
+
+def _check_finite(state: Mapping[str, torch.Tensor], name: str) -> None:
+    bad = [key for key, value in state.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
+    if bad:
+        raise CheckpointError(f"{name}: NaN or infinite weights in {_some(bad)}: the training diverged; train again")
+
+
+def _some(names: list[str], joint: str = ", ") -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return joint.join(names[:_LISTED]) + more
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this the rename itself can be lost in a power cut. Not every system lets a folder be opened.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class _Guarded:
+    """A file that remembers the OSError of a write."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)

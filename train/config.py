@@ -1,0 +1,212 @@
+"""What a training run is: one frozen object that is written beside its results and read back from them."""
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from queryopt.errors import FormatError, UsageError
+
+if TYPE_CHECKING:
+    from queryopt.train.network import NetworkConfig
+
+__all__ = ["CONFIG_FORMAT", "ENVIRONMENT_FIELDS", "OPTIMIZERS", "PAPER_GALLERY", "SCHEDULES", "TrainConfig"]
+
+CONFIG_FORMAT = 1
+"""Version of the configuration's layout in config.json and in checkpoints. A reader refuses newer ones."""
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("steps", "one-cycle", "constant")
+
+ENVIRONMENT_FIELDS = frozenset({"device", "threads"})
+"""Fields that say where a run computes, not what: a resumed run may change them."""
+
+PAPER_GALLERY = 5994
+"""Training images of CUB-200-2011, for which the paper's gamma was chosen: scaled gamma is gamma * n / this."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what a run learns, and where it computes.
+
+    One outer iteration draws `samples` images, trains `epochs` inner epochs on them in batches of `batch`, then solves
+    the gallery's codes. UsageError for values that make no sense.
+    """
+
+    network: "NetworkConfig"
+    data: str = ""
+    """Where the pictures are, as given to qo-train: a folder, or synthetic:…"""
+    preset: str = "custom"
+
+    iterations: int = 40
+    """Outer iterations; 0 writes the untrained network."""
+    epochs: int = 30
+    """Inner epochs of one outer iteration."""
+    samples: int = 2000
+    """Images drawn, without replacement, for an outer iteration; at most all training images."""
+    batch: int = 16
+
+    optimizer: str = "sgd"
+    """sgd (momentum 0.9) or adamw."""
+    lr: float = 3e-4
+    """Learning rate: the first one of `steps`, the peak of `one-cycle`."""
+    weight_decay: float = 1e-4
+    schedule: str = "steps"
+    """steps (x 0.1 at each of `lr_steps`), one-cycle (over the whole run, by batches) or constant."""
+    lr_steps: tuple[int, ...] = (30,)
+    """Outer iterations before which `steps` multiplies the learning rate by 0.1."""
+
+    gamma: float = 200.0
+    """Weight of the quantisation term, in the loss and in the solver (eq. 6)."""
+    scale_gamma: bool = False
+    """Multiply gamma by training images / 5,994, so that quantisation doesn't drown the hash term on small sets."""
+    codes: str = "noise"
+    """How the gallery's codes B start: see queryopt.train.starts."""
+    hold: int = 0
+    """Outer iterations, from the first, in which the solver leaves B alone."""
+    hold_solver: bool = False
+    """The solver never runs: B stays as it started."""
+
+    seed: int = 42
+    validation_fraction: float = 0.1
+    """Share of the training images that choose the checkpoint; 0 trains on all and keeps the last iteration."""
+    test_fraction: float = 0.2
+    """Share of each class kept apart as test pictures where the data has no train/ and test/ folders."""
+    weights: str = "imagenet"
+    """Backbone weights to start from: imagenet (downloaded), none, or a file."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Share of a picture's area that a random training crop covers."""
+    flip: bool = True
+    """Mirror training pictures at random. Switch off where left and right differ."""
+
+    channels_last: bool = False
+    """Memory layout of the pictures in training: faster on many CPUs, the same numbers but for rounding."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    threads: int | None = None
+    """CPU threads; None: as many as torch takes by itself."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "hold", "seed"):
+            _check_int(name, getattr(self, name), 0)
+        for name in ("epochs", "batch"):
+            _check_int(name, getattr(self, name), 1)
+        _check_int("samples", self.samples, 2)
+        if self.threads is not None:
+            _check_int("threads", self.threads, 1)
+        _check_real("lr", self.lr, above=0)
+        _check_real("gamma", self.gamma)
+        _check_real("weight_decay", self.weight_decay)
+        _check_real("validation_fraction", self.validation_fraction, below=1)
+        _check_real("test_fraction", self.test_fraction, below=1)
+        for name in ("channels_last", "flip", "hold_solver", "scale_gamma"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} is {getattr(self, name)!r}: true or false")
+        for name in ("codes", "data", "preset", "weights"):
+            if not isinstance(getattr(self, name), str):
+                raise UsageError(f"{name} is {getattr(self, name)!r}: a text")
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("device", self.device, ("auto", "cpu", "cuda"))
+        for step in self.lr_steps:
+            _check_int("lr_steps", step, 1)
+        scale = self.crop_scale
+        if len(scale) != 2 or not all(isinstance(s, int | float) for s in scale) or not 0 < scale[0] <= scale[1] <= 1:
+            raise UsageError(f"crop_scale is {scale!r}: two shares of a picture's area, 0 < smallest <= largest <= 1")
+
+    def effective_gamma(self, images: int) -> float:
+        """Gamma for a gallery of so many training images."""
+        return self.gamma * images / PAPER_GALLERY if self.scale_gamma else self.gamma
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["network"] = self.network.to_dict()
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return {"format_version": CONFIG_FORMAT, **values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration") -> "TrainConfig":
+        """Read what to_dict wrote; `source` names where it came from in errors.
+
+        FormatError for a damaged or newer one, or one with unknown or missing fields.
+        """
+        from queryopt.train.network import NetworkConfig
+
+        if not isinstance(values, Mapping) or not isinstance(values.get("network"), Mapping):
+            raise FormatError(f"{source}: not a training configuration of queryopt")
+        version = values.get("format_version")
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise FormatError(f"{source}: the configuration's format version is {version!r}: it is damaged")
+        if version > CONFIG_FORMAT:
+            raise FormatError(
+                f"{source}: configuration format {version}, but this queryopt reads up to {CONFIG_FORMAT}: upgrade queryopt"
+            )
+        known = {f.name for f in fields(cls)}
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "format_version"}
+        if unknown := sorted(set(given) - known):
+            raise FormatError(
+                f"{source}: unknown configuration field {', '.join(unknown)}: written by another queryopt?"
+            )
+        try:
+            return cls(**{**given, "network": NetworkConfig.from_dict(dict(given["network"]))})
+        except (UsageError, TypeError, KeyError, ValueError) as error:
+            raise FormatError(f"{source}: the configuration is damaged: {error}") from None
+
+    def to_json(self) -> str:
+        """The configuration as JSON text, one field a line."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "TrainConfig":
+        """Read what to_json wrote. FormatError as from_dict."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise FormatError(f"{source}: the configuration is not JSON ({error})") from None
+        return cls.from_dict(values, source)
+
+    def override(self, **values: Any) -> "TrainConfig":
+        """A copy with these fields changed; those of the network by their own names. None leaves a field alone."""
+        given = {k: v for k, v in values.items() if v is not None}
+        network = {f.name for f in fields(self.network)}
+        own = {f.name for f in fields(self)} - {"network"}
+        for name in given:
+            if name not in network | own:
+                close = difflib.get_close_matches(name, sorted(network | own), 1)
+                raise UsageError(f"{name} is no training option" + (f": did you mean {close[0]}?" if close else ""))
+        changed = replace(self.network, **{k: v for k, v in given.items() if k in network})
+        return replace(self, network=changed, **{k: v for k, v in given.items() if k in own})
+
+    def differences(self, other: "TrainConfig") -> list[str]:
+        """What differs in `other`, a line a field (`lr: 0.001, not 0.0003`); where it computes is left out."""
+        mine, theirs = _flat(self), _flat(other)
+        return [f"{k}: {theirs[k]!r}, not {mine[k]!r}" for k in mine if mine[k] != theirs[k]]
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    values = {**asdict(config), **config.network.to_dict()}
+    # Where it computes may change, and a preset is only the name of values that are compared themselves.
+    return {k: v for k, v in values.items() if k not in {"network", "preset"} | ENVIRONMENT_FIELDS}
+
+
+def _check_int(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} is {value!r}: a whole number, at least {least}")
+
+
+def _check_real(name: str, value: Any, above: float | None = None, below: float | None = None) -> None:
+    real = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    if not real or (value <= above if above is not None else value < 0) or (below is not None and value >= below):
+        low = f"above {above}" if above is not None else "at least 0"
+        raise UsageError(f"{name} is {value!r}: a number, {low}" + (f" and below {below}" if below is not None else ""))
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        close = difflib.get_close_matches(str(value), choices, 1)
+        raise UsageError(
+            f"{name} is {value!r}: one of {', '.join(choices)}" + (f"; did you mean {close[0]}?" if close else "")
+        )

@@ -1,0 +1,114 @@
+"""Named settings of a training run. A preset is where the options start from; every option overrides its field."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from queryopt.errors import UsageError
+from queryopt.train.config import TrainConfig
+
+__all__ = ["DEFAULT_PRESET", "PRESETS", "Preset", "preset_config"]
+
+DEFAULT_PRESET = "default"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings by name: what they are for, and the fields of TrainConfig and NetworkConfig that they set.
+
+    columns: branches are as many as fit so many columns, max(1, columns // bits).
+    """
+
+    summary: str
+    settings: Mapping[str, Any]
+    network: Mapping[str, Any] = field(default_factory=dict)
+    columns: int = 96
+
+
+def _paper(summary: str, iterations: int, epochs: int, samples: int, step: int) -> Preset:
+    settings = {
+        "iterations": iterations,
+        "epochs": epochs,
+        "samples": samples,
+        "lr_steps": (step,),
+        "validation_fraction": 0.0,
+    }
+    return Preset(summary, settings, {"bits": 12})
+
+
+_ONE_CYCLE = {
+    "optimizer": "adamw",
+    "schedule": "one-cycle",
+    "scale_gamma": True,
+    "codes": "separated",
+    "hold": 4,
+    "epochs": 2,
+}
+"""What reached a good map within minutes: class codes far apart, the solver held until the network follows them."""
+
+_SMALL_NETWORK = {"backbone": "small", "image_size": 64, "dim": 128, "feedforward": 256}
+_SMALL = {**_ONE_CYCLE, "lr": 1e-3, "weights": "none", "channels_last": True}
+
+PRESETS: dict[str, Preset] = {
+    "default": Preset(
+        "ResNet-50 from ImageNet weights at 224 px, AdamW: for your own pictures on a GPU.",
+        {**_ONE_CYCLE, "lr": 1e-4, "iterations": 12, "samples": 4000},
+        {"bits": 24},
+        columns=48,
+    ),
+    "small": Preset(
+        "A small network from scratch at 64 px: minutes on two CPU cores.",
+        {**_SMALL, "iterations": 12, "samples": 4000},
+        {**_SMALL_NETWORK, "bits": 24},
+        columns=48,
+    ),
+    "demo": Preset(
+        "What `make demo` trains: small, and short enough for two CPU cores and synthetic:birds.",
+        {**_SMALL, "iterations": 8, "samples": 960},
+        {**_SMALL_NETWORK, "bits": 24},
+        columns=48,
+    ),
+    "tiny": Preset(
+        "For tests: seconds, and no quality.",
+        {**_SMALL, "iterations": 2, "epochs": 1, "samples": 64, "hold": 1},
+        {"backbone": "tiny", "image_size": 32, "dim": 32, "feedforward": 64, "bits": 12},
+        columns=24,
+    ),
+    "paper-cub200": _paper("The paper's run on CUB-200-2011.", 40, 30, 2000, 30),
+    "paper-aircraft": _paper("The paper's run on FGVC-Aircraft.", 40, 30, 2000, 30),
+    "paper-food101": _paper("The paper's run on Food101.", 120, 10, 2000, 90),
+    "paper-nabirds": _paper("The paper's run on NABirds.", 50, 30, 4000, 30),
+    "paper-vegfru": _paper("The paper's run on VegFru.", 50, 30, 4000, 30),
+}
+
+
+def preset_config(name: str, **overrides: Any) -> TrainConfig:
+    """The configuration of a preset, with fields of TrainConfig or NetworkConfig set by `overrides` (None: leave alone).
+
+    Fields that go together follow: branches from bits; random weights for a backbone without pretrained ones, and then no
+    frozen layers; gamma as given where gamma is overridden. UsageError for an unknown preset or field, or a value that makes no sense.
+    """
+    from queryopt.train.backbones import check_backbone
+    from queryopt.train.network import NetworkConfig
+
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, 1)
+        hint = f"did you mean {close[0]}? There are" if close else "there are"
+        raise UsageError(f"no preset is called {name!r}: {hint} {', '.join(PRESETS)}")
+    preset = PRESETS[name]
+    given = {k: v for k, v in overrides.items() if v is not None}
+    network_fields = {f.name for f in fields(NetworkConfig)}
+    network = {**preset.network, **{k: v for k, v in given.items() if k in network_fields}}
+    settings = {"preset": name, **preset.settings}
+    if "gamma" in given:
+        settings["scale_gamma"] = False
+    if network.get("branches") is None and network.get("queries", True):
+        network["branches"] = max(1, preset.columns // NetworkConfig(bits=network["bits"]).bits)
+    if not check_backbone(network.get("backbone", "resnet50")).pretrained:
+        settings["weights"] = "none"
+    if given.get("weights", settings.get("weights")) == "none":
+        # Frozen layers are good ones only where they were trained before.
+        network.setdefault("freeze", False)
+    config = TrainConfig(network=NetworkConfig(**network), **settings)
+    return config.override(**{k: v for k, v in given.items() if k not in network_fields})
