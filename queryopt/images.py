@@ -13,6 +13,7 @@ import errno
 import io
 import logging
 import os
+import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -240,7 +241,7 @@ def _reasons() -> Iterator[None]:
 def _decode(file: BinaryIO) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
-    _quiet_bomb_warning()
+    _quiet_pillow()
     with _reasons():
         try:
             image: Image.Image = Image.open(file, formats=_formats())
@@ -266,17 +267,17 @@ def _formats() -> list[str]:
     return sorted(FORMATS & set(Image.OPEN))
 
 
-def _quiet_bomb_warning() -> None:
-    """Silence Pillow's warning about pictures that are refused here anyway.
+def _quiet_pillow() -> None:
+    """Silence what Pillow warns of over a file: it is read all the same, or refused here with a reason.
 
-    Appended, so that whoever made it an error (or wants to see it) still gets that: then it is caught below.
-    catch_warnings would be narrower, but changes all threads' filters.
+    Appended, so that whoever made such a warning an error still gets that; then it is the picture's reason.
+    catch_warnings would be narrower, but it changes the filters of all threads and is not safe among them.
     """
     from PIL import Image
 
-    entry = ("ignore", None, Image.DecompressionBombWarning, None, 0)
-    if entry not in warnings.filters:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning, append=True)
+    for warning, module in ((Image.DecompressionBombWarning, ""), (UserWarning, r"PIL\.")):
+        if ("ignore", None, warning, re.compile(module) if module else None, 0) not in warnings.filters:
+            warnings.filterwarnings("ignore", category=warning, module=module, append=True)
 
 
 def _unidentified(file: BinaryIO) -> str:
@@ -286,11 +287,7 @@ def _unidentified(file: BinaryIO) -> str:
         kind = "HEIC; convert it to JPEG"
     elif start[:4] == b"%PDF":
         kind = "PDF"
-    elif (
-        start
-        and all(byte >= 32 or byte in b"\t\n\r\f" for byte in start)
-        and not any(127 <= byte < 160 for byte in start)
-    ):
+    elif start and all(32 <= byte != 127 or byte in b"\t\n\r\f" for byte in start):
         kind = "text"
     elif start and not any(start):
         kind = "only zero bytes"
