@@ -4,10 +4,8 @@ backbone taps -> top-down fusion (eq. 2) -> projection -> positions -> encoder -
 (eq. 10) -> cross-attention decoder -> one linear head shared by all queries.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from queryopt.codes import check_bits
-from queryopt.errors import CheckpointError, MissingError, UsageError
+from queryopt.errors import UsageError
 from queryopt.train.attention import CrossAttentionLayer, EncoderLayer
+from queryopt.train.backbone_weights import load_backbone_weights
 from queryopt.train.backbones import BackboneSpec, build_backbone, check_backbone
 
 __all__ = ["MAX_BRANCHES", "NetworkConfig", "QueryOpt", "default_branches", "load_backbone_weights", "roll_queries"]
@@ -292,129 +291,6 @@ class QueryOpt(nn.Module):
         _check_integer("branches", branches, 1, MAX_BRANCHES)
         outputs, attention = self.decoder(roll_queries(self.queries, branches), memory, positions)
         return self.head(F.normalize(outputs, dim=2)).squeeze(2), attention
-
-
-def load_backbone_weights(model: QueryOpt, source: str | os.PathLike[str]) -> None:
-    """Give the backbone pretrained weights.
-
-    source: "imagenet" (torchvision's IMAGENET1K_V1, downloaded once into torch's cache), "none" (leave the random
-    ones), or a file: a safetensors file or a state dict saved by torch, of the backbone or a torchvision ResNet (its
-    classifier is ignored), with names as they are or behind `module.`, `_orig_mod.` or `backbone.`.
-
-    Raises MissingError where the download fails, UsageError where there are no such weights or no such file, and
-    CheckpointError where the file doesn't fit the backbone or can't be trusted (pickled objects are never run).
-    """
-    name = model.config.backbone
-    if source == "none":
-        return
-    if source == "imagenet":
-        state = _imagenet_weights(name)
-        where = f"torchvision's ImageNet weights of {name}"
-    else:
-        where = os.fspath(source)
-        path = Path(source)
-        if not path.is_file():
-            raise UsageError(
-                f"{where}: no such file of backbone weights (give imagenet, none, or a .safetensors or .pth file)"
-            )
-        state = _read_state(path)
-    _load_state(model.backbone, state, where, name)
-
-
-_PREFIXES = ("module.", "_orig_mod.", "backbone.")
-_CLASSIFIER = ("fc.weight", "fc.bias")
-
-
-def _imagenet_weights(backbone: str) -> dict[str, Tensor]:
-    if not check_backbone(backbone).pretrained:
-        raise UsageError(
-            f"there are no ImageNet weights for the backbone {backbone}: train it from scratch (weights none) "
-            "or give a file"
-        )
-    import torchvision
-
-    weights = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
-    try:
-        state: dict[str, Tensor] = weights.get_state_dict(
-            progress=False, check_hash=True, map_location="cpu", weights_only=True
-        )
-    except (OSError, RuntimeError) as error:  # RuntimeError: the hash of what came is wrong
-        raise MissingError(
-            f"the ImageNet weights of {backbone} can't be had from {weights.url} ({error}): fetch the file where there "
-            f"is a network and give its path, or put it into {Path(torch.hub.get_dir(), 'checkpoints')}, or start from "
-            "none"
-        ) from None
-    return state
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a safetensors or torch file; CheckpointError for anything else."""
-    if path.suffix == ".safetensors":
-        import safetensors
-        import safetensors.torch
-
-        try:
-            return safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise CheckpointError(f"{path}: not a safetensors file, or cut off ({error})") from None
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # pickle raises whatever the bytes make it raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: not a state dict that can be read safely ({reason}): on a machine that you trust, load it "
-            "and save `model.state_dict()` with safetensors.torch.save_file"
-        ) from None
-    for key in ("state_dict", "model"):  # what training scripts wrap it in
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if (
-        not isinstance(loaded, dict)
-        or not loaded
-        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items())
-    ):
-        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a state dict of named tensors")
-    return loaded
-
-
-def _load_state(backbone: nn.Module, state: Mapping[str, Tensor], where: str, name: str) -> None:
-    own = backbone.state_dict()
-    given = {_strip(key): value for key, value in state.items()}
-    given = {k: v for k, v in given.items() if k not in _CLASSIFIER}
-    # Files from before PyTorch 0.4.1 have no such counters; nothing reads them here.
-    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in given if k not in own]
-    if missing or unexpected:
-        raise CheckpointError(f"{where}: not the weights of a {name}: {_differences(missing, unexpected)}")
-    for key, value in given.items():
-        if value.shape != own[key].shape:
-            raise CheckpointError(
-                f"{where}: {key} is {list(value.shape)}, but a {name} has {list(own[key].shape)}: "
-                "these are another backbone's weights"
-            )
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(
-                f"{where}: {key} holds NaN or infinite values: the file is of a training that failed, or damaged"
-            )
-    backbone.load_state_dict({**own, **given})
-
-
-def _strip(key: str) -> str:
-    while key.startswith(_PREFIXES):
-        key = key[key.index(".") + 1 :]
-    return key
-
-
-def _differences(missing: list[str], unexpected: list[str]) -> str:
-    """Both lists of names, each cut after a few."""
-    parts = []
-    for label, names in (("missing", missing), ("unexpected", unexpected)):
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            parts.append(f"{label} {', '.join(names[:5])}{more}")
-    return "; ".join(parts)
 
 
 def _check_integer(name: str, value: Any, low: int, high: int) -> None:

@@ -1,0 +1,130 @@
+"""Pretrained weights for a backbone: torchvision's, or those of a file."""
+
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from queryopt.cli import display_path
+from queryopt.errors import CheckpointError, MissingError, UsageError
+from queryopt.train.backbones import check_backbone
+from queryopt.train.checkpoint import clean_state, read_torch_file
+
+if TYPE_CHECKING:
+    from queryopt.train.network import QueryOpt
+
+__all__ = ["load_backbone_weights"]
+
+_WRAPPERS = ("state_dict", "model")
+"""Keys under which training scripts save a state dict beside other things."""
+_CLASSIFIER = ("fc.weight", "fc.bias")
+_LISTED = 5
+
+
+def load_backbone_weights(model: "QueryOpt", source: str | os.PathLike[str]) -> None:
+    """Give the backbone of `model` pretrained weights.
+
+    source: "imagenet" (torchvision's IMAGENET1K_V1, downloaded once into torch's cache), "none" (keep the random ones),
+    or a file: a safetensors file or a state dict saved by torch, of the backbone or a torchvision ResNet (its
+    classifier is ignored), with names as they are or behind `module.`, `_orig_mod.` or `backbone.`. A file that is
+    refused changes nothing.
+
+    Raises MissingError where the download fails, UsageError where there are no such weights or no such file, and
+    CheckpointError where the file doesn't fit the backbone or can't be trusted (pickled objects are never run).
+    """
+    name = model.config.backbone
+    if source == "none":
+        return
+    if source == "imagenet":
+        state: Mapping[str, Tensor] = _imagenet(name)
+        where = f"the ImageNet weights of {name}"
+    else:
+        where = display_path(source)
+        if not Path(source).is_file():
+            raise UsageError(
+                f"{where}: no such file of backbone weights: give imagenet, none, or a .safetensors or .pth file"
+            )
+        state = _read(Path(source), where)
+    _load(model.backbone, state, where, name)
+
+
+def _imagenet(backbone: str) -> dict[str, Tensor]:
+    if not check_backbone(backbone).pretrained:
+        raise UsageError(
+            f"there are no ImageNet weights for the backbone {backbone}: train it from scratch (weights none), "
+            "or give a file"
+        )
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(
+            progress=False, check_hash=True, map_location="cpu", weights_only=True
+        )
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        # No network; or what came has another hash (RuntimeError); or the file in the cache is cut off (any of them).
+        cache = display_path(os.path.join(torch.hub.get_dir(), "checkpoints"))
+        raise MissingError(
+            f"can't get the ImageNet weights of {backbone} from {weights.url} ({error}): fetch that file where there "
+            f"is a network and put it into {cache} or give its path, or start without (weights none)"
+        ) from None
+    return state
+
+
+def _read(path: Path, where: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors or torch file, by name without prefixes."""
+    loaded: Any
+    if path.suffix == ".safetensors":
+        import safetensors
+        import safetensors.torch
+
+        try:
+            loaded = safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(f"{where}: not a safetensors file, or cut off ({error})") from None
+    else:
+        with warnings.catch_warnings():
+            # A pickle of another protocol is refused anyway; torch also warns of it.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            loaded = read_torch_file(path)
+        for key in _WRAPPERS:
+            if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+                loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise CheckpointError(f"{where}: no named tensors in it: this is no state dict")
+    state = clean_state(loaded, where)
+    if all(key.startswith("backbone.") for key in state):
+        state = clean_state({key.removeprefix("backbone."): value for key, value in state.items()}, where)
+    return state
+
+
+def _load(backbone: nn.Module, state: Mapping[str, Tensor], where: str, name: str) -> None:
+    own = backbone.state_dict()
+    given = {k: v for k, v in state.items() if k not in _CLASSIFIER}
+    # Old files lack the counters of batches; a fixed momentum makes no use of them.
+    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in given if k not in own]
+    if missing or unexpected:
+        parts = [f"{what} {_some(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+        raise CheckpointError(f"{where}: not the weights of a {name}: {'; '.join(parts)}")
+    for key, value in given.items():
+        if value.shape != own[key].shape:
+            raise CheckpointError(
+                f"{where}: {key} is {list(value.shape)}, but a {name} has {list(own[key].shape)}: "
+                "these are another backbone's weights"
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(
+                f"{where}: {key} holds NaN or infinite values: the file is damaged, or of a training that diverged"
+            )
+    backbone.load_state_dict({**own, **given})
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
