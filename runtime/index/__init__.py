@@ -1,0 +1,7 @@
+"""The codes of a folder of images in one file (index.db), searched exactly."""
+
+from queryopt.runtime.index.hash_index import HashIndex, IndexInfo
+from queryopt.runtime.index.rows import IndexedImage
+from queryopt.runtime.index.update import UpdateReport
+
+__all__ = ["HashIndex", "IndexInfo", "IndexedImage", "UpdateReport"]

@@ -1,0 +1,113 @@
+"""Codes packed in blocks of fixed id ranges, so that an index of millions is ready to search in a moment.
+
+Block b holds the ids b * BLOCK_IDS up to (b + 1) * BLOCK_IDS, one slot an id: a live mask (one bit a slot,
+little-endian) and the codes (ceil(bits / 8) bytes a slot, zero where not live). It changes in the transaction that
+changes the rows of its ids, and then takes the number of that transaction as its revision, so that a reader fetches
+only what is new. A block without a live slot is not stored.
+
+4,096 ids: a commit of one image rewrites 24 KiB at 48 bits, and 1e7 codes are 2,442 blocks.
+"""
+
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.codes import code_bytes
+from queryopt.errors import IndexFileError
+
+__all__ = ["BLOCK_IDS", "Block", "describe", "read_blocks", "read_revisions", "write_block"]
+
+BLOCK_IDS = 4096
+
+
+@dataclass
+class Block:
+    """live: bool [BLOCK_IDS]; codes: uint8 [BLOCK_IDS, ceil(bits / 8)], read-only when read from a file."""
+
+    number: int
+    revision: int
+    live: npt.NDArray[np.bool_]
+    codes: npt.NDArray[np.uint8]
+
+    @classmethod
+    def empty(cls, number: int, bits: int) -> "Block":
+        """A block of which no slot is live."""
+        return cls(number, 0, np.zeros(BLOCK_IDS, np.bool_), np.zeros((BLOCK_IDS, code_bytes(bits)), np.uint8))
+
+    def ids(self) -> npt.NDArray[np.int64]:
+        """The ids of the live slots, ascending."""
+        return np.flatnonzero(self.live) + self.number * BLOCK_IDS
+
+    def writable(self) -> "Block":
+        """A copy whose arrays may be changed."""
+        return Block(self.number, self.revision, self.live.copy(), self.codes.copy())
+
+
+def describe(number: int) -> str:
+    """A block's name in messages."""
+    return f"block {number} (ids {number * BLOCK_IDS}..{(number + 1) * BLOCK_IDS - 1})"
+
+
+def read_revisions(connection: sqlite3.Connection) -> dict[int, int]:
+    """{number: revision} of all blocks."""
+    return dict(connection.execute("SELECT number, revision FROM blocks ORDER BY number"))
+
+
+def read_blocks(
+    connection: sqlite3.Connection, source: str, bits: int, numbers: Iterable[int] | None = None
+) -> Iterator[Block]:
+    """Read blocks: all, in order, if `numbers` is None; of those asked for, the ones there are.
+
+    Raises IndexFileError that names a damaged one.
+    """
+    query = "SELECT number, revision, crc, live, codes FROM blocks"
+    if numbers is None:
+        for row in connection.execute(f"{query} ORDER BY number"):
+            yield _decode(row, source, bits)
+        return
+    for number in numbers:
+        row = connection.execute(f"{query} WHERE number = ?", (number,)).fetchone()
+        if row is not None:
+            yield _decode(row, source, bits)
+
+
+def write_block(connection: sqlite3.Connection, block: Block, revision: int) -> None:
+    """Store a block as changed by transaction number `revision`; inside that transaction."""
+    if not block.live.any():
+        connection.execute("DELETE FROM blocks WHERE number = ?", (block.number,))
+        return
+    live = np.packbits(block.live, bitorder="little").tobytes()
+    codes = block.codes.tobytes()
+    connection.execute(
+        "REPLACE INTO blocks (number, revision, crc, live, codes) VALUES (?, ?, ?, ?, ?)",
+        (block.number, revision, _crc(block.number, revision, live, codes), live, codes),
+    )
+
+
+def _decode(row: tuple[Any, ...], source: str, bits: int) -> Block:
+    number, revision, crc, live, codes = row
+    width = code_bytes(bits)
+    whole = (
+        isinstance(live, bytes)
+        and isinstance(codes, bytes)
+        and isinstance(revision, int)
+        and len(live) == BLOCK_IDS // 8
+        and len(codes) == BLOCK_IDS * width
+        and crc == _crc(number, revision, live, codes)
+    )
+    if not whole:
+        raise IndexFileError(
+            f"{source}: {describe(number)} is damaged (its CRC32 or its size is wrong): qo-index verify --repair "
+            "builds it anew from the rows"
+        )
+    mask = np.unpackbits(np.frombuffer(live, np.uint8), bitorder="little").view(np.bool_)
+    return Block(number, revision, mask, np.frombuffer(codes, np.uint8).reshape(BLOCK_IDS, width))
+
+
+def _crc(number: int, revision: int, live: bytes, codes: bytes) -> int:
+    return zlib.crc32(codes, zlib.crc32(live, zlib.crc32(b"%d %d" % (number, revision))))

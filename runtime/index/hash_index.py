@@ -1,0 +1,291 @@
+"""HashIndex: the codes of a folder of images in one file, searched exactly."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.card import ModelCard
+from queryopt.errors import InputError, MismatchError, UsageError
+from queryopt.runtime.index import update as updating
+from queryopt.runtime.index.connection import Access, wal_bytes
+from queryopt.runtime.index.meta import Meta
+from queryopt.runtime.index.rows import IndexedImage
+from queryopt.runtime.index.schema import SCHEMA_VERSION
+from queryopt.runtime.index.searcher import Searcher
+from queryopt.runtime.index.store import Store
+from queryopt.runtime.index.update import ImageHasher, Progress, UpdateReport
+from queryopt.runtime.search import RadiusResult, SearchResult
+
+__all__ = ["HashIndex", "IndexInfo"]
+
+StrPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """Facts of an index. bytes: the file with its log; log_bytes: the log alone (0 at rest)."""
+
+    path: Path
+    schema_version: int
+    images: int
+    stale: int
+    labels: int
+    last_id: int
+    bits: int
+    card: ModelCard
+    precisions: tuple[str, ...]
+    root: Path
+    root_exists: bool
+    model_path: Path | None
+    bytes: int
+    log_bytes: int
+    access: str
+    created_by: str
+
+
+class HashIndex:
+    """An index of the images below one folder, its root: `HashIndex.create(...)` or `HashIndex.open(...)`.
+
+    Ids are integers from 1 and never used twice. A method that changes the index has committed to disk when it returns
+    (kill -9 and a loss of power lose nothing of it); if it raises, what it had not committed is as before. Other
+    processes may read and write the same file at the same time, and a search sees all that any of them committed.
+    Close it, or use it as a context manager. Its methods may be called from several threads; don't take it over a fork.
+
+    Raises IndexFileError for a file that is damaged, foreign, newer, or held by another writer for too long.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._searcher = Searcher(store)
+
+    @classmethod
+    def create(
+        cls, path: StrPath, card: ModelCard, root: StrPath, model_path: StrPath | None = None, timeout: float = 30
+    ) -> "HashIndex":
+        """Make an empty index file for the images below `root`, and open it.
+
+        card: that of the model whose codes it will hold; model_path: where that model lies, if known. UsageError where
+        there is a file at `path` already, InputError where root is no folder. timeout: see `open`.
+        """
+        where, folder = _absolute(path), _absolute(root)
+        if not folder.is_dir():
+            raise InputError(f"{folder}: there is no such folder of images")
+        Store.create(
+            where, Meta(card, folder, None if model_path is None else _absolute(model_path), (card.precision,))
+        )
+        return cls.open(where, timeout=timeout)
+
+    @classmethod
+    def open(cls, path: StrPath, readonly: bool = False, timeout: float = 30) -> "HashIndex":
+        """Open an index file. InputError where there is none.
+
+        readonly: for searching alone. An index in a place where nothing can be written (read-only media) is opened
+        so by itself, and the log says so. timeout: seconds to wait for another writer before IndexFileError.
+        """
+        return cls(Store.open(_absolute(path), readonly, timeout))
+
+    def close(self) -> None:
+        """Close the file. The last process to do so leaves one file, without a log beside it."""
+        self._store.close()
+
+    def __enter__(self) -> "HashIndex":
+        """The index itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the index."""
+        self.close()
+
+    @property
+    def path(self) -> Path:
+        """The index file, absolute."""
+        return self._store.path
+
+    @property
+    def card(self) -> ModelCard:
+        """The model card of the codes."""
+        return self._store.card
+
+    @property
+    def bits(self) -> int:
+        """The code length."""
+        return self._store.bits
+
+    @property
+    def root(self) -> Path:
+        """The folder of the images, absolute."""
+        return self._store.meta.root
+
+    @property
+    def model_path(self) -> Path | None:
+        """Where the model lay that last hashed for this index, absolute."""
+        return self._store.meta.model_path
+
+    @property
+    def readonly(self) -> bool:
+        """Whether nothing can be changed: asked for, or because the place can't be written."""
+        return self._store.access is not Access.WRITE
+
+    def check_root(self, folder: StrPath) -> None:
+        """Raise MismatchError unless `folder` is the root (by whatever name)."""
+        other = _absolute(folder)
+        if os.path.realpath(other) != os.path.realpath(self.root):
+            raise MismatchError(
+                f"{self.path} is the index of {self.root}, not of {other}: choose another index with --index, or, if "
+                f"the pictures moved, run qo-index root {self.path} {other}"
+            )
+
+    def check_card(self, card: ModelCard, what: str = "the model") -> None:
+        """Raise MismatchError unless codes made with `card` can be compared with those here; `what` names its origin.
+
+        Another precision or backend of the same checkpoint is fine.
+        """
+        self._store.check_card(card, what)
+
+    def move_root(self, folder: StrPath) -> None:
+        """Say that the images lie below another folder now, under the same relative paths."""
+        root = _absolute(folder)
+        if not root.is_dir():
+            raise InputError(f"{root}: there is no such folder of images")
+        self._store.set_meta(root=root)
+
+    def update(
+        self, hasher: ImageHasher, prune: bool = False, force: bool = False, progress: Progress | None = None
+    ) -> UpdateReport:
+        """Hash the images below the root that are new or changed (in size or time), batch by batch, each committed.
+
+        An image that can't be read any more keeps its old code, marked stale. prune: remove the images whose files are
+        gone; refused (InputError) where the root is missing or more than half would go, unless `force`. progress: see
+        `Progress`. MismatchError for a hasher of another model; another precision of the same is taken and reported.
+        """
+        return updating.update(self._store, hasher, prune, force, progress)
+
+    def prune(self, force: bool = False) -> int:
+        """Remove the images whose files are gone, as `update(prune=True)` does. Returns how many."""
+        return updating.prune(self._store, force)
+
+    def add(self, paths: Sequence[StrPath], codes: npt.ArrayLike, logits: npt.ArrayLike) -> list[int]:
+        """Add images with their codes, or replace those of these paths under the same ids; all are committed, or none.
+
+        paths: of existing files below the root, absolute or relative to it. codes: uint8 [n, ceil(bits / 8)] or
+        uint64 [n], made with the model of this index. logits: float [n, bits]. Returns the ids.
+        """
+        return updating.add(self._store, [self._relative(path) for path in paths], codes, logits)
+
+    def remove(self, items: Iterable[int | StrPath]) -> int:
+        """Remove images by id or path (absolute, or relative to the root); all, or, if one is not there, none.
+
+        Returns how many. UsageError names those that are not in the index.
+        """
+        given = list(items)
+        with self._store.change() as changes:
+            ids = [self._id_of(item) for item in given]
+            missing = [item for item, id in zip(given, ids, strict=True) if id is None]
+            if missing:
+                names = ", ".join(repr(item) for item in missing[:10]) + (", …" if len(missing) > 10 else "")
+                raise UsageError(f"{self.path}: nothing was removed, as these are not in the index: {names}")
+            return changes.remove(id for id in ids if id is not None)
+
+    def search(self, codes: npt.ArrayLike, k: int) -> SearchResult:
+        """The k nearest images of each code, exactly, in (distance, id) order.
+
+        codes: uint8 [queries, ceil(bits / 8)] or uint64 [queries], made with the model of this index.
+        """
+        return self._searcher.current().search(codes, k)
+
+    def search_radius(self, codes: npt.ArrayLike, radius: int) -> RadiusResult:
+        """All images at a Hamming distance <= radius of each code, in (distance, id) order."""
+        return self._searcher.current().search_radius(codes, radius)
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return self._store.state().images
+
+    def __bool__(self) -> bool:
+        """An index is true, also without images."""
+        return True
+
+    def __contains__(self, id: Any) -> bool:
+        """Whether there is an image of this id."""
+        return _is_id(id) and self._store.has(int(id))
+
+    def __getitem__(self, id: int) -> IndexedImage:
+        """The image of an id. UsageError where there is none."""
+        image = self._store.image(int(id)) if _is_id(id) else None
+        if image is None:
+            raise UsageError(f"{self.path}: there is no image with id {id!r}")
+        return image
+
+    def __iter__(self) -> Iterator[IndexedImage]:
+        """All images, in id order."""
+        return self._store.images()
+
+    def find(self, path: StrPath) -> IndexedImage | None:
+        """The image of a path (absolute, or relative to the root); None where it is not in the index."""
+        id = self._id_of(path)
+        return None if id is None else self._store.image(id)
+
+    def info(self) -> IndexInfo:
+        """Facts of the index."""
+        meta, state = self._store.meta, self._store.state()
+        with self._store.read() as connection:
+            stale, labels = connection.execute(
+                "SELECT coalesce(sum(stale), 0), count(DISTINCT label) FROM images"
+            ).fetchone()
+        log = wal_bytes(self.path)
+        return IndexInfo(
+            path=self.path,
+            schema_version=SCHEMA_VERSION,
+            images=state.images,
+            stale=stale,
+            labels=labels,
+            last_id=state.last_id,
+            bits=self.bits,
+            card=meta.card,
+            precisions=meta.precisions,
+            root=meta.root,
+            root_exists=meta.root.is_dir(),
+            model_path=meta.model_path,
+            bytes=os.stat(self.path).st_size + log,
+            log_bytes=log,
+            access=self._store.access.value,
+            created_by=meta.created_by,
+        )
+
+    def _id_of(self, item: Any) -> int | None:
+        """The id of an image given by id or path, if it is in the index."""
+        if _is_id(item):
+            return int(item) if self._store.has(int(item)) else None
+        try:
+            return self._store.find(self._relative(item))
+        except UsageError:
+            return None
+
+    def _relative(self, path: StrPath) -> bytes:
+        """A path relative to the root. UsageError for one that leaves it."""
+        if not isinstance(path, str | bytes | os.PathLike):
+            raise UsageError(f"{path!r} is neither a path nor an id")
+        root = os.fsencode(self.root)
+        full = os.path.join(root, os.fsencode(path))
+        # As written first: a link below the root is an image below the root, wherever it points.
+        for base, inside in ((root, os.path.abspath(full)), (os.path.realpath(root), os.path.realpath(full))):
+            relative = os.path.relpath(inside, base)
+            if relative not in (b".", b"..") and not relative.startswith(b"../"):
+                return relative
+        raise UsageError(f"{os.fsdecode(path)}: not below {self.root}, the folder of the index {self.path}")
+
+
+def _absolute(path: StrPath) -> Path:
+    return Path(os.path.abspath(os.fsdecode(path)))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= int(value) < 1 << 63

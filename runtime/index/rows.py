@@ -1,0 +1,187 @@
+"""One image of an index: its row, its margins, its checksum."""
+
+import os
+import sqlite3
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.codes import code_bytes, unpack_codes
+from queryopt.errors import IndexFileError, MismatchError, UsageError
+
+__all__ = [
+    "SELECT",
+    "IndexedImage",
+    "Row",
+    "decode_row",
+    "encode_margins",
+    "insert_row",
+    "label_of",
+    "read_page",
+    "read_row",
+    "update_row",
+]
+
+_COLUMNS = "id, path, size, mtime_ns, code, margins, label, stale, crc"
+SELECT = f"SELECT {_COLUMNS} FROM images"
+"""Reads whole rows, as `decode_row` takes them."""
+_PAGE = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedImage:
+    """An image of an index.
+
+    path: absolute, as str (os.fsdecode: bytes that are no UTF-8 come as surrogates). relative: to the root, as the file
+    system's bytes. size in bytes and mtime_ns are those of the file when it was hashed. code: uint8 [ceil(bits / 8)].
+    margins: int8 [bits], see `encode_margins`. label: the name of the folder that holds the image, None directly in
+    the root. stale: the file could not be read any more at the last update; the code is that of before.
+    """
+
+    id: int
+    path: str
+    relative: bytes
+    size: int
+    mtime_ns: int
+    code: npt.NDArray[np.uint8]
+    margins: npt.NDArray[np.int8]
+    label: str | None
+    stale: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image as it is stored, without id and checksum. path is relative to the root."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    code: bytes
+    margins: bytes
+    label: bytes | None
+    stale: bool = False
+
+    def values(self, id: int) -> tuple[Any, ...]:
+        """The row's columns after the id, the checksum last."""
+        values = (self.path, self.size, self.mtime_ns, self.code, self.margins, self.label, int(self.stale))
+        return (*values, _crc(id, *values))
+
+    @classmethod
+    def of(cls, image: IndexedImage, path: bytes) -> "Row":
+        """The image's row, under another path."""
+        label = None if image.label is None else os.fsencode(image.label)
+        return cls(path, image.size, image.mtime_ns, image.code.tobytes(), image.margins.tobytes(), label, image.stale)
+
+
+def encode_margins(
+    codes: npt.NDArray[np.uint8], logits: npt.ArrayLike, bits: int, logit_scale: float
+) -> npt.NDArray[np.int8]:
+    """How sure each bit is: int8 [n, bits], sign = the bit, magnitude = clip(ceil(127 |logit| / logit_scale), 1, 127).
+
+    The magnitude is never 0, so margins alone give back the bits. The sign is that of the code, which a model of low
+    precision may round to the other side of a logit next to zero; where a larger logit contradicts its bit, the two
+    don't belong together: MismatchError.
+    """
+    array = np.asarray(logits)
+    signs = unpack_codes(codes, bits).astype(np.bool_)
+    if array.shape != signs.shape or not np.issubdtype(array.dtype, np.floating):
+        raise UsageError(
+            f"logits are {array.dtype} {list(array.shape)}: {len(signs)} codes need float {list(signs.shape)}"
+        )
+    if not np.isfinite(array).all():
+        row = int(np.argmin(np.isfinite(array).all(axis=1)))
+        raise UsageError(f"the logits of row {row} are not finite: the model is damaged, or its precision overflows")
+    magnitude = np.clip(np.ceil(np.abs(array.astype(np.float64)) * (127 / logit_scale)), 1, 127).astype(np.int8)
+    wrong = ((array >= 0) != signs) & (magnitude > 1)
+    if wrong.any():
+        row, bit = np.argwhere(wrong)[0]
+        raise MismatchError(
+            f"row {row}: bit {bit} of the code is {int(signs[row, bit])}, but its logit is {array[row, bit]:g}: codes "
+            "and logits don't belong together, or the bits are packed in another order"
+        )
+    margins: npt.NDArray[np.int8] = np.where(signs, magnitude, -magnitude)
+    return margins
+
+
+def label_of(relative: bytes) -> bytes | None:
+    """The class of an image in a layout of one folder a class: its folder's name; None directly in the root."""
+    return os.path.basename(os.path.dirname(relative)) or None
+
+
+def decode_row(row: tuple[Any, ...], source: str, root: Path, bits: int) -> IndexedImage:
+    """A whole row as an image. Raises IndexFileError that names a damaged one."""
+    id, path, size, mtime_ns, code, margins, label, stale, crc = row
+    typed = (
+        isinstance(path, bytes)
+        and isinstance(size, int)
+        and isinstance(mtime_ns, int)
+        and isinstance(code, bytes)
+        and isinstance(margins, bytes)
+        and isinstance(label, bytes | None)
+        and stale in (0, 1)
+    )
+    if not (
+        typed
+        and len(code) == code_bytes(bits)
+        and len(margins) == bits
+        and _stays_inside(path)
+        and crc == _crc(id, path, size, mtime_ns, code, margins, label, stale)
+    ):
+        name = f" ({os.fsdecode(path)!r})" if isinstance(path, bytes) else ""
+        raise IndexFileError(
+            f"{source}: the row of image {id}{name} is damaged: remove it with qo-index remove and run qo-infer again, "
+            "or restore the index from a backup"
+        )
+    return IndexedImage(
+        id=id,
+        path=os.path.join(root, os.fsdecode(path)),
+        relative=path,
+        size=size,
+        mtime_ns=mtime_ns,
+        code=np.frombuffer(code, np.uint8),
+        margins=np.frombuffer(margins, np.int8),
+        label=None if label is None else os.fsdecode(label),
+        stale=bool(stale),
+    )
+
+
+def read_page(connection: sqlite3.Connection, after: int) -> list[tuple[Any, ...]]:
+    """Up to 1,000 rows with ids above `after`, in id order.
+
+    Reading in pages leaves no read transaction open between them, which would keep the log from being folded.
+    """
+    return connection.execute(f"{SELECT} WHERE id > ? ORDER BY id LIMIT {_PAGE}", (after,)).fetchall()
+
+
+def read_row(connection: sqlite3.Connection, id: int) -> tuple[Any, ...] | None:
+    """The row of one image."""
+    row: tuple[Any, ...] | None = connection.execute(f"{SELECT} WHERE id = ?", (id,)).fetchone()
+    return row
+
+
+def insert_row(connection: sqlite3.Connection, id: int, row: Row) -> None:
+    """Add a row under a new id."""
+    connection.execute(f"INSERT INTO images ({_COLUMNS}) VALUES (?{', ?' * 8})", (id, *row.values(id)))
+
+
+def update_row(connection: sqlite3.Connection, id: int, row: Row) -> None:
+    """Replace the row of an id."""
+    settings = ", ".join(f"{name} = ?" for name in _COLUMNS.split(", ")[1:])
+    connection.execute(f"UPDATE images SET {settings} WHERE id = ?", (*row.values(id), id))
+
+
+def _stays_inside(path: bytes) -> bool:
+    """Whether a relative path can't leave its folder: an index may come from anywhere."""
+    return path != b"" and not path.startswith(b"/") and b".." not in path.split(b"/")
+
+
+def _crc(
+    id: int, path: bytes, size: int, mtime_ns: int, code: bytes, margins: bytes, label: bytes | None, stale: int
+) -> int:
+    head = struct.pack("<qqqBii", id, size, mtime_ns, stale, len(path), -1 if label is None else len(label))
+    return zlib.crc32(b"".join((head, path, code, margins, label or b"")))

@@ -1,0 +1,249 @@
+"""Bring an index up to date with its folder: hash what is new or changed, keep the rest, tell what vanished."""
+
+import os
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.card import ModelCard
+from queryopt.codes import check_codes
+from queryopt.errors import InputError, MismatchError
+from queryopt.runtime.index.rows import Row, encode_margins, label_of
+from queryopt.runtime.index.store import Changes, Store
+
+if TYPE_CHECKING:
+    from queryopt.cli import Advance
+
+__all__ = ["ImageHasher", "Progress", "UpdateReport", "add", "prune", "update"]
+
+Progress = Callable[[str, int | None], "AbstractContextManager[Advance]"]
+"""Opens a progress bar: (description, total). `queryopt.cli.Output.progress` is one."""
+
+
+class HashedBatch(Protocol):
+    """What a hasher yields: row i of codes and logits is paths[i]; failures are not among paths."""
+
+    @property
+    def paths(self) -> Sequence[Any]: ...
+    @property
+    def codes(self) -> npt.NDArray[np.uint8]: ...
+    @property
+    def logits(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def failures(self) -> Mapping[Any, str]: ...
+
+
+class ImageHasher(Protocol):
+    """What an update needs of a Hasher."""
+
+    @property
+    def card(self) -> ModelCard:
+        """The card of the model."""
+
+    @property
+    def model_path(self) -> Path:
+        """Where the model lies."""
+
+    def stream(self, paths: Iterable[Any], /) -> Generator[HashedBatch, None, None]:
+        """Hash files, a batch at a time, in the order given."""
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """What an update did. Paths are absolute, as str.
+
+    hashed: images added. updated: re-hashed under their old id. unchanged: skipped, size and time being the same.
+    failed: new files that could not be read, with the reason. stale: images of the index that can't be read any more,
+    with the reason; their old codes are kept. vanished: images of the index whose files are gone; kept without prune.
+    removed: how many vanished ones were pruned. precisions: all that codes of this index were computed in.
+    """
+
+    hashed: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)
+    stale: Mapping[str, str] = field(default_factory=dict)
+    vanished: Sequence[str] = ()
+    removed: int = 0
+    precisions: tuple[str, ...] = ()
+
+
+@dataclass
+class _Todo:
+    relative: bytes
+    known: bool
+    size: int
+    mtime_ns: int
+
+
+@dataclass
+class _Plan:
+    todo: list[_Todo] = field(default_factory=list)
+    unchanged: int = 0
+    vanished: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+def update(store: Store, hasher: ImageHasher, prune: bool, force: bool, progress: Progress | None) -> UpdateReport:
+    """See HashIndex.update."""
+    store.check_card(hasher.card, str(hasher.model_path))
+    plan = _plan(store, _list_images(store.meta.root, missing_is_empty=prune and force))
+    if prune:
+        _check_prune(store, len(plan.vanished), force)
+    store.set_meta(model_path=Path(os.path.abspath(hasher.model_path)), precision=hasher.card.precision)
+    counts = _Counts()
+    with (progress or _no_progress)("hash", len(plan.todo)) as advance:
+        _hash(store, hasher, plan.todo, counts, advance)
+    removed = 0
+    if prune and plan.vanished:
+        with store.change() as changes:
+            removed = changes.remove(id for id, _ in plan.vanished)
+    return UpdateReport(
+        hashed=counts.hashed,
+        updated=counts.updated,
+        unchanged=plan.unchanged,
+        failed=counts.failed,
+        stale=counts.stale,
+        vanished=() if prune else tuple(_absolute(store, relative) for _, relative in plan.vanished),
+        removed=removed,
+        precisions=store.meta.precisions,
+    )
+
+
+def prune(store: Store, force: bool) -> int:
+    """See HashIndex.prune."""
+    plan = _plan(store, _list_images(store.meta.root, missing_is_empty=force))
+    _check_prune(store, len(plan.vanished), force)
+    if not plan.vanished:
+        return 0
+    with store.change() as changes:
+        return changes.remove(id for id, _ in plan.vanished)
+
+
+def add(store: Store, paths: list[bytes], codes: npt.ArrayLike, logits: npt.ArrayLike) -> list[int]:
+    """See HashIndex.add; paths are relative to the root."""
+    root = os.fsencode(store.meta.root)
+    todo = [_Todo(path, False, *_stat(root, path)) for path in paths]
+    absent = [_absolute(store, one.relative) for one in todo if one.size < 0]
+    if absent:
+        raise InputError(f"{absent[0]}: there is no such file to add ({len(absent)} of {len(todo)} are missing)")
+    rows = _rows(store, todo, codes, logits)
+    with store.change() as changes:
+        return changes.put(rows)
+
+
+@dataclass
+class _Counts:
+    hashed: int = 0
+    updated: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    stale: dict[str, str] = field(default_factory=dict)
+
+
+def _hash(store: Store, hasher: ImageHasher, todo: list[_Todo], counts: _Counts, advance: "Advance") -> None:
+    if not todo:
+        return
+    root = os.fsencode(store.meta.root)
+    by_path = {os.path.join(root, one.relative): one for one in todo}
+    stream = hasher.stream(list(by_path))
+    # Ends the hasher's threads, also when this is interrupted.
+    with closing(stream):
+        for batch in stream:
+            done = [by_path[os.fsencode(path)] for path in batch.paths]
+            rows = _rows(store, done, batch.codes, batch.logits)
+            failed = {os.fsencode(path): reason for path, reason in batch.failures.items()}
+            with store.change() as changes:
+                before = changes.images
+                changes.put(rows)
+                added = changes.images - before
+                stale = _mark_stale(changes, [by_path[path].relative for path in failed if by_path[path].known])
+            counts.hashed += added
+            counts.updated += len(rows) - added
+            for path, reason in failed.items():
+                (counts.stale if by_path[path].relative in stale else counts.failed)[os.fsdecode(path)] = reason
+            advance(len(done) + len(failed))
+
+
+def _rows(store: Store, todo: list[_Todo], codes: npt.ArrayLike, logits: npt.ArrayLike) -> list[Row]:
+    packed = check_codes(codes, store.bits)
+    margins = encode_margins(packed, logits, store.bits, store.card.logit_scale)
+    if not len(todo) == len(packed) == len(margins):
+        raise MismatchError(f"{len(todo)} paths, but {len(packed)} codes: each path needs its own")
+    return [
+        Row(one.relative, one.size, one.mtime_ns, code.tobytes(), margin.tobytes(), label_of(one.relative))
+        for one, code, margin in zip(todo, packed, margins, strict=True)
+    ]
+
+
+def _mark_stale(changes: Changes, paths: list[bytes]) -> set[bytes]:
+    return {path for path in paths if changes.mark_stale(path)}
+
+
+def _list_images(root: Path, missing_is_empty: bool) -> list[bytes]:
+    from queryopt.images import find_images
+
+    if not root.is_dir():
+        if missing_is_empty:
+            return []
+        raise InputError(
+            f"{root}: the folder of the index is not there: mount it, or, if the pictures moved, say where they are "
+            "now with qo-index root INDEX FOLDER"
+        )
+    return sorted(find_images(root))
+
+
+def _plan(store: Store, found: list[bytes]) -> _Plan:
+    """Compare the sorted listing with the index, which reads sorted as well: one pass through both."""
+    plan = _Plan()
+    root = os.fsencode(store.meta.root)
+    listing = iter(found)
+    path = next(listing, None)
+    with store.read(snapshot=True) as connection:
+        known = connection.execute("SELECT path, id, size, mtime_ns, stale FROM images ORDER BY path")
+        for relative, id, size, mtime_ns, stale in known:
+            while path is not None and path < relative:
+                plan.todo.append(_Todo(path, False, *_stat(root, path)))
+                path = next(listing, None)
+            if path != relative:
+                plan.vanished.append((id, relative))
+                continue
+            now = _stat(root, relative)
+            if now == (size, mtime_ns) and not stale:
+                plan.unchanged += 1
+            else:
+                plan.todo.append(_Todo(relative, True, *now))
+            path = next(listing, None)
+    while path is not None:
+        plan.todo.append(_Todo(path, False, *_stat(root, path)))
+        path = next(listing, None)
+    return plan
+
+
+def _stat(root: bytes, relative: bytes) -> tuple[int, int]:
+    """Size and time of a file, taken before it is hashed: should it change meanwhile, the next update sees that."""
+    try:
+        status = os.stat(os.path.join(root, relative))
+    except OSError:
+        return -1, -1  # No file has these: should it be readable a moment later, it is hashed once more next time.
+    return status.st_size, status.st_mtime_ns
+
+
+def _check_prune(store: Store, vanished: int, force: bool) -> None:
+    images = store.state().images
+    if vanished * 2 > images and not force:
+        raise InputError(
+            f"{store.path}: {vanished} of {images} images are no longer in {store.meta.root}, more than half: nothing "
+            "was removed. If the folder is whole (mounted, not moved), remove them with --force"
+        )
+
+
+def _absolute(store: Store, relative: bytes) -> str:
+    return os.path.join(store.meta.root, os.fsdecode(relative))
+
+
+def _no_progress(description: str, total: int | None) -> "AbstractContextManager[Advance]":
+    return nullcontext(lambda count=1, note=None: None)
