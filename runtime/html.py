@@ -1,0 +1,254 @@
+"""The results of a search as one self-contained HTML page.
+
+No script, no network, nothing beside the file: style and thumbnails are inside, and a Content-Security-Policy that
+allows only these makes sure of it.
+"""
+
+import base64
+import hashlib
+import importlib.resources
+import math
+import os
+from collections.abc import Collection, Mapping
+from typing import TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt import __version__
+from queryopt.codes import unpack_codes
+from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, code_hex
+from queryopt.runtime.markup import Markup, breakable, element
+from queryopt.runtime.thumbnails import Thumbnails
+
+__all__ = ["MAX_HITS", "HtmlPage"]
+
+MAX_HITS = 200
+"""Hits of a query that a page shows; a note tells of the others."""
+
+_HIT_PIXELS = 192
+_QUERY_PIXELS = 320
+_SURENESS = (8, 24, 48)
+"""Margins (of 127) from which a bit is drawn in the next stronger of four shades."""
+
+
+class HtmlPage:
+    """Writes a page query by query, so that it is never in memory as a whole.
+
+        page = HtmlPage(file, title="Search results", facts={"Index": "photos.db"})
+        page.add(result)
+        page.finish()
+
+    file: a text stream of UTF-8. facts: name -> value, shown below the title.
+    """
+
+    def __init__(
+        self, file: TextIO, title: str, facts: Mapping[str, str], thumbnails: Thumbnails | None = None
+    ) -> None:
+        self._file = file
+        self._thumbnails = thumbnails or Thumbnails()
+        self._queries = 0
+        self._failed = 0
+        self._file.write(_head(title, facts))
+
+    def add(self, result: QueryResult) -> None:
+        """Add a query and its hits, in the order that they come in."""
+        self._queries += 1
+        self._file.write(self._section(result) + "\n")
+
+    def add_failed(self, query: FailedQuery) -> None:
+        """Add a query picture that could not be read, with the reason."""
+        self._failed += 1
+        name = element("h2", breakable(os.fsdecode(query.path)))
+        self._file.write(
+            element("section", name, element("p", f"Not searched: {query.reason}"), class_="query failed") + "\n"
+        )
+
+    def finish(self, note: str | None = None) -> None:
+        """Write the end of the page. `note` is a last word to the reader."""
+        done = f"{_count(self._queries, 'query', 'queries')}{f', {self._failed} not readable' if self._failed else ''}."
+        footer = element(
+            "footer",
+            element("p", note) if note else None,
+            element("p", f"{done} Distances are exact Hamming distances; equal ones are in the order of the index."),
+            element("p", f"Made by queryopt {__version__}."),
+        )
+        self._file.write(f"</main>\n{footer}\n</body>\n</html>\n")
+
+    def _section(self, result: QueryResult) -> Markup:
+        name = f"q{self._queries}"
+        folder, base = os.path.split(os.fsdecode(result.path))
+        about = [
+            element(
+                "figure",
+                self._picture(result.path, _QUERY_PIXELS, f"Query {self._queries}: {os.fsdecode(result.path)}"),
+                element(
+                    "figcaption",
+                    element("h2", _hidden("Query: "), breakable(base), id=name),
+                    element("p", breakable(folder), class_="name") if folder else None,
+                ),
+            ),
+            element("p", breakable(result.label), class_="label") if result.label is not None else None,
+            _strip(result.code, result.bits, result.margins, (), "Code of the query: "),
+            element("p", code_hex(result.code), class_="code"),
+            element("p", _summary(result), class_="summary"),
+        ]
+        shown = result.hits[:MAX_HITS]
+        hidden = len(result.hits) - len(shown)
+        return element(
+            "section",
+            element("div", *about, class_="asked"),
+            element(
+                "div",
+                element("ol", *(self._card(hit, result) for hit in shown), class_="hits")
+                if shown
+                else element("p", "Nothing found.", class_="none"),
+                element("p", f"{_count(hidden, 'more hit', 'more hits')} not shown.", class_="none")
+                if hidden
+                else None,
+            ),
+            class_="query",
+            aria_labelledby=name,
+        )
+
+    def _card(self, hit: Hit, query: QueryResult) -> Markup:
+        name = os.fsdecode(os.path.basename(hit.name))
+        label = f", {hit.label}" if hit.label is not None else ""
+        distance = _count(hit.distance, "bit", "bits") if hit.distance else "same code"
+        same = hit.label is not None and hit.label == query.label
+        picture = element(
+            "div",
+            self._picture(hit.path, _HIT_PIXELS, f"Hit {hit.rank}{label}: {os.fsdecode(hit.name)}"),
+            element("span", str(hit.rank), class_="rank", aria_hidden="true"),
+            element("span", _hidden("Distance: "), distance, class_="distance" if hit.distance else "distance zero"),
+            class_="picture",
+        )
+        about = element(
+            "div",
+            element(
+                "h3",
+                breakable(hit.label if hit.label is not None else name),
+                element("span", " ✓", _hidden(" the class of the query"), class_="same", title="The class of the query")
+                if same
+                else None,
+            ),
+            element("p", breakable(name), class_="name", title=os.fsdecode(hit.path))
+            if hit.label is not None
+            else None,
+            element("p", "code of an earlier state of this file", class_="stale") if hit.stale else None,
+            class_="about",
+        )
+        strip = _strip(hit.code, query.bits, hit.margins, hit.differs, "Code: ")
+        return element("li", picture, about, strip, _differences(hit, query.bits), class_="card")
+
+    def _picture(self, path: bytes, pixels: int, alt: str) -> Markup:
+        source, problem = self._thumbnails.get(path, pixels)
+        if source is None:
+            note = element("span", problem)
+            return element("div", note, class_="placeholder", role="img", aria_label=f"{alt} ({problem})")
+        return element("img", src=source, alt=alt, loading="lazy", decoding="async")
+
+
+def _head(title: str, facts: Mapping[str, str]) -> str:
+    style = importlib.resources.files("queryopt.runtime").joinpath("page.css").read_text(encoding="utf-8")
+    allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        # Quotes of a policy need no escape between double quotes, and stay readable.
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("meta", name="referrer", content="no-referrer"),
+        element("meta", name="generator", content=f"queryopt {__version__}"),
+        element("title", title),
+        Markup(f"<style>{style}</style>"),
+    )
+    about = [element("div", element("dt", name), element("dd", value)) for name, value in facts.items()]
+    header = element("header", element("h1", title), element("dl", *about), _legend())
+    return f'<!doctype html>\n<html lang="en">\n{head}\n<body>\n{header}\n<main>\n'
+
+
+def _legend() -> Markup:
+    def cells(*kinds: str) -> Markup:
+        rects = [_cell(kind, 12 * i, 0) for i, kind in enumerate(kinds)]
+        return element("svg", *rects, viewBox=f"0 0 {12 * len(kinds) - 2} 10", aria_hidden="true")
+
+    return element(
+        "p",
+        element("span", cells("one m3"), "bit is 1"),
+        element("span", cells("zero m3"), "bit is 0"),
+        element("span", cells("one m0"), "faint: close to flipping"),
+        element("span", cells("one other", "zero other"), "differs from the query"),
+        element(
+            "span",
+            element("span", "3 ", element("span", "1→0"), class_="chip"),
+            "bit 3: the query has 1, the hit 0",
+        ),
+        class_="legend",
+    )
+
+
+def _strip(
+    code: npt.NDArray[np.uint8],
+    bits: int,
+    margins: npt.NDArray[np.int8] | None,
+    differs: Collection[int],
+    label: str,
+) -> Markup:
+    """A code as an SVG (which prints, where backgrounds don't): a square a bit, full for 1, hollow for 0."""
+    rows = math.ceil(bits / (12 if bits % 12 == 0 else 16))
+    columns = math.ceil(bits / rows)
+    values = unpack_codes(code[None], bits)[0]
+    cells = []
+    for bit in range(bits):
+        kind = "one" if values[bit] else "zero"
+        tip = f"bit {bit}: {values[bit]}"
+        if bit in differs:
+            kind += " other"
+            tip = f"bit {bit}: query {1 - values[bit]}, this {values[bit]}"
+        if margins is not None:
+            margin = abs(int(margins[bit]))
+            kind += f" m{sum(margin >= step for step in _SURENESS)}"
+            tip += f", margin {margin} of 127"
+        cells.append(_cell(kind, bit % columns * 12, bit // columns * 12, tip))
+    width, height = columns * 12 - 2, rows * 12 - 2
+    return element(
+        "svg",
+        *cells,
+        class_="strip",
+        viewBox=f"0 0 {width} {height}",
+        width=width * 3 // 2,
+        role="img",
+        aria_label=label + code_hex(code),
+    )
+
+
+def _cell(kind: str, x: int, y: int, tip: str | None = None) -> Markup:
+    title = element("title", tip) if tip is not None else None
+    return element("rect", title, class_=kind, x=x + 1, y=y + 1, width=8, height=8, rx=2)
+
+
+def _differences(hit: Hit, bits: int) -> Markup:
+    if not hit.differs:
+        return element("p", "all bits agree", class_="agree")
+    found = unpack_codes(hit.code[None], bits)[0]
+    items = [element("li", f"{bit} ", element("span", f"{1 - found[bit]}→{found[bit]}")) for bit in hit.differs]
+    return element("ul", *items, class_="differs", aria_label="Bits that differ, from the query's to the hit's")
+
+
+def _summary(result: QueryResult) -> str:
+    if not result.hits:
+        return "no hits"
+    near, far = result.hits[0].distance, result.hits[-1].distance
+    distance = f"{near} to {far} bits" if near != far else _count(near, "bit", "bits")
+    return f"{_count(len(result.hits), 'hit', 'hits')}, {distance} away"
+
+
+def _hidden(text: str) -> Markup:
+    return element("span", text, class_="visually-hidden")
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"

@@ -1,0 +1,40 @@
+"""HTML built from elements, so that whatever is not an element is escaped and none can be forgotten."""
+
+import html
+import re
+
+from queryopt.cli import display_path
+
+__all__ = ["Markup", "breakable", "element"]
+
+_VOID = frozenset({"img", "meta"})
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+
+def element(tag: str, *children: str | None, **attributes: str | int | None) -> Markup:
+    """An element of children (Markup stays, other strings are escaped, None is left out).
+
+    Attributes of None are left out; `class_` is class, and other underscores are hyphens, so SVG's viewBox is itself.
+    """
+    parts = [f"<{tag}"]
+    for name, value in attributes.items():
+        if value is not None:
+            parts.append(f' {name.rstrip("_").replace("_", "-")}="{_escape(str(value))}"')
+    parts.append(">")
+    if tag in _VOID:
+        return Markup("".join(parts))
+    inner = (c if isinstance(c, Markup) else _escape(c) for c in children if c is not None)
+    return Markup("".join([*parts, *inner, f"</{tag}>"]))
+
+
+def breakable(text: str) -> Markup:
+    """Text that a line may be broken in after the separators that names are made with."""
+    return Markup("<wbr>".join(_escape(part) for part in re.split(r"(?<=[-_./\\])(?=[^-_./\\])", text)))
+
+
+def _escape(text: str) -> str:
+    # Undecodable bytes, line breaks, control and direction characters of a file name become visible escapes.
+    return html.escape(display_path(text), quote=True)
