@@ -1,0 +1,54 @@
+"""Result files that are there whole, or as they were."""
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from queryopt.errors import UsageError
+
+__all__ = ["replacing"]
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file to write bytes that take `path`'s place when the block ends.
+
+    Until then, and if the block raises or the process is killed, `path` is what it was before. The bytes are on disk
+    when the name appears. What is not a regular file (a pipe, /dev/null) is written straight to; a link is followed.
+    UsageError where the folder is not there or can't be written.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        if target.is_dir():
+            raise UsageError(f"{os.fspath(path)}: a folder of that name is there: give a file to write to")
+        with open(target, "wb") as file:
+            yield file
+        return
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
+    try:
+        # Made by open, not by mkstemp: the file has the rights that any new file has.
+        output = open(temporary, "xb")  # noqa: SIM115
+    except OSError as error:
+        raise UsageError(f"{os.fspath(path)}: can't be written: {error.strerror}") from None
+    try:
+        with output as file:
+            with suppress(OSError):
+                os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    with suppress(OSError):  # not every file system lets a folder be synced
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
