@@ -1,0 +1,1 @@
+"""Benchmarks: costs, throughput and retrieval quality, against the paper and the peers."""
