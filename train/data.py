@@ -157,8 +157,8 @@ def _read_test(train: LabelledImages, name: str) -> LabelledImages:
     unknown = sorted(set(test.classes) - set(train.classes))
     if unknown:
         raise DataError(
-            f"{display_path(train.root)}: {name}/ has {_count(len(unknown), 'class', 'classes')} without pictures in train/: "
-            f"{_names(unknown)}; rename or remove them, or add their pictures to train/"
+            f"{display_path(train.root)}: {name}/ has {_count(len(unknown), 'class', 'classes')} without pictures "
+            f"in train/: {_names(unknown)}; rename or remove them, or add their pictures to train/"
         )
     position = {name: label for label, name in enumerate(train.classes)}
     to_train = np.array([position[name] for name in test.classes], np.int64)
@@ -201,7 +201,8 @@ def _split_classes(images: LabelledImages, seed: int, fraction: float) -> DataSp
     if lone and fraction > 0:
         raise DataError(
             f"{display_path(images.root)}: {_count(len(lone), 'class has', 'classes have')} one picture only, "
-            f"which can't be both trained on and tested: {_names(lone)}; add a second one, remove the class, or make train/ and test/ yourself"
+            f"which can't be both trained on and tested: {_names(lone)}; add a second one, remove the class, "
+            "or make train/ and test/ yourself"
         )
     held_back = np.zeros(len(images), bool)
     if fraction > 0:
@@ -220,7 +221,10 @@ def _sub_folders(folder: Path) -> list[str]:
     here = os.path.realpath(folder)
 
     def is_class(entry: os.DirEntry[str]) -> bool:
-        if entry.name.startswith(".") or not entry.is_dir():
+        try:
+            if entry.name.startswith(".") or not entry.is_dir():
+                return False
+        except OSError:  # a link that leads to itself
             return False
         return not (entry.is_symlink() and Path(here).is_relative_to(os.path.realpath(entry.path)))
 
