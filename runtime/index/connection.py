@@ -133,12 +133,12 @@ def publish(path: Path) -> Iterator[Path]:
     taken = UsageError(f"{path}: there is a file of this name already: choose another name, or delete it first")
     if os.path.lexists(path):
         raise taken
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: there is no such folder to write {path.name} to")
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         _move(temporary, path, taken)
-    except FileNotFoundError as error:
-        raise InputError(f"{path.parent}: there is no such folder to write {path.name} to") from error
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
             Path(f"{temporary}{suffix}").unlink(missing_ok=True)

@@ -12,14 +12,18 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard
 from queryopt.errors import InputError, MismatchError, UsageError
+from queryopt.runtime.index import merge as merging
 from queryopt.runtime.index import update as updating
+from queryopt.runtime.index import verify as verifying
 from queryopt.runtime.index.connection import Access, wal_bytes
+from queryopt.runtime.index.merge import MergeReport
 from queryopt.runtime.index.meta import Meta
 from queryopt.runtime.index.rows import IndexedImage
 from queryopt.runtime.index.schema import SCHEMA_VERSION
 from queryopt.runtime.index.searcher import Searcher
 from queryopt.runtime.index.store import Store
 from queryopt.runtime.index.update import ImageHasher, Progress, UpdateReport
+from queryopt.runtime.index.verify import VerifyReport
 from queryopt.runtime.search import RadiusResult, SearchResult
 
 __all__ = ["HashIndex", "IndexInfo"]
@@ -193,6 +197,26 @@ class HashIndex:
                 names = ", ".join(repr(item) for item in missing[:10]) + (", …" if len(missing) > 10 else "")
                 raise UsageError(f"{self.path}: nothing was removed, as these are not in the index: {names}")
             return changes.remove(id for id in ids if id is not None)
+
+    def merge(self, other: "HashIndex", progress: Progress | None = None) -> MergeReport:
+        """Take in the images of another index of the same model, with new ids.
+
+        Paths are expressed relative to this index's root; MismatchError, and nothing is changed, where an image lies
+        outside of it. Where both know a path, this index's image stays under its id, and takes over the other's code if
+        that was hashed from a newer file or this one is stale. Committed in steps; merging again goes on from there.
+        """
+        return merging.merge(self._store, other._store, progress)
+
+    def backup(self, path: StrPath) -> None:
+        """Write a copy of the index as it is now, while others may go on writing. UsageError where there is a file."""
+        self._store.backup(_absolute(path))
+
+    def verify(self, repair: bool = False, progress: Progress | None = None) -> VerifyReport:
+        """Check every checksum, compare blocks with rows, and run SQLite's integrity check; names what is damaged.
+
+        repair: build damaged blocks anew from the rows.
+        """
+        return verifying.verify(self._store, repair, progress)
 
     def search(self, codes: npt.ArrayLike, k: int) -> SearchResult:
         """The k nearest images of each code, exactly, in (distance, id) order.

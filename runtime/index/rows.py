@@ -23,6 +23,7 @@ __all__ = [
     "insert_row",
     "label_of",
     "read_page",
+    "read_range",
     "read_row",
     "update_row",
 ]
@@ -156,6 +157,11 @@ def read_page(connection: sqlite3.Connection, after: int) -> list[tuple[Any, ...
     Reading in pages leaves no read transaction open between them, which would keep the log from being folded.
     """
     return connection.execute(f"{SELECT} WHERE id > ? ORDER BY id LIMIT {_PAGE}", (after,)).fetchall()
+
+
+def read_range(connection: sqlite3.Connection, first: int, end: int) -> list[tuple[Any, ...]]:
+    """The rows with first <= id < end, in id order."""
+    return connection.execute(f"{SELECT} WHERE id >= ? AND id < ? ORDER BY id", (first, end)).fetchall()
 
 
 def read_row(connection: sqlite3.Connection, id: int) -> tuple[Any, ...] | None:

@@ -72,7 +72,7 @@ def migrate(
     if not writable:
         raise IndexFileError(
             f"{source}: schema version {stored_version(connection)} must be brought to version {target} before it can "
-            "be used, and it was opened for reading alone: open it once for writing, or copy it to where that is possible"
+            "be used, and it was opened for reading alone: open it once for writing, or copy it first"
         )
     done: list[int] = []
     with transaction(connection):

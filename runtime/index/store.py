@@ -122,6 +122,18 @@ class Store:
                     write_meta(self._connection, self.path, new)
             self._meta = new
 
+    def backup(self, target: Path) -> None:
+        """Copy the index as it is now, while others may write to it. UsageError where there is a file already."""
+        with sqlite.publish(target) as temporary, self.lock, sqlite.explained(target):
+            copy = sqlite.open_uri(temporary, "mode=rwc", timeout=0)
+            try:
+                self._connection.backup(copy)
+                # A root or model inside the index's folder is stored relative to it, and the copy lies elsewhere.
+                with sqlite.transaction(copy):
+                    write_meta(copy, target, self._meta)
+            finally:
+                copy.close()
+
     def state(self) -> State:
         """The counters, now."""
         with self.read(snapshot=True) as connection:

@@ -19,7 +19,7 @@ from queryopt.runtime.index.store import Changes, Store
 if TYPE_CHECKING:
     from queryopt.cli import Advance
 
-__all__ = ["ImageHasher", "Progress", "UpdateReport", "add", "prune", "update"]
+__all__ = ["ImageHasher", "Progress", "UpdateReport", "add", "no_progress", "prune", "update"]
 
 Progress = Callable[[str, int | None], "AbstractContextManager[Advance]"]
 """Opens a progress bar: (description, total). `queryopt.cli.Output.progress` is one."""
@@ -96,7 +96,7 @@ def update(store: Store, hasher: ImageHasher, prune: bool, force: bool, progress
         _check_prune(store, len(plan.vanished), force)
     store.set_meta(model_path=Path(os.path.abspath(hasher.model_path)), precision=hasher.card.precision)
     counts = _Counts()
-    with (progress or _no_progress)("hash", len(plan.todo)) as advance:
+    with (progress or no_progress)("hash", len(plan.todo)) as advance:
         _hash(store, hasher, plan.todo, counts, advance)
     removed = 0
     if prune and plan.vanished:
@@ -245,5 +245,6 @@ def _absolute(store: Store, relative: bytes) -> str:
     return os.path.join(store.meta.root, os.fsdecode(relative))
 
 
-def _no_progress(description: str, total: int | None) -> "AbstractContextManager[Advance]":
+def no_progress(description: str, total: int | None) -> "AbstractContextManager[Advance]":
+    """A `Progress` that shows nothing."""
     return nullcontext(lambda count=1, note=None: None)
