@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
 _NAMED = 5
-_VALIDATION_STREAM = 1
+_VALIDATION_STREAM = 16
 
 
 @dataclass(frozen=True, eq=False)

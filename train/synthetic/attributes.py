@@ -43,7 +43,7 @@ _LARGE = frozenset(
         "tail_length",
     }
 )
-_STREAM = 2
+_STREAM = 17
 
 
 def distance(one: Bird, other: Bird) -> int:

@@ -35,7 +35,7 @@ PREFIX = "synthetic:"
 
 _VERSION = 1
 """Of the pictures. A change that draws other pictures from an equal configuration counts it up."""
-_STREAM = 3
+_STREAM = 18
 _QUALITY = 92
 _CONFIG = "birds.json"
 _ATTRIBUTES = "attributes.csv"
