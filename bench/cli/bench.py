@@ -1,33 +1,15 @@
-"""qo-bench: a group of benchmarks, each imported when it is called."""
-
-import importlib
-from typing import ClassVar
+"""qo-bench: a group of benchmarks. Their modules are thin; each imports what it needs when it is called."""
 
 import click
 
 from queryopt import __version__
+from queryopt.bench.cli import flops
 from queryopt.cli import Group
 
 __all__ = ["main"]
 
 
-class _LazyGroup(Group):
-    commands_in: ClassVar[dict[str, str]] = {
-        "flops": "queryopt.bench.cli.flops",
-    }
-    """A sub-command's name -> the module whose `command` it is."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return sorted(self.commands_in)
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in self.commands_in:
-            return None
-        command: click.Command = importlib.import_module(self.commands_in[name]).command
-        return command
-
-
-@click.group("qo-bench", cls=_LazyGroup)
+@click.group("qo-bench", cls=Group)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
     """Measure what a network costs and how fast it runs.
@@ -36,3 +18,6 @@ def main() -> None:
     Example:
       qo-bench flops --bits 12
     """
+
+
+main.add_command(flops.command)

@@ -1,0 +1,129 @@
+"""qo-bench flops: parameters and multiply-adds of a network, beside the paper's Table 4."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from queryopt.cli import Command, Output, common_options, display_path
+from queryopt.errors import MissingError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from queryopt.bench.flops import FlopReport
+    from queryopt.train.network import NetworkConfig
+
+__all__ = ["command"]
+
+
+@click.command("flops", cls=Command)
+@click.option("--ckpt", metavar="RUN_OR_FILE", help="Count the network of a run folder or checkpoint.")
+@click.option("--bits", type=int, help="Code length, 1 to 64, of a network that need not be trained.")
+@click.option("--backbone", metavar="NAME", help="Its backbone.  [default: resnet50]")
+@click.option("--branches", type=int, help="Its branches in training, N.  [default: max(1, 96 // bits)]")
+@click.option("--image-size", type=int, help="Its input, in pixels.  [default: 224]")
+@click.option("--out", "folder", metavar="DIR", help="Write flops.json and flops.png into this folder.")
+@common_options
+def command(out: Output, ckpt: str | None, folder: str | None, **settings: Any) -> None:
+    """Count parameters and multiply-adds, of training and of inference.
+
+    Two conventions: the paper's (convolutions, matrix products, BatchNorm, LayerNorm) and torch's (convolutions and
+    matrix products). Both are for one picture, and of the forward pass alone.
+
+    \b
+    Examples:
+      qo-bench flops --bits 12
+      qo-bench flops --ckpt runs/a --out costs/
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingError("counting needs torch: pip install 'queryopt[train]'") from None
+    from queryopt.bench.flops import flop_report
+
+    report = flop_report(_config(ckpt, settings))
+    out.result(report.to_dict())
+    out.print(_network(report))
+    for table in (_totals(report), _beside_the_paper(report), _parts(report)):
+        out.print(table, "")
+    out.print(report.conventions)
+    if folder is not None:
+        for path in _write(report, Path(folder)):
+            out.log(f"wrote {display_path(path)}")
+
+
+def _config(ckpt: str | None, settings: dict[str, Any]) -> "NetworkConfig":
+    """The network to count: a checkpoint's, or that of the options."""
+    from queryopt.train.network import NetworkConfig
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    if ckpt is None:
+        if "bits" not in given:
+            raise UsageError("nothing to count: give a checkpoint (--ckpt runs/a) or a code length (--bits 12)")
+        return NetworkConfig(**given)
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{names}: the checkpoint says what its network is; leave this out, or leave out --ckpt")
+    from queryopt.train.checkpoint import load_checkpoint
+
+    return load_checkpoint(ckpt).config.network
+
+
+def _network(report: "FlopReport") -> str:
+    config = report.config
+    return (
+        f"{config.backbone}, {config.bits} bits, {config.image_size} x {config.image_size} pixels, "
+        f"{config.branches} branches in training\n"
+        f"{report.trainable:,} trainable parameters, {report.parameters:,} in all\n"
+    )
+
+
+def _parts(report: "FlopReport") -> "Table":
+    table = _table("By part, in millions", "part", "parameters", "inference", "(torch's)", "training", "(torch's)")
+    inference, training = report.inference, report.training
+    for name, part in inference.parts.items():
+        trained = training.parts[name]
+        counts = (part.parameters, part.paper, part.torch, trained.paper, trained.torch)
+        table.add_row(name, *(f"{count / 1e6:,.2f}" for count in counts))
+    table.add_section()
+    totals = (report.parameters, inference.paper, inference.torch, training.paper, training.torch)
+    table.add_row("total", *(f"{count / 1e6:,.2f}" for count in totals))
+    return table
+
+
+def _totals(report: "FlopReport") -> "Table":
+    table = _table("Multiply-adds of a picture", "", "queries", "paper's convention", "torch's convention")
+    for name, count in report.passes().items():
+        table.add_row(name, *(f"{n:,}" for n in (count.queries, count.paper, count.torch)))
+    return table
+
+
+def _beside_the_paper(report: "FlopReport") -> "Table":
+    table = _table("Beside the paper's Table 4", "method", "trainable parameters", "training", "inference")
+    for row in report.comparison():
+        counts = (f"{row.parameters / 1e6:.2f} M", f"{row.training / 1e9:.2f} G", f"{row.inference / 1e9:.2f} G")
+        table.add_row(row.name, *counts)
+    return table
+
+
+def _table(title: str, first: str, *numbers: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column(first, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _write(report: "FlopReport", folder: Path) -> list[Path]:
+    import json
+
+    from queryopt.bench.flops_plot import plot_flops
+
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers, picture = folder / "flops.json", folder / "flops.png"
+    numbers.write_text(json.dumps(report.to_dict(), indent=2) + "\n", "utf-8")
+    plot_flops(report, picture)
+    return [numbers, picture]

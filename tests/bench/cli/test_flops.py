@@ -1,0 +1,104 @@
+"""qo-bench flops."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from queryopt.bench.cli.bench import main
+from queryopt.train.checkpoint import save_best
+from queryopt.train.config import TrainConfig
+from queryopt.train.network import NetworkConfig, QueryOpt
+
+TINY = ("--bits", "12", "--backbone", "tiny", "--image-size", "64")
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["flops", *map(str, arguments)], catch_exceptions=False)
+
+
+def counted(*arguments: str | Path) -> dict[str, Any]:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    values: dict[str, Any] = json.loads(result.stdout)
+    return values
+
+
+def test_tables_show_the_counts_beside_the_papers() -> None:
+    result = run("--bits", "12")
+    assert result.exit_code == 0
+    for text in ("31,713,664 trainable", "5,233,365,237", "5,209,600,256", "5,267,497,461", "5,440,712,181"):
+        assert text in result.stdout
+    for text in ("ExchNet", "SEMICON", "AGMH", "8.61 G", "backbone", "decoder"):
+        assert text in result.stdout
+
+
+def test_json_is_the_report_alone() -> None:
+    values = counted("--bits", "12")
+    assert values["inference"]["paper"] == 5_233_365_237
+    assert values["training"]["paper"] == 5_440_712_181
+    assert values["training_one_branch"]["paper"] == 5_267_497_461
+    assert values["trainable_parameters"] == 31_713_664
+    assert values["inference"]["parts"]["backbone"]["torch"] == 4_087_136_256
+    assert [row["name"] for row in values["paper_table_4"]][:3] == ["ExchNet", "SEMICON", "AGMH"]
+
+
+def test_options_choose_the_network() -> None:
+    values = counted("--bits", "24", "--backbone", "resnet18", "--branches", "3", "--image-size", "160")
+    network = NetworkConfig.from_dict(values["network"])
+    assert network == NetworkConfig(24, backbone="resnet18", branches=3, image_size=160)
+    assert values["training"]["queries"] == 72
+    assert values["inference"]["torch"] < 1_500_000_000
+
+
+def test_a_checkpoint_says_what_its_network_is(tmp_path: Path) -> None:
+    network = NetworkConfig(6, backbone="tiny", dim=32, feedforward=64, image_size=32, branches=2)
+    torch.manual_seed(0)
+    save_best(tmp_path / "best.safetensors", QueryOpt(network).state_dict(), TrainConfig(network))
+    for source in (tmp_path, tmp_path / "best.safetensors"):
+        values = counted("--ckpt", source)
+        assert NetworkConfig.from_dict(values["network"]) == network
+        assert values["parameters"] == sum(p.numel() for p in QueryOpt(network).parameters())
+
+
+def test_files_are_written(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "costs"
+    result = run(*TINY, "--out", folder)
+    assert result.exit_code == 0
+    assert str(folder / "flops.png") in result.stderr
+    assert json.loads((folder / "flops.json").read_text()) == counted(*TINY)
+    with Image.open(folder / "flops.png") as image:
+        assert image.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "--ckpt runs/a"),
+        (["--bits", "65"], 2, "1 to 64"),
+        (["--bits", "12", "--backbone", "resnet5"], 2, "did you mean 'resnet50'"),
+        (["--bits", "12", "--branches", "0"], 2, "branches is 0"),
+        (["--bits", "12", "--image-size", "1000"], 2, "at most 528"),
+        (["--bits", "12", "--ckpt", "runs/a"], 2, "--bits: the checkpoint says"),
+        (["--ckpt", "runs/none"], 3, "runs/none"),
+        (["--bit", "12"], 2, "--bits"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], code: int, message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    result = run(*TINY, "--out", tmp_path / "taken")
+    assert result.exit_code == 3
+    assert "taken: File exists" in result.stderr
+    assert (tmp_path / "taken").read_text() == "mine"

@@ -1,0 +1,23 @@
+"""The picture of the counts."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from queryopt.bench.flops import flop_report
+from queryopt.bench.flops_plot import plot_flops
+from queryopt.train.network import NetworkConfig
+
+
+@pytest.mark.parametrize("settings", [{}, {"queries": False}, {"fusion": False, "branches": 1}])
+def test_a_bar_is_drawn_for_each_part(tmp_path: Path, settings: dict[str, bool | int]) -> None:
+    config = NetworkConfig.from_dict({"bits": 12, "backbone": "resnet18", "image_size": 64, **settings})
+    plot_flops(flop_report(config), tmp_path / "flops.png")
+    with Image.open(tmp_path / "flops.png") as file:
+        image = file.convert("RGB")
+    assert image.width > 1000
+    colours = {colour for count, colour in image.getcolors(1 << 20) or [] if count > 1000}
+    assert (0x33, 0x60, 0x8C) in colours  # backbone
+    assert ((0x5B, 0x9A, 0xC2) in colours) == settings.get("fusion", True)
+    assert ((0xC6, 0x54, 0x3C) in colours) == settings.get("queries", True)  # decoder
