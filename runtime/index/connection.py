@@ -95,6 +95,10 @@ def check_header(path: Path) -> None:
         )
     if header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
         raise IndexFileError(f"{path}: a SQLite file, but not an index of queryopt (or its header is damaged)")
+    # With a log, the missing pages may be in there, or on their way into the file. If the log was just folded in, the
+    # file is whole by now.
+    if _cut_off(path) and not wal_bytes(path) and (lack := _cut_off(path)):
+        raise IndexFileError(f"{path}: the index is damaged ({lack}): {_REBUILD}")
 
 
 @contextmanager
@@ -102,7 +106,7 @@ def explained(path: Path, close_on_error: sqlite3.Connection | None = None) -> I
     """Turn SQLite's errors into ours: what is wrong with the index at `path`, and what to do."""
     try:
         yield
-    except (sqlite3.Error, QueryOptError) as error:
+    except (sqlite3.Error, UnicodeDecodeError, QueryOptError) as error:
         if close_on_error is not None:
             close_on_error.close()
         if isinstance(error, QueryOptError):
@@ -209,7 +213,10 @@ def _primary(error: sqlite3.Error) -> int:
     return code & 0xFF
 
 
-def _explain(error: sqlite3.Error, path: Path) -> Exception:
+def _explain(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> Exception:
+    if isinstance(error, UnicodeDecodeError):
+        # The sqlite3 module meets it in SQLite's message about a damaged schema.
+        return IndexFileError(f"{path}: the index is damaged (text in it is not UTF-8): {_REBUILD}")
     code = _primary(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return IndexFileError(
@@ -221,7 +228,9 @@ def _explain(error: sqlite3.Error, path: Path) -> Exception:
             f"{path}: can't write or read ({error}): the disk is full, a size limit is reached or the disk fails; "
             "all that was committed before is kept: make room and run the same command again"
         )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    # Our statements break no constraint of sound tables.
+    damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT)
+    if damaged or "unsupported file format" in str(error):
         return IndexFileError(f"{path}: the index is damaged ({_cut_off(path) or error}): {_REBUILD}")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return IndexFileError(f"{path}: {error}: check the permissions of the file and of its folder")

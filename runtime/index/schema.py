@@ -11,6 +11,7 @@ rows; ALTER TABLE leaves another text), because `check_tables` compares the text
 
 import sqlite3
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from queryopt.errors import IndexFileError
 from queryopt.runtime.index.connection import APPLICATION_ID, transaction
@@ -86,16 +87,29 @@ def migrate(
 
 def check_tables(connection: sqlite3.Connection, source: str) -> None:
     """Raise IndexFileError unless the tables are those of the present version, and there is nothing else."""
-    rows = connection.execute(
-        "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-    ).fetchall()
-    found = {_text(name): _text(sql) for name, sql in rows}
-    for name in TABLES.keys() | found.keys():
-        if found.get(name) != TABLES.get(name):
-            raise IndexFileError(
-                f"{source}: table {name!r} is not as version {SCHEMA_VERSION} of an index has it: the file is damaged "
-                "or was changed by another program; restore it from a backup or make it again with qo-infer"
-            )
+    expected, found = _expected_schema(), _schema(connection)
+    for entry in sorted(expected ^ found):
+        raise IndexFileError(
+            f"{source}: the definition of {entry[1]!r} is not as version {SCHEMA_VERSION} of an index has it: the file "
+            "is damaged or was changed by another program; restore it from a backup or make it again with qo-infer"
+        )
+
+
+def _schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
+    """All that is defined in a database, but for the statistics that ANALYZE leaves."""
+    rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    entries = {tuple(_text(value) for value in row) for row in rows}
+    return {entry for entry in entries if not entry[1].startswith("sqlite_stat")}
+
+
+@cache
+def _expected_schema() -> set[tuple[str, ...]]:
+    connection = sqlite3.connect(":memory:")
+    try:
+        create_tables(connection)
+        return _schema(connection)
+    finally:
+        connection.close()
 
 
 def _check_version(version: int, source: str, steps: Mapping[int, Step], target: int) -> bool:

@@ -37,7 +37,8 @@ def test_the_code_decides_next_to_zero_and_only_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "label"), [(b"a.jpg", None), (b"cats/a.jpg", b"cats"), (b"train/cats/a.jpg", b"cats"), (b"\xff/a", b"\xff")]
+    ("path", "label"),
+    [(b"a.jpg", None), (b"cats/a.jpg", b"cats"), (b"train/cats/a.jpg", b"cats"), (b"\xff/a", b"\xff")],
 )
 def test_label_is_the_folder(path: bytes, label: bytes | None) -> None:
     assert label_of(path) == label

@@ -1,0 +1,183 @@
+"""Files that are not what they were: foreign, cut off, with flipped bits, with lies in them."""
+
+import os
+import sqlite3
+import struct
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from queryopt.errors import IndexFileError, InputError, QueryOptError
+from queryopt.runtime.index import HashIndex
+
+
+def contents(index: HashIndex) -> list[Any]:
+    """All that an index tells."""
+    images = [
+        (i.id, i.relative, i.size, i.mtime_ns, i.code.tobytes(), i.margins.tobytes(), i.label, i.stale) for i in index
+    ]
+    hits = index.search(np.zeros((1, 2), np.uint8), 40)
+    return [index.card, index.root, index.model_path, images, hits.ids.tolist(), hits.distances.tolist(), len(index)]
+
+
+@pytest.fixture
+def closed(index: HashIndex, fill: Callable[..., list[int]]) -> Path:
+    """The file of an index with 30 images, of which the last is gone."""
+    fill(index, [f"class{i % 3}/picture number {i}.jpg" for i in range(30)])
+    index.remove([30])
+    index.close()
+    return index.path
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no index here: make it with qo-infer"):
+        HashIndex.open(tmp_path / "nowhere.db")
+    with pytest.raises(IndexFileError, match="not a regular file"):
+        HashIndex.open(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(IndexFileError, match="not a regular file"):
+        HashIndex.open(tmp_path / "fifo")
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_foreign_files(tmp_path: Path, readonly: bool) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text("id,path\n1,a.jpg\n" * 100)
+    other = sqlite3.connect(tmp_path / "other")
+    other.execute("CREATE TABLE images (id, path)")
+    other.close()
+    for name, message in [
+        ("empty", "0 bytes"),
+        ("text", "starts with b'id,path"),
+        ("other", "not an index of queryopt"),
+    ]:
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(IndexFileError, match=message):
+            HashIndex.open(tmp_path / name, readonly)
+        assert (tmp_path / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.3, 0.6, 0.99, 0.99999])
+def test_cut_off(closed: Path, share: float) -> None:
+    data = closed.read_bytes()
+    closed.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(IndexFileError, match=r"cut off: \d+ bytes|damaged|not a database|not an index|empty"):
+        HashIndex.open(closed)
+
+
+def test_every_flipped_bit_is_noticed_or_harmless(closed: Path) -> None:
+    """Wherever a bit flips, the index says so, or tells the same as before."""
+    with HashIndex.open(closed, readonly=True) as index:
+        before = contents(index)
+    data = closed.read_bytes()
+    rng = np.random.default_rng(0)
+    # All of the header and of the first pages' starts is worth a look; zeros in unused room are not.
+    used = np.flatnonzero(np.frombuffer(data, np.uint8))
+    places = np.concatenate([np.arange(16, 100), rng.choice(used, 300, replace=False)])
+    messages: list[str] = []
+    for place in places:
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        closed.write_bytes(flipped)
+        try:
+            with HashIndex.open(closed, readonly=True) as index:
+                sound = index.verify().ok
+                after = contents(index)
+        except QueryOptError as error:
+            messages.append(str(error))
+            continue
+        finally:
+            for suffix in ("-wal", "-shm"):
+                Path(f"{closed}{suffix}").unlink(missing_ok=True)
+        assert after == before or not sound, f"bit of byte {place}"
+    assert len(messages) > 200
+    assert all(str(closed) in message for message in messages)
+
+
+def change(path: Path, statement: str, *values: Any) -> None:
+    connection = sqlite3.connect(path)
+    with connection:
+        assert connection.execute(statement, values).rowcount == 1
+    connection.close()
+
+
+def test_a_damaged_row_is_named(closed: Path) -> None:
+    change(closed, "UPDATE images SET mtime_ns = mtime_ns + 1 WHERE id = 7")
+    with HashIndex.open(closed) as index:
+        with pytest.raises(IndexFileError, match=r"image 7 \('class0/picture number 6.jpg'\) is damaged"):
+            index[7]
+        assert index[8].id == 8
+        report = index.verify()
+        assert not report.ok
+        assert len(report.problems) == 1
+        assert "image 7" in report.problems[0]
+        assert index.search(index[8].code[None], 40).ids[0, 28] > 0
+        assert index.remove([7]) == 1  # as the message says
+        assert index.verify().ok
+
+
+def test_a_damaged_block_is_named_and_built_anew(closed: Path) -> None:
+    with HashIndex.open(closed) as index:
+        before = contents(index)
+    change(closed, "UPDATE blocks SET codes = zeroblob(length(codes))")
+    with HashIndex.open(closed) as index:
+        with pytest.raises(IndexFileError, match=r"block 0 \(ids 0..4095\) is damaged.*qo-index verify --repair"):
+            index.search(np.zeros((1, 2), np.uint8), 1)
+        assert not index.verify().ok
+        report = index.verify(repair=True)
+        assert report.ok
+        assert len(report.repaired) == 1
+        assert contents(index) == before
+        assert index.verify().repaired == ()
+
+
+def test_a_block_that_lost_a_row_is_named_and_built_anew(closed: Path) -> None:
+    change(closed, "DELETE FROM images WHERE id = 3")
+    with HashIndex.open(closed) as index:
+        problems = index.verify().problems
+        assert len(problems) == 2
+        assert "28 rows of images, but the counter says 29" in problems[0]
+        assert "differs from the rows of 1 images, the first of id 3" in problems[1]
+
+
+def test_a_huge_claim_allocates_nothing(closed: Path, fill: Callable[..., list[int]]) -> None:
+    """Neither a counter nor an id nor a block number makes room for what isn't there."""
+    with HashIndex.open(closed, readonly=True) as index:
+        before = contents(index)
+    change(closed, "UPDATE sqlite_sequence SET seq = ?", 2**62)
+    tracemalloc.start()
+    with HashIndex.open(closed) as index:
+        assert index.search(np.zeros((1, 2), np.uint8), 40).ids.tolist() == before[4]
+        for use in (lambda: len(index), lambda: fill(index, ["new"])):
+            with pytest.raises(IndexFileError, match="counter of ids is damaged"):
+                use()
+        assert any("counter of ids" in problem for problem in index.verify().problems)
+    change(closed, "UPDATE blocks SET number = ?", 2**50)
+    with HashIndex.open(closed) as index, pytest.raises(IndexFileError, match="block 1125899906842624"):
+        index.search(np.zeros((1, 2), np.uint8), 1)
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
+
+
+def test_a_header_that_claims_a_huge_file(closed: Path) -> None:
+    data = bytearray(closed.read_bytes())
+    data[28:32] = struct.pack(">I", 0xFFFFFFF0)
+    closed.write_bytes(data)
+    with pytest.raises(IndexFileError, match="cut off"):
+        HashIndex.open(closed)
+
+
+@pytest.mark.parametrize("path", [b"../../etc/passwd", b"/etc/passwd", b"a/../../b", b""])
+def test_a_path_that_leaves_the_folder_is_damage(index: HashIndex, fill: Any, path: bytes) -> None:
+    """An index may come from anywhere, with checksums that are right."""
+    from queryopt.runtime.index.rows import Row
+
+    fill(index, ["a"])
+    with index._store.change() as changes:
+        changes.put([Row.of(index[1], path)])
+    with pytest.raises(IndexFileError, match="image 2"):
+        index[2]
