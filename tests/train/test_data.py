@@ -1,0 +1,241 @@
+import logging
+import os
+
+import numpy as np
+import pytest
+
+from queryopt.errors import DataError, UsageError
+from queryopt.train.data import LabelledImages, load_image_folder, split_validation
+
+
+def touch(folder, *names):
+    """Files that only have names: nothing is decoded here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"")
+
+
+@pytest.fixture
+def flat(tmp_path):
+    for name, count in (("wren", 10), ("robin", 5), ("owl", 2)):
+        touch(tmp_path / name, *(f"{i}.jpg" for i in range(count)))
+    return tmp_path
+
+
+@pytest.fixture
+def warnings():
+    """What the log says; caplog would miss it once a command has switched propagation off."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = logging.getLogger("queryopt.train.data")
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+def numbered(counts):
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int64)
+    names = tuple(f"c{label}/{i}.jpg" for i, label in enumerate(labels))
+    return LabelledImages(".", names, labels, tuple(f"c{i}" for i in range(len(counts))))
+
+
+def test_train_and_test_folders(tmp_path):
+    touch(tmp_path / "train/b", "2.jpg", "1.PNG", "notes.txt", ".hidden.jpg")
+    touch(tmp_path / "train/a/deeper", "3.jpg")
+    touch(tmp_path / "test/b", "9.jpg")
+    splits = load_image_folder(tmp_path)
+    assert splits.train.classes == splits.test.classes == ("a", "b")
+    assert splits.train.paths == ("train/a/deeper/3.jpg", "train/b/1.PNG", "train/b/2.jpg")
+    assert splits.train.labels.tolist() == [0, 1, 1]
+    assert splits.train.labels.dtype == np.int64
+    assert splits.test.paths == ("test/b/9.jpg",)
+    assert splits.test.labels.tolist() == [1]
+    assert splits.train.path(0) == tmp_path / "train/a/deeper/3.jpg"
+    assert splits.train.counts().tolist() == [1, 2]
+    assert splits.test.counts().tolist() == [0, 1]
+
+
+def test_train_alone_has_an_empty_test_part(tmp_path):
+    touch(tmp_path / "train/a", "1.jpg")
+    touch(tmp_path / "train/b", "1.jpg")
+    splits = load_image_folder(tmp_path)
+    assert len(splits.train) == 2
+    assert len(splits.test) == 0
+    assert splits.test.classes == ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_the_test_part_may_have_another_name(tmp_path, name):
+    for part in ("train", name):
+        for label in ("a", "b"):
+            touch(tmp_path / part / label, "1.jpg")
+    assert load_image_folder(tmp_path).test.paths == (f"{name}/a/1.jpg", f"{name}/b/1.jpg")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("train", "tram"):
+        touch(tmp_path / name, "1.jpg", "2.jpg")
+    assert load_image_folder(tmp_path).train.classes == ("train", "tram")
+
+
+def test_a_flat_folder_is_split_by_class(flat):
+    splits = load_image_folder(flat, seed=3, test_fraction=0.2)
+    assert splits.train.classes == ("owl", "robin", "wren")
+    assert splits.test.counts().tolist() == [1, 1, 2]
+    assert sorted(splits.train.paths + splits.test.paths) == sorted(
+        f"{p.parent.name}/{p.name}" for p in flat.rglob("*.jpg")
+    )
+    assert all(
+        path.startswith(splits.test.classes[label] + "/")
+        for path, label in zip(splits.test.paths, splits.test.labels, strict=True)
+    )
+
+
+def test_a_flat_folders_split_depends_on_seed_and_class_alone(flat):
+    first = load_image_folder(flat, seed=3)
+    assert load_image_folder(flat, seed=3).test.paths == first.test.paths
+    assert load_image_folder(flat, seed=4).test.paths != first.test.paths
+    touch(flat / "a_new_class", "1.jpg", "2.jpg", "3.jpg")
+    assert set(load_image_folder(flat, seed=3).test.paths) >= set(first.test.paths)
+
+
+def test_a_flat_folder_need_not_be_split(flat):
+    touch(flat / "lone", "1.jpg")
+    splits = load_image_folder(flat, test_fraction=0)
+    assert len(splits.train) == 18
+    assert len(splits.test) == 0
+
+
+def test_no_class_is_split_to_nothing(flat):
+    assert load_image_folder(flat, test_fraction=0.99).train.counts().min() == 1
+    assert load_image_folder(flat, test_fraction=0.001).test.counts().tolist() == [1, 1, 1]
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    for name in (b"caf\xe9", b"tea"):
+        folder = os.path.join(os.fsencode(tmp_path), name)
+        os.mkdir(folder)
+        for picture in (b"\xff.jpg", b"new\nline.jpg"):
+            with open(os.path.join(folder, picture), "wb"):
+                pass
+    train = load_image_folder(tmp_path, test_fraction=0).train
+    assert [os.fsencode(path) for path in train.paths[:2]] == [b"caf\xe9/new\nline.jpg", b"caf\xe9/\xff.jpg"]
+    assert all(os.path.exists(train.path(i)) for i in range(len(train)))
+
+
+def test_link_loops_are_survived(flat):
+    (flat / "loop").symlink_to(flat)
+    (flat / "self").symlink_to("self")
+    (flat / "linked").symlink_to(flat / "wren")
+    assert load_image_folder(flat).train.classes == ("linked", "owl", "robin", "wren")
+
+
+def test_an_empty_class_is_named_and_passed_over(flat, warnings):
+    touch(flat / "dodo", "readme.txt")
+    assert "dodo" not in load_image_folder(flat).train.classes
+    assert warnings == [f"{flat}: 1 class without pictures, passed over: dodo"]
+
+
+def refused(folder, **options):
+    with pytest.raises(DataError) as caught:
+        load_image_folder(folder, **options)
+    return str(caught.value)
+
+
+def test_no_such_folder(tmp_path):
+    assert refused(tmp_path / "x") == f"{tmp_path}/x: no such folder; a data set is a folder of class sub-folders"
+
+
+def test_not_a_folder(tmp_path):
+    touch(tmp_path, "x.jpg")
+    assert "x.jpg: not a folder" in refused(tmp_path / "x.jpg")
+
+
+def test_pictures_without_class_folders(tmp_path):
+    touch(tmp_path, "1.jpg", "2.jpg")
+    assert f"{tmp_path}: no pictures in sub-folders; a data set is a folder with one sub-folder a class" in refused(
+        tmp_path
+    )
+
+
+def test_one_class_only(tmp_path):
+    touch(tmp_path / "train/robin", "1.jpg")
+    touch(tmp_path / "test/robin", "1.jpg")
+    assert "train: one class only (robin)" in refused(tmp_path)
+
+
+def test_a_class_with_one_picture_can_not_be_split(flat):
+    for name in "abcdefg":
+        touch(flat / name, "1.jpg")
+    message = refused(flat)
+    assert "7 classes have one picture only" in message
+    assert "a, b, c, d, e and 2 more" in message
+
+
+def test_a_class_in_the_test_part_alone(tmp_path):
+    for path in ("train/a", "train/b", "test/a", "test/robbin"):
+        touch(tmp_path / path, "1.jpg")
+    assert "test/ has 1 class without pictures in train/: robbin" in refused(tmp_path)
+
+
+def test_parts_and_classes_side_by_side(tmp_path):
+    for path in ("train/a", "train/b", "sparrow"):
+        touch(tmp_path / path, "1.jpg")
+    assert "also sparrow beside it" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
+def test_fractions_out_of_range(flat, fraction):
+    with pytest.raises(UsageError, match="test fraction"):
+        load_image_folder(flat, test_fraction=fraction)
+    with pytest.raises(UsageError, match="validation fraction"):
+        split_validation(numbered([3, 3]), fraction, 0)
+
+
+def test_validation_takes_its_share_of_every_class():
+    images = numbered([40, 20, 10, 1])
+    train, validation = split_validation(images, 0.1, 5)
+    assert len(validation) == 7
+    assert validation.counts().tolist()[:3] == [4, 2, 1]
+    assert sorted(train.paths + validation.paths) == sorted(images.paths)
+    assert train.classes == validation.classes == images.classes
+    assert (np.diff([images.paths.index(path) for path in train.paths]) > 0).all()
+
+
+def test_validation_shares_what_rounding_leaves_over():
+    _, validation = split_validation(numbered([3] * 30), 0.1, 0)
+    assert len(validation) == 9
+    assert validation.counts().max() == 1
+    _, other = split_validation(numbered([3] * 30), 0.1, 1)
+    assert other.paths != validation.paths
+    assert split_validation(numbered([3] * 30), 0.1, 0)[1].paths == validation.paths
+
+
+def test_validation_leaves_every_class_a_picture():
+    train, validation = split_validation(numbered([2, 1, 5]), 0.9, 0)
+    assert train.counts().min() == 1
+    assert len(validation) == 5
+    train, validation = split_validation(numbered([1, 1]), 0.5, 0)
+    assert len(train) == 2
+    assert len(validation) == 0
+
+
+def test_no_validation_where_none_is_asked_for():
+    train, validation = split_validation(numbered([2, 3]), 0.0, 0)
+    assert len(train) == 5
+    assert len(validation) == 0
+
+
+def test_subsets_keep_order_and_classes():
+    images = numbered([2, 2])
+    part = images.subset([3, 0])
+    assert part.paths == (images.paths[3], images.paths[0])
+    assert part.labels.tolist() == [1, 0]
+    assert part.classes == images.classes
+
+
+@pytest.mark.parametrize("labels", [np.zeros(1, np.int64), np.zeros(2, np.int32), np.array([0, 2]), np.array([-1, 0])])
+def test_labels_that_do_not_fit_are_refused(labels):
+    with pytest.raises(DataError, match="labels"):
+        LabelledImages(".", ("a.jpg", "b.jpg"), labels, ("a", "b"))
