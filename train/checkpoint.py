@@ -6,6 +6,7 @@ alone is enough) and last.pt (everything that a resumed run needs; it loads with
 
 import contextlib
 import difflib
+import json
 import os
 import pickle
 import re
@@ -37,6 +38,7 @@ __all__ = [
     "atomic_write",
     "clean_state",
     "load_checkpoint",
+    "read_run_config",
     "read_torch_file",
     "save_best",
 ]
@@ -144,6 +146,20 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     _sync_folder(path.parent)
 
 
+def read_run_config(folder: Path) -> TrainConfig | None:
+    """The configuration in a run folder's config.json, None where there is none. FormatError if it is damaged."""
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CheckpointError(f"{display_path(path)}: not JSON ({error})") from None
+    if isinstance(values, dict):
+        values.pop("run", None)
+    return TrainConfig.from_dict(values, display_path(path))
+
+
 def clean_state(state: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
     """A state dict without the prefixes that DataParallel and torch.compile add; `name` is the file, for errors.
 
@@ -169,7 +185,8 @@ def read_torch_file(path: Path) -> Any:
     """
     if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 10):
         raise MissingError(
-            f"torch {torch.__version__} can be made to run code by a checkpoint (CVE-2026-24747): pip install 'torch>=2.10'"
+            f"torch {torch.__version__} can be made to run code by a checkpoint (CVE-2026-24747): "
+            "pip install 'torch>=2.10'"
         )
     name = display_path(path)
     try:
@@ -262,15 +279,12 @@ def _config(path: Path, text: str | None) -> TrainConfig:
     name = display_path(path)
     if text is not None:
         return TrainConfig.from_json(text, name)
-    beside = path.parent / CONFIG
-    try:
-        return TrainConfig.from_json(beside.read_text("utf-8"), display_path(beside))
-    except FileNotFoundError:
+    config = read_run_config(path.parent)
+    if config is None:
         raise CheckpointError(
             f"{name}: no configuration in it ({CONFIG_KEY}) and no {CONFIG} beside it: not written by qo-train"
-        ) from None
-    except UnicodeDecodeError:
-        raise CheckpointError(f"{display_path(beside)}: not text") from None
+        )
+    return config
 
 
 def _check_shapes(state: Mapping[str, torch.Tensor], config: TrainConfig, name: str) -> None:

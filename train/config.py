@@ -12,7 +12,7 @@ from queryopt.errors import FormatError, UsageError
 if TYPE_CHECKING:
     from queryopt.train.network import NetworkConfig
 
-__all__ = ["CONFIG_FORMAT", "ENVIRONMENT_FIELDS", "OPTIMIZERS", "PAPER_GALLERY", "SCHEDULES", "TrainConfig"]
+__all__ = ["CONFIG_FORMAT", "ENVIRONMENT_FIELDS", "OPTIMIZERS", "SCHEDULES", "TrainConfig"]
 
 CONFIG_FORMAT = 1
 """Version of the configuration's layout in config.json and in checkpoints. A reader refuses newer ones."""
@@ -22,9 +22,6 @@ SCHEDULES = ("steps", "one-cycle", "constant")
 
 ENVIRONMENT_FIELDS = frozenset({"device", "threads"})
 """Fields that say where a run computes, not what: a resumed run may change them."""
-
-PAPER_GALLERY = 5994
-"""Training images of CUB-200-2011, for which the paper's gamma was chosen: scaled gamma is gamma * n / this."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class TrainConfig:
     gamma: float = 200.0
     """Weight of the quantisation term, in the loss and in the solver (eq. 6)."""
     scale_gamma: bool = False
-    """Multiply gamma by training images / 5,994, so that quantisation doesn't drown the hash term on small sets."""
+    """Lower gamma on sets smaller than CUB, so that it does not drown the hash term (see loss.scaled_gamma)."""
     codes: str = "noise"
     """How the gallery's codes B start: see queryopt.train.starts."""
     hold: int = 0
@@ -89,6 +86,7 @@ class TrainConfig:
     """CPU threads; None: as many as torch takes by itself."""
 
     def __post_init__(self) -> None:
+        """Check every value."""
         for name in ("iterations", "hold", "seed"):
             _check_int(name, getattr(self, name), 0)
         for name in ("epochs", "batch"):
@@ -118,7 +116,9 @@ class TrainConfig:
 
     def effective_gamma(self, images: int) -> float:
         """Gamma for a gallery of so many training images."""
-        return self.gamma * images / PAPER_GALLERY if self.scale_gamma else self.gamma
+        from queryopt.train.loss import scaled_gamma
+
+        return scaled_gamma(self.gamma, images) if self.scale_gamma else self.gamma
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON values."""
@@ -142,16 +142,18 @@ class TrainConfig:
             raise FormatError(f"{source}: the configuration's format version is {version!r}: it is damaged")
         if version > CONFIG_FORMAT:
             raise FormatError(
-                f"{source}: configuration format {version}, but this queryopt reads up to {CONFIG_FORMAT}: upgrade queryopt"
+                f"{source}: configuration format {version}, but this queryopt reads up to {CONFIG_FORMAT}: upgrade"
             )
         known = {f.name for f in fields(cls)}
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "format_version"}
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        del given["format_version"]
         if unknown := sorted(set(given) - known):
             raise FormatError(
                 f"{source}: unknown configuration field {', '.join(unknown)}: written by another queryopt?"
             )
         try:
-            return cls(**{**given, "network": NetworkConfig.from_dict(dict(given["network"]))})
+            given["network"] = NetworkConfig.from_dict(dict(given["network"]))
+            return cls(**given)
         except (UsageError, TypeError, KeyError, ValueError) as error:
             raise FormatError(f"{source}: the configuration is damaged: {error}") from None
 
@@ -170,7 +172,7 @@ class TrainConfig:
 
     def override(self, **values: Any) -> "TrainConfig":
         """A copy with these fields changed; those of the network by their own names. None leaves a field alone."""
-        given = {k: v for k, v in values.items() if v is not None}
+        given: dict[str, Any] = {k: v for k, v in values.items() if v is not None}
         network = {f.name for f in fields(self.network)}
         own = {f.name for f in fields(self)} - {"network"}
         for name in given:

@@ -84,10 +84,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_config(name: str, **overrides: Any) -> TrainConfig:
-    """The configuration of a preset, with fields of TrainConfig or NetworkConfig set by `overrides` (None: leave alone).
+    """The configuration of a preset, with these fields of TrainConfig or NetworkConfig overridden (None: left alone).
 
-    Fields that go together follow: branches from bits; random weights for a backbone without pretrained ones, and then no
-    frozen layers; gamma as given where gamma is overridden. UsageError for an unknown preset or field, or a value that makes no sense.
+    Fields that go together follow: branches from bits; random weights for a backbone without pretrained ones, and then
+    no frozen layers; gamma as it is given. UsageError for an unknown preset or field, or a value that makes no sense.
     """
     from queryopt.train.backbones import check_backbone
     from queryopt.train.network import NetworkConfig

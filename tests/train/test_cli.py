@@ -1,0 +1,196 @@
+"""qo-train as a person runs it: exit codes, what is printed, and what a killed process leaves behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from queryopt.errors import ExitCode
+from queryopt.train.checkpoint import BEST, LAST, METRICS, load_checkpoint
+from queryopt.train.cli import main
+from queryopt.train.presets import PRESETS
+
+OPTIONS = ["--preset", "tiny", "--bits", "8", "--threads", "1", "--iterations", "3", "--epochs", "2", "--samples", "80"]
+
+
+def qo_train(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def reference(labelled_folder, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "reference"
+    assert qo_train("--data", labelled_folder, "--out", run, *OPTIONS).exit_code == ExitCode.DONE
+    return run
+
+
+@pytest.fixture
+def process(labelled_folder, tmp_path):
+    """A qo-train of its own that has trained for at least two epochs, and is stopped there until it gets a signal."""
+    command = [sys.executable, "-c", "from queryopt.train.cli import main; main()"]
+    command += ["--data", str(labelled_folder), "--out", str(tmp_path / "run"), *OPTIONS]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    lines = tmp_path / "run" / METRICS
+    while not (lines.exists() and lines.read_text().count("\n") >= 2):
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.001)
+    child.send_signal(signal.SIGSTOP)
+    yield child
+    child.kill()
+    child.communicate()
+
+
+def assert_same_bits(run, reference):
+    assert (run / BEST).read_bytes() == (reference / BEST).read_bytes()
+    mine, theirs = (torch.load(r / LAST, weights_only=True)["model"] for r in (run, reference))
+    assert all(mine[key].numpy().tobytes() == theirs[key].numpy().tobytes() for key in theirs)
+
+
+def test_killed_process_resumes_to_the_same_bits(process, tmp_path, reference):
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    run = tmp_path / "run"
+    assert process.returncode == -signal.SIGKILL
+    assert torch.load(run / LAST, weights_only=True)["position"]["outer"] < 3
+    result = qo_train("--out", run, "--resume")
+    assert result.exit_code == ExitCode.DONE, result.output
+    assert_same_bits(run, reference)
+    assert len((run / METRICS).read_text().splitlines()) == 6
+
+
+def test_ctrl_c_saves_and_exits_130(process, tmp_path, reference):
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    assert qo_train("--out", tmp_path / "run", "--resume").exit_code == ExitCode.DONE
+    assert_same_bits(tmp_path / "run", reference)
+
+
+def test_says_where_things_are_and_how_good_it_is(labelled_folder, tmp_path):
+    result = qo_train("--data", labelled_folder, "--out", tmp_path / "run", *OPTIONS)
+    assert result.exit_code == ExitCode.DONE
+    assert f"qo-export --ckpt {tmp_path / 'run'}" in result.stdout
+    assert str(tmp_path / "run" / BEST) in result.stdout
+    assert "validation mAP" in result.stdout
+    assert "chance" in result.stdout
+    assert "iteration 3/3" in result.stderr
+
+
+def test_json_alone_on_stdout(labelled_folder, tmp_path):
+    result = qo_train("--data", labelled_folder, "--out", tmp_path / "run", *OPTIONS, "--json")
+    values = json.loads(result.stdout)
+    assert values["iterations"] == 3
+    assert 0 < values["validation_map"] <= 1
+    assert values["checkpoint"] == str(tmp_path / "run" / BEST)
+    assert values["skipped"] == {}
+
+
+def test_finished_run_says_so(reference):
+    result = qo_train("--out", reference, "--resume")
+    assert result.exit_code == ExitCode.DONE
+    assert "finished already" in result.stdout
+
+
+def test_options_override_the_preset(labelled_folder, tmp_path):
+    changes = {
+        "--bits": 16,
+        "--branches": 3,
+        "--gamma": 7.5,
+        "--lr": 0.25,
+        "--optimizer": "sgd",
+        "--weight-decay": 0.5,
+        "--batch": 9,
+        "--image-size": 48,
+        "--seed": 5,
+        "--codes": "noise",
+        "--hold": 2,
+        "--validation-fraction": 0.25,
+        "--iterations": 0,
+    }
+    arguments = [part for pair in changes.items() for part in pair]
+    flags = ["--no-flip", "--hold-solver", "--crop-scale", 0.5, 0.75, "--no-channels-last"]
+    result = qo_train("--data", labelled_folder, "--preset", "tiny", "--out", tmp_path / "run", *arguments, *flags)
+    assert result.exit_code == ExitCode.DONE, result.output
+    config = load_checkpoint(tmp_path / "run").config
+    for option, value in changes.items():
+        name = option[2:].replace("-", "_")
+        assert getattr(config, name, getattr(config.network, name, None)) == value, option
+    assert (config.flip, config.hold_solver, config.crop_scale, config.channels_last) == (
+        False,
+        True,
+        (0.5, 0.75),
+        False,
+    )
+    assert not config.scale_gamma
+
+
+def test_resume_keeps_the_runs_own_options(reference, tmp_path):
+    run = shutil.copytree(reference, tmp_path / "run")
+    result = qo_train("--out", run, "--resume", "--lr", 0.5)
+    assert result.exit_code == ExitCode.USAGE
+    assert "lr: 0.5, not 0.001" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--out", "x"], "--data"),
+        (["--data", "synthetic:bird", "--out", "x"], "birds"),
+        (["--data", "no/such/folder", "--out", "x"], "no/such/folder"),
+        (["--data", ".", "--out", "x", "--preset", "smal"], "did you mean small"),
+        (["--data", ".", "--out", "x", "--bits", "65"], "64"),
+        (["--data", ".", "--out", "x", "--backbone", "resnet5"], "resnet50"),
+        (["--data", ".", "--out", "x", "--lr", "nan"], "lr"),
+        (["--data", ".", "--out", "x"], "pictures"),
+        (["--data", "."], "--out"),
+    ],
+)
+def test_bad_arguments_get_one_line(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = qo_train(*arguments)
+    assert result.exit_code in (ExitCode.USAGE, ExitCode.INPUT)
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_out_in_use_and_out_that_is_a_file(reference, labelled_folder, tmp_path):
+    before = (reference / LAST).read_bytes()
+    result = qo_train("--data", labelled_folder, "--out", reference, *OPTIONS)
+    assert result.exit_code == ExitCode.USAGE
+    assert "already holds a run" in result.stderr
+    assert (reference / LAST).read_bytes() == before
+    (tmp_path / "file").write_text("mine")
+    assert qo_train("--data", labelled_folder, "--out", tmp_path / "file", *OPTIONS).exit_code == ExitCode.USAGE
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_unreadable_pictures_are_named_and_change_the_exit_code(labelled_folder, tmp_path):
+    root = shutil.copytree(labelled_folder, tmp_path / "pictures")
+    (root / "ash" / "bad.png").write_bytes(b"")
+    arguments = ["--data", root, *OPTIONS, "--test-fraction", 0, "--samples", 121, "--iterations", 1]
+    result = qo_train(*arguments, "--out", tmp_path / "run")
+    assert result.exit_code == ExitCode.SOME_FAILED
+    assert "ash/bad.png" in result.stderr
+    strict = qo_train(*arguments, "--out", tmp_path / "strict", "--strict")
+    assert strict.exit_code == ExitCode.INPUT
+    assert "bad.png" in strict.stderr
+
+
+def test_help_names_every_preset_and_imports_no_torch(tmp_path):
+    code = "import sys; from queryopt.train.cli import main; main(['--help'], standalone_mode=False)"
+    code += "; assert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == ExitCode.DONE, result.stderr
+    assert all(f"  {name} " in result.stdout for name in PRESETS)
+    assert "qo-train --data" in result.stdout

@@ -1,0 +1,165 @@
+"""qo-train: pictures in class folders -> a run folder."""
+
+import importlib.util
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from queryopt.cli import Command, Output, common_options, display_path, threads_option
+from queryopt.errors import ExitCode, MissingError, UsageError
+from queryopt.train.presets import DEFAULT_PRESET, PRESETS
+
+if TYPE_CHECKING:
+    from queryopt.train.config import TrainConfig
+    from queryopt.train.loop import TrainResult
+
+__all__ = ["main"]
+
+_EPILOG = """\b
+Examples:
+  qo-train --data photos/ --bits 24 --out runs/a
+  qo-train --data photos/ --preset small --out runs/cpu
+  qo-train --data synthetic:birds --preset demo --out runs/birds
+  qo-train --out runs/a --resume
+
+\b
+Presets:
+""" + "\n".join(f"  {name:16}{preset.summary}" for name, preset in PRESETS.items())
+
+
+@click.command(cls=Command, name="qo-train", epilog=_EPILOG, context_settings={"max_content_width": 110})
+@click.option(
+    "--data", help="A folder with one sub-folder a class (or train/ and test/ with those), or synthetic:birds."
+)
+@click.option("--out", "folder", required=True, type=click.Path(), help="The run folder to write.")
+@click.option("--preset", help=f"Where the other options start from; see below.  [default: {DEFAULT_PRESET}]")
+@click.option("--resume", is_flag=True, help="Continue the run in --out, if there is one; its own options are kept.")
+@click.option("--bits", type=int, help="Length of a code, 1 to 64.")
+@click.option("--backbone", help="resnet50, resnet18, resnet34, resnet101, small or tiny.")
+@click.option("--weights", help="Backbone weights to start from: imagenet, none, or a file.")
+@click.option("--image-size", type=int, help="Pixels of the square input.")
+@click.option("--branches", type=int, help="N, the queries and their rolled copies in training, 1 to 384.")
+@click.option("--fusion/--no-fusion", default=None, help="Top-down fusion and encoder (off: an ablation).")
+@click.option("--queries/--no-queries", default=None, help="A query a bit (off: an ablation).")
+@click.option("--freeze/--no-freeze", default=None, help="Keep a ResNet's first layers as they are.")
+@click.option("--iterations", type=int, help="Outer iterations; 0 writes the untrained network.")
+@click.option("--epochs", type=int, help="Inner epochs of an outer iteration.")
+@click.option("--samples", type=int, help="Pictures drawn for an outer iteration (at most all).")
+@click.option("--batch", type=int, help="Pictures in one step.")
+@click.option("--optimizer", help="sgd or adamw.")
+@click.option("--lr", type=float, help="Learning rate (the peak of one-cycle).")
+@click.option("--schedule", help="steps, one-cycle or constant.")
+@click.option("--weight-decay", type=float)
+@click.option("--gamma", type=float, help="Weight of the quantisation term, as it is (presets may scale theirs).")
+@click.option("--codes", help="How the training pictures' codes start: noise (the paper) or separated.")
+@click.option("--hold", type=int, help="Outer iterations, from the first, that leave these codes as they start.")
+@click.option("--hold-solver/--no-hold-solver", default=None, help="Leave these codes as they start for good.")
+@click.option("--crop-scale", type=float, nargs=2, help="Smallest and largest share of a picture in a random crop.")
+@click.option("--flip/--no-flip", default=None, help="Mirror training pictures at random.")
+@click.option("--validation-fraction", type=float, help="Share of the training pictures that choose the checkpoint.")
+@click.option("--test-fraction", type=float, help="Share of each class kept for tests where there is no test/.")
+@click.option("--seed", type=int)
+@click.option("--channels-last/--no-channels-last", default=None, help="Memory layout of the pictures.")
+@click.option("--device", help="auto, cpu or cuda.")
+@click.option("--strict", is_flag=True, help="Stop at the first picture that can't be read.")
+@threads_option
+@common_options
+def main(
+    data: str | None, folder: str, preset: str | None, resume: bool, strict: bool, out: Output, **options: Any
+) -> ExitCode:
+    """Train codes on labelled pictures and write a run folder.
+
+    The run folder holds best.safetensors (what qo-export takes), last.pt (what --resume takes), config.json,
+    metrics.jsonl and curves.png. The checkpoint is chosen on a part of the training pictures, never on test/; the
+    paper-* presets train on all of them and keep the last iteration. Ctrl-C saves; --resume goes on from there.
+    """
+    for package in ("torch", "torchvision", "safetensors", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingError(f"training needs {package}, which is not installed: pip install 'queryopt[train]'")
+    from queryopt.train.data import load_image_folder
+    from queryopt.train.loop import train
+    from queryopt.train.runs import check_unused
+    from queryopt.train.synthetic import resolve_data
+
+    run = Path(folder)
+    check_unused(run, resume)
+    config = _config(run, preset, resume, {**options, "data": data})
+    root = resolve_data(config.data, progress=out.progress)
+    pictures = load_image_folder(root, seed=config.seed, test_fraction=config.test_fraction)
+    try:
+        result = train(
+            config,
+            pictures,
+            run,
+            resume=resume,
+            strict=strict,
+            progress=out.progress,
+            report=lambda line: _log_line(out, line, config),
+        )
+    except KeyboardInterrupt:
+        out.log(f"stopped; continue with: qo-train --out {display_path(run)} --resume")
+        raise
+    for path, reason in sorted(result.skipped.items()):
+        out.warn(f"{display_path(path)}: {reason}: left out")
+    _print(out, result)
+    out.result(asdict(result))
+    return ExitCode.SOME_FAILED if result.skipped else ExitCode.DONE
+
+
+def _config(run: Path, preset: str | None, resume: bool, options: dict[str, Any]) -> "TrainConfig":
+    """The configuration that the options mean: a preset's, or, with --resume, the run's own, with these changed."""
+    from queryopt.train.checkpoint import read_run_config
+    from queryopt.train.presets import preset_config
+
+    begun = read_run_config(run) if resume else None
+    if begun is not None and preset is None:
+        return begun.override(**options)
+    config = preset_config(preset or DEFAULT_PRESET, **options)
+    if not config.data:
+        raise UsageError("Missing option '--data': a folder with one sub-folder a class, or synthetic:birds")
+    return config
+
+
+def _log_line(out: Output, line: dict[str, Any], config: "TrainConfig") -> None:
+    # Where there is a bar, it says this already.
+    if "seconds" not in line or sys.stderr.isatty():
+        return
+    done = line["outer"] + 1
+    validation = f", validation mAP {line['map']:.3f}" if "map" in line else ""
+    left = line["seconds"] / done * (config.iterations - done)
+    out.log(
+        f"iteration {done}/{config.iterations}: loss {line['loss']:.3f}{validation}, "
+        f"{line['images_per_second']:,.0f} images/s, {_duration(line['seconds'])} so far"
+        + (f", about {_duration(left)} left" if done < config.iterations else "")
+    )
+
+
+def _print(out: Output, result: "TrainResult") -> None:
+    where = display_path(result.out)
+    if result.already_finished:
+        out.print(f"{where}: finished already, nothing left to do")
+    chosen = f", chosen on {result.validation_images:,} others" if result.validation_images else ""
+    out.print(
+        f"trained on {result.images:,} pictures{chosen}: {result.iterations} iterations in {_duration(result.seconds)}"
+    )
+    if result.validation_map is not None and result.chance is not None:
+        out.print(
+            f"best: iteration {result.best_iteration}, validation mAP {result.validation_map:.3f} "
+            f"(tie-aware, network codes on both sides; chance {result.chance:.3f})"
+        )
+    if result.skipped:
+        out.print(f"left out: {len(result.skipped)} pictures that can't be read")
+    out.print(f"model:  {display_path(result.checkpoint)}  (next: qo-export --ckpt {where})")
+    for name in ("curves.png", "metrics.jsonl"):
+        if (result.out / name).exists():
+            out.print(f"{name.partition('.')[0] + ':':8}{display_path(result.out / name)}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, hours = round(seconds / 60), round(seconds / 60) // 60
+    return f"{minutes} min" if minutes < 120 else f"{hours} h {minutes - 60 * hours} min"

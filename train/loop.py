@@ -1,0 +1,575 @@
+"""The training loop: outer iterations of inner epochs and a solver step, saved so that it can be stopped at any moment.
+
+Every random draw derives from (seed, outer, inner, sample), never from a generator's state, and learning rates from the
+position, so a run that goes on from last.pt does on a CPU, with the same number of threads, bit for bit what it would
+have done without the stop.
+
+Saved are: after every outer iteration, everything; after an inner epoch, everything, unless saving took more than 3 %
+of the time since the last save; within an epoch, everything after five minutes, and on Ctrl-C.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from queryopt import __version__
+from queryopt.card import Preprocessing
+from queryopt.cli import Advance, display_path
+from queryopt.errors import DataError, MissingError, TrainingError, UsageError
+from queryopt.train.augment import Augmentation, sample_rng
+from queryopt.train.checkpoint import BEST, CURVES
+from queryopt.train.config import TrainConfig
+from queryopt.train.data import DataSplits, LabelledImages, load_image_folder, split_validation
+from queryopt.train.inputs import to_input
+from queryopt.train.loss import hashing_loss
+from queryopt.train.network import QueryOpt, load_backbone_weights
+from queryopt.train.pictures import Batch, PictureSource
+from queryopt.train.plots import save_curves
+from queryopt.train.runs import Position, RunFolder, RunState
+from queryopt.train.schedule import rates_at
+from queryopt.train.solver import solve_codes
+from queryopt.train.starts import StartContext, start_codes
+from queryopt.train.validate import Validation, network_codes, validate
+
+__all__ = ["Progress", "Report", "TrainResult", "train"]
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, str], AbstractContextManager[Advance]]
+"""Opens a progress bar for (description, total, unit): `Output.progress` is one."""
+Report = Callable[[dict[str, Any]], None]
+"""Called with every line of metrics.jsonl."""
+
+_DRAW_STREAM, _ORDER_STREAM, _GALLERY_STREAM = 2, 3, 5
+_SAVE_SHARE = 0.03
+_SAVE_SECONDS = 300.0
+_CHECK_STEPS = 20
+_VALIDATION_GALLERY = 10_000
+"""Training pictures, at most, that validation searches: more would cost more than they tell."""
+_VALIDATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    out: the run folder. checkpoint: its best.safetensors. iterations: outer iterations done. best_iteration: the one
+    (from 1; 0 is the untrained network) that the checkpoint is of. validation_map: its deployed tie-aware map on the
+    validation pictures, None where there are none. chance: the map of a random ranking. images, validation_images: how
+    many pictures trained it and chose it. seconds: time spent, over all resumptions. skipped: unreadable pictures, by
+    path, with the reason. already_finished: there was nothing left to do.
+    """
+
+    out: Path
+    checkpoint: Path
+    iterations: int
+    best_iteration: int
+    validation_map: float | None
+    chance: float | None
+    images: int
+    validation_images: int
+    seconds: float
+    skipped: dict[str, str]
+    already_finished: bool = False
+
+
+def train(
+    config: TrainConfig,
+    data: "DataSplits | str | os.PathLike[str] | None" = None,
+    out: str | os.PathLike[str] = "run",
+    *,
+    resume: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+    report: Report | None = None,
+) -> TrainResult:
+    """Train a network and write its run folder.
+
+    data: a data set, or where it lies (None: config.data); only its training part is touched. out: the run folder;
+    one that holds a run already is refused, unless `resume` is set. resume: go on from its last.pt, if there is one,
+    else start. strict: stop at the first picture that can't be read, instead of leaving it out. progress, report: see
+    `Progress` and `Report`.
+
+    Ctrl-C saves and raises KeyboardInterrupt. Raises UsageError (a wrong option, a folder in use, a resumed run of
+    another configuration or other pictures), DataError, MissingError (no GPU, no backbone weights), CheckpointError (a
+    damaged last.pt), TrainingError (a loss that is not finite, a disk that is full: the last good checkpoint is kept).
+    """
+    if data is None or isinstance(data, str | os.PathLike):
+        from queryopt.train.synthetic import resolve_data
+
+        where = config.data if data is None else os.fspath(data)
+        config = replace(config, data=where)
+        data = load_image_folder(resolve_data(where), seed=config.seed, test_fraction=config.test_fraction)
+    with RunFolder(Path(out), resume) as folder, _threads(config.threads):
+        run = _Run(config, data.train, folder, strict, progress or _no_progress, report or _no_report)
+        return run.start(resume)
+
+
+class _Run:
+    """One run, from its start or its last.pt to its end."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        images: LabelledImages,
+        folder: RunFolder,
+        strict: bool,
+        progress: Progress,
+        report: Report,
+    ) -> None:
+        self.config, self.folder, self.strict, self.progress, self.report = config, folder, strict, progress, report
+        self.images, self.validation = split_validation(images, config.validation_fraction, config.seed)
+        if config.validation_fraction and not len(self.validation):
+            _log.warning("too few pictures to set some aside for validation: the last iteration will be kept")
+        self.device = _device(config.device)
+        self.preprocessing = Preprocessing.for_size(config.network.image_size)
+        augmentation = Augmentation(scale=config.crop_scale, flip=config.flip)
+        self.pictures = PictureSource(self.images, self.preprocessing, augmentation)
+        self.validation_pictures = PictureSource(self.validation, self.preprocessing)
+        self.labels = torch.from_numpy(self.images.labels).to(self.device)  # [n]
+        self.samples = min(config.samples, len(self.images))
+        self.gamma = config.effective_gamma(len(self.images))
+        self.batches = _batches(self.samples, config.batch)
+        self.steps = config.iterations * config.epochs * len(self.batches)
+
+        self.network = _new_network(config).to(self.device)
+        self.parameters = [p for group in self.network.parameter_groups() for p in group["params"]]
+        self.optimizer = _optimizer(config, self.parameters)
+        self.codes = torch.zeros(0)  # B [n, M]; _begin or _restore sets it
+        self.columns = config.network.bits * config.network.branches
+        self.outputs = self._no_outputs()
+        self.position = Position()
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # hash, quantisation, pictures
+        self.best: dict[str, float] = {}
+        self.skipped: dict[str, str] = {}
+        self.earlier_seconds = 0.0
+        self.started = self.saved_at = time.monotonic()
+        self.save_cost = 0.0
+        self.epoch_started = self.started
+
+    def start(self, resume: bool) -> TrainResult:
+        """Begin or go on, and run to the end."""
+        last = self.folder.load_last() if resume else None
+        if last is None:
+            self._begin()
+        else:
+            self._restore(*last)
+            if self.position.outer >= self.config.iterations and (self.folder.path / BEST).is_file():
+                return self._result(already_finished=True)
+        with contextlib.closing(self.pictures), contextlib.closing(self.validation_pictures):
+            with _interruptible() as interrupted:
+                self._go(interrupted)
+            return self._result()
+
+    # Start and state
+
+    def _begin(self) -> None:
+        config = self.config
+        context = StartContext(self.images, config.network.bits, config.network.branches, config.seed)
+        self.codes = torch.from_numpy(start_codes(config.codes, context)).to(self.device)
+        self.folder.write_config(config, self._about())
+        self.folder.cut_metrics(Position())
+        if not config.iterations:
+            self._keep_if_best(Position(0), self._validate())
+        self._save()
+
+    def _restore(self, state: RunState, config: TrainConfig) -> None:
+        where = display_path(self.folder.path)
+        if differences := config.differences(self.config):
+            raise UsageError(
+                f"{where}: this run has another configuration: {'; '.join(differences)}. Leave these options out to "
+                "continue it, or choose another --out"
+            )
+        if state.data != _digest(self.images):
+            raise UsageError(
+                f"{where}: the training pictures are not those that this run began with ({len(self.images):,} now, "
+                f"{len(state.codes):,} then): restore them to continue it, or choose another --out"
+            )
+        if config.threads != self.config.threads or config.device != self.config.device:
+            _log.warning("another device or number of threads than before: results will differ by rounding")
+        self.network.load_state_dict(state.weights)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.codes = state.codes.to(self.device)
+        self.outputs = state.outputs.to(self.device)
+        self.position, self.best, self.skipped = state.position, state.best, state.skipped
+        self.sums = torch.tensor(state.sums, dtype=torch.float64, device=self.device)
+        self.earlier_seconds = state.seconds
+        self.folder.cut_metrics(self.position)
+
+    def _save(self) -> None:
+        begun = time.monotonic()
+        self._require_finite_weights()
+        state = RunState(
+            weights={k: v.cpu() for k, v in self.network.state_dict().items()},
+            optimizer=self.optimizer.state_dict(),
+            codes=self.codes.cpu(),
+            outputs=self.outputs.cpu(),
+            position=self.position,
+            sums=self.sums.tolist(),
+            data=_digest(self.images),
+            best=self.best,
+            skipped=self.skipped,
+            seconds=self._seconds(),
+        )
+        self.folder.save_last(state, self.config)
+        self.saved_at = time.monotonic()
+        self.save_cost = self.saved_at - begun
+
+    # The loop
+
+    def _go(self, interrupted: threading.Event) -> None:
+        config = self.config
+        done = self._pictures_before(self.position)
+        total = config.iterations * config.epochs * self.samples
+        with self.progress("train", total - done, "images") as advance:
+            while self.position.outer < config.iterations:
+                outer = self.position.outer
+                drawn = _draw(config.seed, outer, len(self.images), self.samples)
+                while self.position.inner < config.epochs:
+                    self._epoch(drawn, interrupted, advance)
+                    if self.position.inner < config.epochs:
+                        self._save_if_cheap()
+                        self._stop_if(interrupted)
+                self._finish_outer(drawn, advance)
+                self._save()
+                self._stop_if(interrupted)
+        save_curves(self.folder.path / CURVES, self.folder.read_metrics())
+
+    def _epoch(self, drawn: npt.NDArray[np.int64], interrupted: threading.Event, advance: Advance) -> None:
+        """The rest of the inner epoch at the position."""
+        config, (outer, inner) = self.config, (self.position.outer, self.position.inner)
+        last = inner == config.epochs - 1
+        if last and not self.position.step:
+            self.outputs = self._no_outputs()
+        order = sample_rng(config.seed, outer, inner, 0, stream=_ORDER_STREAM).permutation(self.samples)
+        rows = [order[batch.start : batch.stop] for batch in self.batches]  # positions in `drawn`
+        self.network.train()
+        self.epoch_started = time.monotonic()
+        first = self.position.step
+        views = self.pictures.view_batches([drawn[row] for row in rows[first:]], config.seed, outer, inner)
+        for step, (row, view) in enumerate(zip(rows[first:], views, strict=True), first):
+            self._require_readable(view, self.pictures)
+            if view.kept.any():
+                index = torch.from_numpy(drawn[row[view.kept]]).to(self.device)
+                outputs = self._step(view.pictures, index, outer, self._steps_before(outer, inner) + step)
+                if last:
+                    self.outputs[torch.from_numpy(row[view.kept]).to(self.device)] = outputs
+            self.position = Position(outer, inner, step + 1)
+            if (step + 1) % (1 if self.device.type == "cpu" else _CHECK_STEPS) == 0 or step + 1 == len(rows):
+                self._require_finite_loss()
+            advance(len(row), self._note())
+            if step + 1 < len(rows):
+                if time.monotonic() - self.saved_at > _SAVE_SECONDS:
+                    self._save()
+                self._stop_if(interrupted)
+        if not last:
+            self._write_metrics(self._epoch_line(outer, inner))
+        self.position = Position(outer, inner + 1)
+
+    def _step(self, pictures: npt.NDArray[np.uint8], index: Tensor, outer: int, step: int) -> Tensor:
+        """Train on one batch: uint8 [b, s, s, 3], rows int64 [b] of B. Returns its outputs, [b, M]."""
+        config = self.config
+        rates = rates_at(config, outer, step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rates.lr
+            if rates.beta1 is not None:
+                group["betas"] = (rates.beta1, group["betas"][1])
+        images = to_input(pictures, self.preprocessing, self.device, config.channels_last)
+        outputs = torch.tanh(self.network(images))  # [b, M]
+        loss = hashing_loss(outputs, self.codes, self.labels[index], self.labels, index, self.gamma)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        parts = torch.stack([loss.hash.detach(), loss.quantisation.detach(), loss.hash.new_ones(())])
+        self.sums += parts.double() * len(index)
+        return outputs.detach()
+
+    def _finish_outer(self, drawn: npt.NDArray[np.int64], advance: Advance) -> None:
+        """Solve the codes, measure, keep what is best, write the iteration's line, and move on."""
+        config, outer = self.config, self.position.outer
+        line = self._epoch_line(outer, config.epochs - 1)
+        seen = ~self.outputs[:, 0].isnan()
+        index = torch.from_numpy(drawn).to(self.device)[seen]
+        outputs = self.outputs[seen]
+        before = self.codes >= 0
+        line["bit_accuracy"] = float((((outputs >= 0) == before[index])[:, : config.network.bits]).double().mean())
+        if not config.hold_solver and outer >= config.hold:
+            self.codes = solve_codes(self.codes, outputs, index, self.labels, self.gamma)
+        line["codes_changed"] = float(((self.codes >= 0) != before).double().mean())
+        line["distinct_codes"] = len(torch.unique(self.codes[:, : config.network.bits] >= 0, dim=0))
+        advance(0, "validation")
+        validation = self._validate()
+        if validation is not None:
+            line |= {"map": validation.map, "map_paper": validation.map_paper, "chance": validation.chance}
+        self._require_finite_weights()
+        self._keep_if_best(Position(outer + 1), validation)
+        line["seconds"] = round(self._seconds(), 3)
+        self._write_metrics(line)
+        self.position = Position(outer + 1)
+        advance(0, self._note())
+
+    def _validate(self) -> Validation | None:
+        if not len(self.validation):
+            return None
+        gallery = np.arange(len(self.images))
+        if len(gallery) > _VALIDATION_GALLERY:
+            rng = sample_rng(self.config.seed, 0, 0, 0, stream=_GALLERY_STREAM)
+            gallery = np.sort(rng.choice(gallery, _VALIDATION_GALLERY, replace=False))
+        query_codes, query_kept = self._network_codes(self.validation_pictures, np.arange(len(self.validation)))
+        gallery_codes, gallery_kept = self._network_codes(self.pictures, gallery)
+        gallery = gallery[gallery_kept]
+        return validate(
+            query_codes,
+            gallery_codes,
+            self.codes[torch.from_numpy(gallery).to(self.device)],
+            self.config.network.bits,
+            self.validation.labels[query_kept],
+            self.images.labels[gallery],
+        )
+
+    def _network_codes(
+        self, source: PictureSource, index: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Codes of these pictures, uint8 [k, bytes], and which of them could be read, bool [n]."""
+        kept: list[npt.NDArray[np.bool_]] = []
+
+        def batches() -> Iterator[npt.NDArray[np.uint8]]:
+            asked = [index[start : start + _VALIDATION_BATCH] for start in range(0, len(index), _VALIDATION_BATCH)]
+            for batch in source.plain_batches(asked):
+                self._require_readable(batch, source)
+                kept.append(batch.kept)
+                yield batch.pictures
+
+        codes = network_codes(
+            self.network, batches(), self.preprocessing, device=self.device, channels_last=self.config.channels_last
+        )
+        return codes, np.concatenate(kept)
+
+    def _keep_if_best(self, position: Position, validation: Validation | None) -> None:
+        """Write best.safetensors where validation says so, or, without validation, always: the last one is kept."""
+        if validation is not None and validation.map < self.best.get("map", 0.0):
+            return
+        self.folder.save_best(self.network.state_dict(), self.config)
+        self.best = {"iteration": position.outer}
+        if validation is not None:
+            self.best |= {"map": validation.map, "chance": validation.chance}
+
+    # Small parts
+
+    def _save_if_cheap(self) -> None:
+        if self.save_cost <= _SAVE_SHARE * (time.monotonic() - self.saved_at):
+            self._save()
+
+    def _stop_if(self, interrupted: threading.Event) -> None:
+        if interrupted.is_set():
+            if self.position.step or self.position.inner:
+                self._save()
+            save_curves(self.folder.path / CURVES, self.folder.read_metrics())
+            raise KeyboardInterrupt
+
+    def _require_readable(self, batch: Batch, source: PictureSource) -> None:
+        """Remember pictures that can't be read; DataError where the run is strict."""
+        if batch.kept.all():
+            return
+        self.skipped |= source.failures
+        if self.strict:
+            path, reason = next(iter(self.skipped.items()))
+            raise DataError(f"{display_path(source.images.root / path)}: {reason} (without --strict it is left out)")
+
+    def _require_finite_loss(self) -> None:
+        if not bool(self.sums.isfinite().all()):
+            raise self._diverged("the loss is not a finite number")
+
+    def _require_finite_weights(self) -> None:
+        # A finite loss can still have had a gradient that wasn't.
+        if not all(bool(p.detach().isfinite().all()) for p in self.parameters):
+            raise self._diverged("weights are not finite numbers")
+
+    def _diverged(self, what: str) -> TrainingError:
+        at = self.position
+        return TrainingError(
+            f"{display_path(self.folder.path)}: {what} in outer iteration {at.outer + 1}, epoch {at.inner + 1}, "
+            f"step {at.step} (learning rate {self.optimizer.param_groups[0]['lr']:.2g}). The last good checkpoint is "
+            "kept. Train again with a lower --lr (a third, say) or a larger --batch; if it starts at once, look "
+            "whether --weights fit"
+        )
+
+    def _epoch_line(self, outer: int, inner: int) -> dict[str, Any]:
+        """The epoch's line of metrics; the next epoch's sums begin."""
+        hash_loss, quantisation, pictures = self.sums.tolist()
+        self.sums.zero_()
+        pictures = max(pictures, 1.0)
+        seconds = time.monotonic() - self.epoch_started
+        return {
+            "outer": outer,
+            "inner": inner,
+            "loss": (hash_loss + quantisation) / pictures,
+            "hash_loss": hash_loss / pictures,
+            "quantisation_loss": quantisation / pictures,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": round(pictures / max(seconds, 1e-9), 1),
+        }
+
+    def _write_metrics(self, line: dict[str, Any]) -> None:
+        self.folder.append_metrics(line)
+        self.report(line)
+
+    def _note(self) -> str:
+        hash_loss, quantisation, pictures = self.sums.tolist()
+        parts = [f"iteration {min(self.position.outer + 1, self.config.iterations)}/{self.config.iterations}"]
+        parts += [f"loss {(hash_loss + quantisation) / pictures:.3f}"] if pictures else []
+        parts += [f"map {self.best['map']:.3f}"] if "map" in self.best else []
+        return ", ".join(parts)
+
+    def _no_outputs(self) -> Tensor:
+        return torch.full((self.samples, self.columns), float("nan"), device=self.device)
+
+    def _steps_before(self, outer: int, inner: int) -> int:
+        return (outer * self.config.epochs + inner) * len(self.batches)
+
+    def _pictures_before(self, position: Position) -> int:
+        epochs = position.outer * self.config.epochs + position.inner
+        return epochs * self.samples + sum(len(batch) for batch in self.batches[: position.step])
+
+    def _seconds(self) -> float:
+        return self.earlier_seconds + time.monotonic() - self.started
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "data_root": display_path(self.images.root.absolute()),
+            "classes": len(self.images.classes),
+            "images": len(self.images),
+            "validation_images": len(self.validation),
+            "samples": self.samples,
+            "gamma": self.gamma,
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "versions": {
+                "queryopt": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+            "platform": platform.platform(),
+        }
+
+    def _result(self, already_finished: bool = False) -> TrainResult:
+        return TrainResult(
+            out=self.folder.path,
+            checkpoint=self.folder.path / BEST,
+            iterations=self.position.outer,
+            best_iteration=int(self.best["iteration"]),
+            validation_map=self.best.get("map"),
+            chance=self.best.get("chance"),
+            images=len(self.images),
+            validation_images=len(self.validation),
+            seconds=self.earlier_seconds if already_finished else self._seconds(),
+            skipped=dict(self.skipped),
+            already_finished=already_finished,
+        )
+
+
+def _new_network(config: TrainConfig) -> QueryOpt:
+    # The seed decides the weights, and the caller's generator is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = QueryOpt(config.network)
+    load_backbone_weights(network, config.weights)
+    return network.to(memory_format=torch.channels_last) if config.channels_last else network
+
+
+def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, config.lr, momentum=0.9, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
+
+
+def _device(name: str) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise MissingError(
+            "no CUDA device that torch can use: leave --device out, or install a driver and torch for CUDA"
+        )
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def _draw(seed: int, outer: int, images: int, samples: int) -> npt.NDArray[np.int64]:
+    """The outer iteration's pictures, int64 [samples], without replacement."""
+    return sample_rng(seed, outer, 0, 0, stream=_DRAW_STREAM).choice(images, samples, replace=False)
+
+
+def _batches(samples: int, batch: int) -> list[range]:
+    """An epoch's batches. A last one of a single picture, a poor sample for BatchNorm, joins the one before."""
+    starts = list(range(0, samples, batch))
+    if len(starts) > 1 and samples - starts[-1] == 1:
+        starts.pop()
+    return [range(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
+
+
+def _digest(images: LabelledImages) -> str:
+    """SHA-256 of the pictures' names, their order and their classes."""
+    digest = hashlib.sha256()
+    for path, label in zip(images.paths, images.labels.tolist(), strict=True):
+        digest.update(f"{label} ".encode() + os.fsencode(path) + b"\0")
+    digest.update("\0".join(images.classes).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, so that the run stops where it can be saved; the second one stops at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _no_progress(description: str, total: int, unit: str) -> Iterator[Advance]:
+    def advance(count: int = 1, note: str | None = None) -> None:
+        pass
+
+    yield advance
+
+
+def _no_report(line: dict[str, Any]) -> None:
+    pass

@@ -1,0 +1,58 @@
+"""curves.png: how a run went."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from queryopt.train.checkpoint import atomic_write
+
+__all__ = ["save_curves"]
+
+
+def save_curves(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Draw the lines of metrics.jsonl: loss and its parts, validation map, learning rate, against outer iterations.
+
+    Written in one step. Nothing is drawn where there are no lines.
+    """
+    if not lines:
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    epochs = max(line["inner"] for line in lines) + 1
+    at = [line["outer"] + (line["inner"] + 1) / epochs for line in lines]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, quality, rate = figure.subplots(1, 3)
+
+    for key, label in (("loss", "loss"), ("hash_loss", "hash"), ("quantisation_loss", "quantisation")):
+        loss.plot(at, [line[key] for line in lines], label=label, linewidth=1.4)
+    loss.set_yscale("log")
+    loss.set_title("training loss")
+    loss.legend(frameon=False)
+
+    measured = [(x, line) for x, line in zip(at, lines, strict=True) if "map" in line]
+    series = (("map", "deployed (network codes)"), ("map_paper", "gallery of supervised codes"), ("chance", "chance"))
+    for key, label in series:
+        if measured:
+            style = {"linestyle": ":", "color": "grey"} if key == "chance" else {"marker": "o", "markersize": 3}
+            quality.plot([x for x, _ in measured], [line[key] for _, line in measured], label=label, **style)
+    quality.set_ylim(0, 1)
+    quality.set_title("validation: tie-aware mAP")
+    if measured:
+        quality.legend(frameon=False)
+    else:
+        quality.text(0.5, 0.5, "no validation pictures", ha="center", transform=quality.transAxes, color="grey")
+
+    rate.plot(at, [line["lr"] for line in lines], linewidth=1.4)
+    rate.set_title("learning rate")
+    for axis in (loss, quality, rate):
+        axis.set_xlabel("outer iteration")
+        axis.set_xlim(0, max(at))
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    atomic_write(path, lambda file: file.write(buffer.getvalue()))

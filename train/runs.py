@@ -1,0 +1,219 @@
+"""The run folder: who may write to it, what is saved in it, and how a run finds its place again."""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from queryopt.cli import display_path
+from queryopt.errors import CheckpointError, TrainingError, UsageError
+from queryopt.train.checkpoint import (
+    BEST,
+    CONFIG,
+    CONFIG_KEY,
+    LAST,
+    METRICS,
+    RUN_FILES,
+    atomic_write,
+    read_torch_file,
+    save_best,
+)
+from queryopt.train.config import TrainConfig
+
+__all__ = ["Position", "RunFolder", "RunState", "check_unused"]
+
+_FORMAT = 1
+_FORMAT_KEY = "queryopt.last.format_version"
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """What comes next: step `step` of inner epoch `inner` of outer iteration `outer`, all from 0."""
+
+    outer: int = 0
+    inner: int = 0
+    step: int = 0
+
+
+@dataclass
+class RunState:
+    """Everything that a run needs to go on as if it had not been stopped.
+
+    weights: state dict. optimizer: its state dict. codes: B, float32 [n, M]. outputs: U of the current outer iteration,
+    float32 [samples, M], NaN where a picture was not seen yet (or can't be read). sums: hash loss, quantisation loss
+    and pictures of the current epoch, for its line of metrics. data: digest of the training pictures' names and labels.
+    best: outer iteration and map of best.safetensors. skipped: unreadable pictures by name, with the reason. seconds:
+    spent so far.
+    """
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    codes: Tensor
+    outputs: Tensor
+    position: Position = Position()
+    sums: list[float] = field(default_factory=list)
+    data: str = ""
+    best: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def check_unused(path: Path, resume: bool) -> None:
+    """UsageError where `path` is a file, or holds a run already and `resume` is not set."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{display_path(path)}: is a file; --out is a folder")
+    present = [name for name in RUN_FILES if (path / name).exists()]
+    if present and not resume:
+        raise UsageError(
+            f"{display_path(path)}: already holds a run ({', '.join(present)}): continue it with --resume, "
+            "or choose another --out"
+        )
+
+
+class RunFolder:
+    """A run folder that this process alone writes to, until it is closed (or dies).
+
+    Use it as a context manager. UsageError where another process holds it, or where it holds a run already and
+    `resume` is not set: nothing is ever overwritten unasked.
+    """
+
+    def __init__(self, path: Path, resume: bool = False) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        check_unused(path, resume)
+        self._made = not path.exists()
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock()
+
+    def __enter__(self) -> "RunFolder":
+        """Hold the folder."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the folder."""
+        self.close()
+
+    def close(self) -> None:
+        """Let others write to the folder."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        if self._made:  # a run that could not begin leaves nothing behind
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+    def write_config(self, config: TrainConfig, about: Mapping[str, Any]) -> None:
+        """Write config.json: the configuration, and beside it under "run" what is worth knowing about the run."""
+        values = {**config.to_dict(), "run": dict(about)}
+        data = json.dumps(values, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        self._write(CONFIG, lambda file: file.write(data))
+
+    def save_last(self, state: RunState, config: TrainConfig) -> None:
+        """Write last.pt in one step."""
+        values = {
+            _FORMAT_KEY: _FORMAT,
+            CONFIG_KEY: config.to_json(),
+            "model": state.weights,
+            "optimizer": state.optimizer,
+            "codes": state.codes,
+            "outputs": state.outputs,
+            "position": asdict(state.position),
+            "sums": state.sums,
+            "data": state.data,
+            "best": state.best,
+            "skipped": state.skipped,
+            "seconds": state.seconds,
+        }
+        self._write(LAST, lambda file: torch.save(values, file))
+
+    def save_best(self, weights: Mapping[str, Tensor], config: TrainConfig) -> None:
+        """Write best.safetensors in one step."""
+        with _explained(self.path / BEST):
+            save_best(self.path / BEST, weights, config)
+
+    def load_last(self) -> tuple[RunState, TrainConfig] | None:
+        """What last.pt holds, None where there is no such file. CheckpointError for a damaged one."""
+        path = self.path / LAST
+        if not path.is_file():
+            return None
+        values, name = read_torch_file(path), display_path(path)
+        if not isinstance(values, dict) or values.get(_FORMAT_KEY) is None:
+            raise CheckpointError(f"{name}: not a last.pt of qo-train")
+        if values[_FORMAT_KEY] != _FORMAT:
+            raise CheckpointError(
+                f"{name}: format version {values[_FORMAT_KEY]}, but this queryopt reads {_FORMAT}: upgrade"
+            )
+        try:
+            config = TrainConfig.from_json(values[CONFIG_KEY], name)
+            kept = ("optimizer", "codes", "outputs", "sums", "data", "best", "skipped", "seconds")
+            position = Position(**values["position"])
+            state = RunState(values["model"], position=position, **{key: values[key] for key in kept})
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{name}: damaged ({error!r}): remove it to start the run anew") from None
+        return state, config
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        with _explained(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(line), allow_nan=False) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; one that a crash cut off is left out."""
+        try:
+            text = (self.path / METRICS).read_text("utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        lines = []
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError):
+                value = json.loads(line)
+                if isinstance(value, dict):
+                    lines.append(value)
+        return lines
+
+    def cut_metrics(self, position: Position) -> None:
+        """Drop the lines of epochs that are not done at `position`, so that a resumed run writes no line twice."""
+        lines = self.read_metrics()
+        kept = [m for m in lines if (m.get("outer", 0), m.get("inner", 0)) < (position.outer, position.inner)]
+        data = "".join(json.dumps(line) + "\n" for line in kept).encode()
+        if lines or (self.path / METRICS).exists():
+            self._write(METRICS, lambda file: file.write(data))
+
+    def _write(self, name: str, write: Any) -> None:
+        with _explained(self.path / name):
+            atomic_write(self.path / name, write)
+
+    def _lock(self) -> None:
+        # On the folder itself: no extra file, and the system lets go of it however the process ends.
+        try:
+            import fcntl
+        except ImportError:  # Windows: a second writer is not noticed there
+            return
+        self._descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise UsageError(f"{display_path(self.path)}: another qo-train is writing to it") from None
+        except OSError:  # a file system without locks
+            self.close()
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Any:
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{display_path(path)}: can't be written ({error.strerror or error}); what was saved before is unharmed: "
+            "make room, then continue with --resume"
+        ) from error

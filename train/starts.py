@@ -1,0 +1,66 @@
+"""How the gallery's codes B start: a registry that `--codes` chooses from.
+
+To add a way, write a function StartContext -> float32 [n, columns] and name it in CODE_STARTS.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.errors import UsageError
+from queryopt.train.augment import sample_rng
+from queryopt.train.data import LabelledImages
+
+__all__ = ["CODE_STARTS", "CodeStart", "StartContext", "start_codes"]
+
+_STREAM = 4
+
+
+@dataclass(frozen=True)
+class StartContext:
+    """What a start may use.
+
+    images: the n training pictures. bits: of one code. branches: copies of each query, the original included.
+    """
+
+    images: LabelledImages
+    bits: int
+    branches: int
+    seed: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of B: column roll * bits + query, as the network's outputs."""
+        return self.bits * self.branches
+
+
+CodeStart = Callable[[StartContext], npt.NDArray[np.float32]]
+
+
+def noise(context: StartContext) -> npt.NDArray[np.float32]:
+    """The paper's start: N(0, 1) noise a picture, not binary. The first iteration fits it, then it is solved."""
+    rng = sample_rng(context.seed, 0, 0, 0, stream=_STREAM)
+    return rng.standard_normal((len(context.images), context.columns), dtype=np.float32)
+
+
+def separated(context: StartContext) -> npt.NDArray[np.float32]:
+    """One code a class, as far apart as a search finds them: first in the deployed bits, then over all branches."""
+    from queryopt.train.class_codes import separated_codes
+
+    codes = separated_codes(len(context.images.classes), context.bits, context.seed, context.branches)
+    return codes.astype(np.float32)[context.images.labels]
+
+
+CODE_STARTS: dict[str, CodeStart] = {"noise": noise, "separated": separated}
+
+
+def start_codes(name: str, context: StartContext) -> npt.NDArray[np.float32]:
+    """B as it starts, float32 [n, columns]. UsageError for an unknown name."""
+    if name not in CODE_STARTS:
+        close = difflib.get_close_matches(name, CODE_STARTS, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UsageError(f"codes is {name!r}: one of {', '.join(CODE_STARTS)}{hint}")
+    return CODE_STARTS[name](context)
