@@ -4,6 +4,7 @@ A command is a `Command` (or a `Group` of them); its callback takes `out: Output
 `common_options`, calls the library, and returns the ExitCode (None means done).
 """
 
+import io
 import json
 import logging
 import math
@@ -148,6 +149,9 @@ class _Main:
 
     def _run(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
         name: str = prog_name or getattr(self, "name", None) or "queryopt"
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A class or file name that the terminal's encoding has not is shown with escapes, as on stderr.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             code = super().main(args, name, standalone_mode=False, **extra)  # type: ignore[misc]
             sys.stdout.flush()

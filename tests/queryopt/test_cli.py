@@ -166,6 +166,14 @@ def test_a_broken_pipe_is_no_traceback() -> None:
     assert process.returncode == 0
 
 
+def test_what_the_encoding_of_stdout_has_not_is_escaped() -> None:
+    program = PROGRAM.replace("/a/long/path", "caf\\u00e9 \\u2192")
+    command = [sys.executable, "-c", program, "print"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"caf\\xe9 \\u2192")
+
+
 def test_ctrl_c_exits_130() -> None:
     done = run("interrupt")
     assert done.returncode == 130
