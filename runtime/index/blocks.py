@@ -5,7 +5,7 @@ little-endian) and the codes (ceil(bits / 8) bytes a slot, zero where not live).
 changes the rows of its ids, and then takes the number of that transaction as its revision, so that a reader fetches
 only what is new. A block without a live slot is not stored.
 
-4,096 ids: a commit of one image rewrites 24 KiB at 48 bits, and 1e7 codes are 2,442 blocks.
+4,096 ids: 24 KiB at 48 bits, of which a commit writes the pages that differ; 1e7 codes are 2,442 blocks.
 """
 
 import sqlite3
@@ -83,8 +83,10 @@ def write_block(connection: sqlite3.Connection, block: Block, revision: int) -> 
         return
     live = np.packbits(block.live, bitorder="little").tobytes()
     codes = block.codes.tobytes()
+    # An UPDATE of equal length writes only the pages that differ; REPLACE would write all, and elsewhere.
     connection.execute(
-        "REPLACE INTO blocks (number, revision, crc, live, codes) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO blocks (number, revision, crc, live, codes) VALUES (?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE "
+        "SET revision = excluded.revision, crc = excluded.crc, live = excluded.live, codes = excluded.codes",
         (block.number, revision, _crc(block.number, revision, live, codes), live, codes),
     )
 
@@ -110,4 +112,5 @@ def _decode(row: tuple[Any, ...], source: str, bits: int) -> Block:
 
 
 def _crc(number: int, revision: int, live: bytes, codes: bytes) -> int:
-    return zlib.crc32(codes, zlib.crc32(live, zlib.crc32(b"%d %d" % (number, revision))))
+    # Signed, so that it takes 4 bytes in the row whatever its value.
+    return zlib.crc32(codes, zlib.crc32(live, zlib.crc32(b"%d %d" % (number, revision)))) - (1 << 31)

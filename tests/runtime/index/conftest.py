@@ -36,7 +36,8 @@ def _draw(path: Path, seed: int) -> None:
 def _fill(index: HashIndex, names: list[str], seed: int = 0) -> list[int]:
     for name in names:
         (index.root / name).parent.mkdir(parents=True, exist_ok=True)
-        (index.root / name).touch()
+        if not (index.root / name).exists():
+            (index.root / name).touch()
     return index.add(names, *_random_codes(len(names), index.bits, seed))
 
 
