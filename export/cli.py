@@ -1,6 +1,7 @@
 """qo-export: from a training checkpoint to model.onnx."""
 
 import importlib.util
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -125,5 +126,5 @@ def _values(result: "ExportResult") -> dict[str, object]:
         "strip": result.strip.to_dict(),
         "parity": None if parity is None else {**parity.to_dict(), "failures": dict(parity.failures)},
         "pictures": result.pictures,
-        "card": result.card,
+        "card": asdict(result.card),
     }

@@ -27,7 +27,7 @@ from queryopt.train.checkpoint import Checkpoint, load_checkpoint
 if TYPE_CHECKING:
     from queryopt.train.network import QueryOpt
 
-__all__ = ["OPSET", "ExportResult", "build_graph", "export_onnx", "model_card"]
+__all__ = ["OPSET", "ExportResult", "build_graph", "export_onnx", "model_card", "with_card"]
 
 OPSET = 20
 MODEL_NAME = "model.onnx"
@@ -90,14 +90,14 @@ def export_onnx(
     card = model_card(network)
     with _candidate(target) as candidate:
         model = build_graph(network, explain=explain)
-        candidate.write_bytes(_with_card(model, card))
+        candidate.write_bytes(with_card(model, card))
         strip = _check_strip(network, model, candidate, threads)
         report = None
         if parity:
             report = check_parity(network, candidate, compared, batch=batch, threads=threads, progress=progress)
             report.require(max_flip_rate)
             card = replace(card, parity={**report.to_dict(), "max_flip_rate": max_flip_rate, "source": described})
-        content = _with_card(model, card)
+        content = with_card(model, card)
     with replacing(target) as file:
         file.write(content)
     return ExportResult(target, len(content), card, strip, report, described, replaced)
@@ -108,7 +108,8 @@ def build_graph(network: "QueryOpt", explain: bool = False) -> onnx.ModelProto:
 
     Input `images` uint8 [batch, s, s, 3]; outputs `codes` uint8 [batch, ceil(bits / 8)], `logits` float32
     [batch, bits], and with `explain` `attention` float32 [batch, bits, tokens]. Checked with
-    onnx.checker; it holds no operator of training, no local function, no external data and nothing of the machine that made it.
+    onnx.checker; it holds no operator of training, no local function, no external data and nothing of the machine
+    that made it.
     """
     size = network.config.image_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
@@ -127,6 +128,7 @@ def build_graph(network: "QueryOpt", explain: bool = False) -> onnx.ModelProto:
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     _forget_origin(model)
+    _cast_first(model.graph)
     onnx.checker.check_model(model, full_check=True)
     left = sorted(
         {node.op_type for node in model.graph.node if node.op_type in _TRAINING_OPERATORS}
@@ -152,10 +154,11 @@ def model_card(network: "QueryOpt") -> ModelCard:
     )
 
 
-def _with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
-    del model.metadata_props[:]
+def with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
+    """The bytes of a model.onnx: a graph with its card as metadata. `model` itself is left without one."""
     onnx.helper.set_model_props(model, card.to_metadata())
     content: bytes = model.SerializeToString(deterministic=True)
+    del model.metadata_props[:]
     return content
 
 
@@ -214,6 +217,22 @@ def _forget_origin(model: onnx.ModelProto) -> None:
         item.doc_string = ""
         if hasattr(item, "metadata_props"):
             del item.metadata_props[:]
+
+
+def _cast_first(graph: onnx.GraphProto) -> None:
+    """Let nothing but the Cast read `images`: the exporter takes the batch size from it, and TensorRT allows a uint8
+    input no other operator than a Cast.
+    """
+    cast = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == "images")
+    others = [node for node in graph.node if node.output[0] != cast.output[0]]
+    nodes = [cast, *others]
+    for node in others:
+        for at, name in enumerate(node.input):
+            if name == "images":
+                node.input[at] = cast.output[0]
+    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(ordered)
 
 
 def _check_packages() -> None:
