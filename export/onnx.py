@@ -19,9 +19,9 @@ from queryopt.cli import display_path
 from queryopt.errors import MissingError, UsageError
 from queryopt.export.parity import MAX_FLIP_RATE, ParityReport, Progress, check_parity
 from queryopt.export.pictures import parity_pictures
-from queryopt.export.session import Session
 from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
 from queryopt.files import replacing
+from queryopt.runtime.backends import open_backend
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ __all__ = ["OPSET", "ExportResult", "build_graph", "export_onnx", "model_card", 
 
 OPSET = 20
 MODEL_NAME = "model.onnx"
+
+_BACKEND = "onnxruntime"
 
 _TRAINING_OPERATORS = frozenset(
     {"Bernoulli", "Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -163,7 +165,7 @@ def with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
 
 
 def _check_strip(network: "QueryOpt", model: onnx.ModelProto, candidate: Path, threads: int | None) -> StripReport:
-    with contextlib.closing(Session(candidate, threads)) as runner:
+    with contextlib.closing(open_backend(candidate, _BACKEND, threads)) as runner:
         return check_strip(network, model, runner)
 
 

@@ -105,6 +105,7 @@ def check_parity(
     model_path: str | os.PathLike[str],
     pictures: Sequence[str | bytes | os.PathLike[Any]],
     *,
+    backend: str = "onnxruntime",
     min_bits: int = MIN_BITS,
     batch: int = 32,
     threads: int | None = None,
@@ -114,14 +115,15 @@ def check_parity(
 
     network: a QueryOpt (run in eval mode; its mode is put back) or a loaded Checkpoint. model_path: the model.onnx.
     pictures: paths. Where they give fewer than `min_bits` bits, further views of the same pictures (flips and crops,
-    the same in every run) fill up; where they give more, an even spread of them is taken. threads: for the backend.
+    the same in every run) fill up; where they give more, an even spread of them is taken. backend, threads: what runs
+    the model, see open_backend.
 
     Raises DataError where no picture can be read, MismatchError where model and network have other code lengths.
     The report judges nothing: see ParityReport.require.
     """
     import torch
 
-    from queryopt.export.session import Session
+    from queryopt.runtime.backends import open_backend
 
     if min_bits < 1 or batch < 1:
         raise UsageError(f"min_bits is {min_bits} and batch {batch}: both must be at least 1")
@@ -133,7 +135,7 @@ def check_parity(
     code_rows: list[npt.NDArray[np.uint8]] = []
     difference = 0.0
     wanted = math.ceil(min_bits / bits)
-    with contextlib.closing(Session(model_path, threads)) as model:
+    with contextlib.closing(open_backend(model_path, backend, threads)) as model:
         card = model.card
         if card.bits != bits:
             raise MismatchError(f"{display_path(model_path)}: its codes have {card.bits} bits, the network's {bits}")

@@ -8,8 +8,8 @@ import pytest
 
 from queryopt.codes import codes_to_uint64
 from queryopt.export.count import count_multiply_adds
-from queryopt.export.session import Session
 from queryopt.images import load_image
+from queryopt.runtime.backends import open_backend
 
 DATA = Path(__file__).parent.parent / "data"
 EXPECTED = json.loads((DATA / "v1" / "expected.json").read_text())
@@ -17,7 +17,7 @@ EXPECTED = json.loads((DATA / "v1" / "expected.json").read_text())
 
 @pytest.fixture(scope="module")
 def session():
-    session = Session(DATA / "v1" / "model.onnx", threads=1)
+    session = open_backend(DATA / "v1" / "model.onnx", threads=1)
     yield session
     session.close()
 

@@ -9,8 +9,10 @@ from queryopt.card import FORMAT_KEY, ModelCard, fingerprint
 from queryopt.errors import CheckpointError, DataError, ParityError, UsageError
 from queryopt.export import export_onnx
 from queryopt.export.onnx import build_graph
+from queryopt.export.pictures import parity_pictures
 from queryopt.images import load_image
 from queryopt.train.checkpoint import load_checkpoint
+from queryopt.train.data import load_image_folder, split_validation
 
 
 def session_of(path):
@@ -81,35 +83,30 @@ def test_export_writes_a_model_with_a_full_card_beside_the_checkpoint(network, s
     assert session_of(result.path).get_modelmeta().custom_metadata_map[FORMAT_KEY] == "1"
 
 
-def test_the_file_alone_exports_and_a_loaded_checkpoint_too(network, save_run, picture_folder, tmp_path):
-    run = save_run(network)
-    a = export_onnx(run / "best.safetensors", tmp_path / "a.onnx", pictures=picture_folder)
-    b = export_onnx(load_checkpoint(run), tmp_path / "b.onnx", parity=False)
-    assert a.card.fingerprint == b.card.fingerprint
-    assert b.card.parity is None
-    assert b.parity is None
+def test_a_loaded_file_exports_alone_and_without_the_gate_its_card_says_so(network, save_run, tmp_path):
+    checkpoint = load_checkpoint(save_run(network) / "best.safetensors")
+    (tmp_path / "elsewhere").mkdir()
+    result = export_onnx(checkpoint, tmp_path / "elsewhere", parity=False)
+    assert result.path == tmp_path / "elsewhere" / "model.onnx"
+    assert result.parity is None
+    assert card_of(result.path).parity is None
 
 
-def test_a_refused_export_leaves_the_old_model_and_nothing_else(network, unsure_network, save_run, picture_folder):
-    run = save_run(network, "run")
-    export_onnx(run, parity=False)
-    before = (run / "model.onnx").read_bytes()
-    other = save_run(unsure_network, "unsure")
+def test_a_refused_export_leaves_the_old_model_and_nothing_else(unsure_network, model_path, save_run, picture_folder):
+    run = save_run(unsure_network)
+    (run / "model.onnx").write_bytes(model_path.read_bytes())
     with pytest.raises(ParityError, match="bits differ"):
-        export_onnx(other, run / "model.onnx", pictures=picture_folder)
-    assert (run / "model.onnx").read_bytes() == before
+        export_onnx(run, pictures=picture_folder)
+    assert (run / "model.onnx").read_bytes() == model_path.read_bytes()
     assert sorted(p.name for p in run.iterdir()) == ["best.safetensors", "model.onnx"]
-    with pytest.raises(ParityError):
-        export_onnx(other, pictures=picture_folder)
-    assert [p.name for p in other.iterdir()] == ["best.safetensors"]
 
 
-def test_the_old_model_is_there_until_the_new_one_is(network, save_run, picture_folder):
+def test_the_old_model_is_there_until_the_new_one_is(network, model_path, save_run, picture_folder):
     import contextlib
 
     run = save_run(network)
-    export_onnx(run, parity=False)
-    before = (run / "model.onnx").read_bytes()
+    before = model_path.read_bytes()
+    (run / "model.onnx").write_bytes(before)
     seen = []
 
     @contextlib.contextmanager
@@ -167,13 +164,13 @@ def test_no_pictures_to_be_had_says_to_pass_some(network, save_run, tmp_path):
         export_onnx(save_run(network, "c"), pictures=tmp_path / "empty")
 
 
-def test_the_run_s_validation_pictures_are_compared_by_default(network, save_run, picture_folder):
-    validation = export_onnx(
-        save_run(network, "a", data=str(picture_folder), test_fraction=0, validation_fraction=0.25)
-    )
-    assert (validation.parity.pictures, validation.pictures) == (2, "the run's validation pictures")
-    training = export_onnx(save_run(network, "b", data=str(picture_folder), test_fraction=0, validation_fraction=0))
-    assert (training.parity.pictures, training.pictures) == (8, "the run's training pictures")
+def test_the_run_s_own_pictures_are_compared_by_default(network, save_run, picture_folder):
+    options = {"data": str(picture_folder), "test_fraction": 0.0, "seed": 3}
+    paths, words = parity_pictures(load_checkpoint(save_run(network, "a", validation_fraction=0.25, **options)))
+    _, drawn = split_validation(load_image_folder(picture_folder, seed=3, test_fraction=0).train, 0.25, 3)
+    assert (paths, words) == ([drawn.path(i) for i in range(2)], "the run's validation pictures")
+    paths, words = parity_pictures(load_checkpoint(save_run(network, "b", validation_fraction=0.0, **options)))
+    assert (len(paths), words) == (8, "the run's training pictures")
 
 
 def test_a_bad_checkpoint_is_a_clear_error(tmp_path):
