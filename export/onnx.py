@@ -16,7 +16,7 @@ import torch
 from queryopt import __version__
 from queryopt.card import ModelCard, Preprocessing, fingerprint
 from queryopt.cli import display_path
-from queryopt.errors import MissingError, UsageError
+from queryopt.errors import MissingError, ParityError, UsageError
 from queryopt.export.parity import MAX_FLIP_RATE, ParityReport, Progress, check_parity
 from queryopt.export.pictures import parity_pictures
 from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
@@ -75,7 +75,8 @@ def export_onnx(
     checkpoint: a run folder, a checkpoint file, or what load_checkpoint gave. path: the file to write, or a folder for
     a model.onnx in it; by default model.onnx beside the checkpoint. pictures: a folder or paths for the parity gate; by
     default the run's own validation pictures. parity=False writes a model that was not compared on pictures (its card
-    says so). explain: add the output `attention`. batch, threads: of the parity gate. progress: see Progress.
+    says so). explain: add the output `attention`. batch, threads: of the parity gate (None: all that torch and the
+    process have). progress: see Progress.
 
     Nothing is written to `path` before everything is checked, and then in one step: a refused or interrupted export
     leaves what was there. Raises CheckpointError (the checkpoint), DataError (no pictures), ParityError (above
@@ -90,14 +91,18 @@ def export_onnx(
     compared, described = parity_pictures(loaded, pictures, progress) if parity else ([], "none")
     network = loaded.network()
     card = model_card(network)
-    with _candidate(target) as candidate:
+    with _torch_threads(threads), _candidate(target) as candidate:
         model = build_graph(network, explain=explain)
         candidate.write_bytes(with_card(model, card))
-        strip = _check_strip(network, model, candidate, threads)
         report = None
-        if parity:
-            report = check_parity(network, candidate, compared, batch=batch, threads=threads, progress=progress)
-            report.require(max_flip_rate)
+        try:
+            strip = _check_strip(network, model, candidate, threads)
+            if parity:
+                report = check_parity(network, candidate, compared, batch=batch, threads=threads, progress=progress)
+                report.require(max_flip_rate)
+        except ParityError as error:
+            raise ParityError(f"{display_path(target)}: no model was written: {error}") from None
+        if report is not None:
             card = replace(card, parity={**report.to_dict(), "max_flip_rate": max_flip_rate, "source": described})
         content = with_card(model, card)
     with replacing(target) as file:
@@ -187,13 +192,25 @@ def _existing(target: Path) -> str | None:
     if not target.exists():
         return None
     try:
+        if not target.is_file():
+            raise OSError("not a regular file")
         model = onnx.load(target, load_external_data=False)
         return ModelCard.from_metadata({p.key: p.value for p in model.metadata_props}, display_path(target)).fingerprint
-    except Exception:  # protobuf's and ours: whatever it is, it is not a model of ours
+    except Exception:  # protobuf's, the system's and ours: whatever it is, it is not a model of ours
         raise UsageError(
             f"{display_path(target)}: the file there is no model that this queryopt knows: move it away, or choose "
             "another --out"
         ) from None
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -88,20 +88,20 @@ class ParityReport:
         if not math.isfinite(self.max_logit_difference):
             raise ParityError(
                 f"the exported model gives logits that are not finite on {self.backend} ({self.views:,} views of "
-                f"{self.pictures:,} pictures): no model was written"
+                f"{self.pictures:,} pictures)"
             )
         if self.flip_rate > max_flip_rate:
             raise ParityError(
                 f"{self.flipped:,} of {self.bits_compared:,} bits differ between the network and the exported model on "
                 f"{self.backend}: {self.flip_rate:.2e} is above the limit {max_flip_rate:.2e} (95 % upper bound "
                 f"{self.flip_rate_upper_95:.2e}, largest logit difference {self.max_logit_difference:.2e}, "
-                f"{100 * self.near_zero:.2f} % of logits within {self.near_zero_epsilon:g} of zero): "
-                "no model was written. A network trained to surer codes flips less; --max-flip-rate moves the limit"
+                f"{100 * self.near_zero:.2f} % of logits within {self.near_zero_epsilon:g} of zero). "
+                "A network trained to surer codes flips less; --max-flip-rate moves the limit"
             )
 
 
 def check_parity(
-    network: "QueryOpt | Checkpoint",
+    network: "QueryOpt | Checkpoint | str | os.PathLike[str]",
     model_path: str | os.PathLike[str],
     pictures: Sequence[str | bytes | os.PathLike[Any]],
     *,
@@ -113,7 +113,8 @@ def check_parity(
 ) -> ParityReport:
     """Compare a network's codes with those of the model exported from it.
 
-    network: a QueryOpt (run in eval mode; its mode is put back) or a loaded Checkpoint. model_path: the model.onnx.
+    network: a QueryOpt (run in eval mode; its mode is put back), a loaded Checkpoint, or its run folder or
+    file. model_path: the model.onnx.
     pictures: paths. Where they give fewer than `min_bits` bits, further views of the same pictures (flips and crops,
     the same in every run) fill up; where they give more, an even spread of them is taken. backend, threads: what runs
     the model, see open_backend.
@@ -121,13 +122,14 @@ def check_parity(
     Raises DataError where no picture can be read, MismatchError where model and network have other code lengths.
     The report judges nothing: see ParityReport.require.
     """
-    import torch
-
     from queryopt.runtime.backends import open_backend
+    from queryopt.train.checkpoint import Checkpoint, load_checkpoint
 
     if min_bits < 1 or batch < 1:
         raise UsageError(f"min_bits is {min_bits} and batch {batch}: both must be at least 1")
-    module: QueryOpt = network if isinstance(network, torch.nn.Module) else network.network()
+    if isinstance(network, str | os.PathLike):
+        network = load_checkpoint(network)
+    module: QueryOpt = network.network() if isinstance(network, Checkpoint) else network
     bits = module.config.bits
     failures: dict[str, str] = {}
     seen: set[int] = set()

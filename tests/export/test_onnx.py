@@ -1,3 +1,4 @@
+import os
 import re
 
 import numpy as np
@@ -146,6 +147,12 @@ def test_a_file_that_is_no_model_is_never_overwritten(network, save_run, tmp_pat
     with pytest.raises(UsageError, match=r"thesis\.onnx: the file there is no model that this queryopt knows"):
         export_onnx(run, foreign, parity=False)
     assert foreign.read_text() == "ten years of work"
+
+
+def test_a_fifo_in_the_way_is_refused_and_not_waited_for(network, save_run, tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(UsageError, match=r"pipe\.onnx"):
+        export_onnx(save_run(network), tmp_path / "pipe.onnx", parity=False)
 
 
 @pytest.mark.parametrize(("name", "message"), [("model.pt", "ends in .onnx"), ("no/such/folder.onnx", "no folder")])
