@@ -38,10 +38,10 @@ def parity_pictures(
             raise DataError(
                 f"{display_path(given)}: no pictures in this folder: pass one that holds some with --images FOLDER"
             )
-        return paths, "a folder"
+        return paths, "the given folder"
     if not given:
         raise DataError("no pictures were given for the parity check")
-    return list(given), "pictures"
+    return list(given), "the given pictures"
 
 
 def _of_run(checkpoint: "Checkpoint", progress: "Progress | None") -> tuple[list[PicturePath], str]:

@@ -80,7 +80,7 @@ def test_unreadable_pictures_are_named_and_exit_1(network, save_run, pictures, t
     result = invoke("--ckpt", save_run(network), "--images", folder)
     assert result.exit_code == 1
     assert f"warning: {folder / 'bad.jpg'}: " in result.stderr
-    assert "1,667 views of 1 pictures" in result.stdout
+    assert "1,667 views of 1 picture (the given folder)" in result.stdout
 
 
 def test_leaving_the_gate_out_is_said_aloud_and_so_is_what_was_replaced(network, model_path, save_run):
