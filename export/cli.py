@@ -108,8 +108,9 @@ def _print(out: Output, result: "ExportResult") -> None:
         f"parity:   {parity.flipped:,} of {parity.bits_compared:,} bits flipped against torch on {parity.backend} "
         f"(rate {parity.flip_rate:.1e}, with 95 % confidence below {parity.flip_rate_upper_95:.1e})"
     )
+    noun = "picture" if parity.pictures == 1 else "pictures"
     out.print(
-        f"          {parity.views:,} views of {parity.pictures:,} picture{'s' * (parity.pictures != 1)} ({result.pictures}); "
+        f"          {parity.views:,} views of {parity.pictures:,} {noun} ({result.pictures}); "
         f"largest logit difference {parity.max_logit_difference:.1e}; {100 * parity.near_zero:.2f} % of logits within "
         f"{parity.near_zero_epsilon:g} of zero; top-10 overlap {parity.top10_overlap:.4f}"
     )
