@@ -113,11 +113,14 @@ def main(
     with _open_index(index_path) as index:
         for path in _models(model, index, compare):
             hasher = Hasher(path, threads=threads, batch=batch)
+            out.log(f"model: {display_path(path)}")
             if index is not None:
                 index.check_card(hasher.card, display_path(path))
-            out.log(f"model: {display_path(path)}")
+                found = index_codes(index)
+            else:
+                assert gallery is not None
+                found = hash_labelled(hasher, gallery, out.progress, "gallery")
             asked = hash_labelled(hasher, queries, out.progress, "queries")
-            found = index_codes(index) if gallery is None else hash_labelled(hasher, gallery, out.progress, "gallery")
             evaluations[path], cards[path] = evaluate(found, asked, ks, radii), hasher.card
             failed |= found.failures | asked.failures
 
