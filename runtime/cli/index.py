@@ -199,12 +199,21 @@ def _open_or_create(path: Path, others: tuple[Path, ...], root: Path | None) -> 
         if root is not None:
             raise UsageError(f"{display_path(path)} is there already, with its own folder: leave --root out")
         return HashIndex.open(path)
-    roots = []
-    for other in others:
-        with HashIndex.open(other, readonly=True) as opened:
-            roots.append(os.path.realpath(opened.root))
-            card, model = opened.card, opened.model_path
-    return HashIndex.create(path, card, os.path.commonpath(roots) if root is None else root, model)
+    roots: list[str] = []
+    with HashIndex.open(others[0], readonly=True) as first:
+        card, model = first.card, first.model_path
+        # All are looked at before a file is made that would be left behind.
+        for other in others:
+            with HashIndex.open(other, readonly=True) as opened:
+                first.check_card(opened.card, f"the model of {display_path(opened.path)}")
+                roots.append(os.path.realpath(opened.root))
+    above = os.path.commonpath(roots)
+    if root is None and above == os.sep:
+        raise UsageError(
+            f"the folders of these indexes ({', '.join(map(display_path, roots))}) have no folder in common but "
+            f"{os.sep}: if that is to be the folder of {display_path(path)}, say so with --root {os.sep}"
+        )
+    return HashIndex.create(path, card, above if root is None else root, model)
 
 
 def _named(index: "HashIndex", path: bytes) -> bytes:
