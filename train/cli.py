@@ -1,6 +1,7 @@
 """qo-train: pictures in class folders -> a run folder."""
 
 import importlib.util
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -76,6 +77,9 @@ def main(
     metrics.jsonl and curves.png. The checkpoint is chosen on a part of the training pictures, never on test/; the
     paper-* presets train on all of them and keep the last iteration. Ctrl-C saves; --resume goes on from there.
     """
+    # By default OpenMP's threads spin at every barrier: with anything else running on the machine, a training step took
+    # many times as long. Read when torch is first imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for package in ("torch", "torchvision", "safetensors", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise MissingError(f"training needs {package}, which is not installed: pip install 'queryopt[train]'")

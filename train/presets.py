@@ -65,7 +65,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "demo": Preset(
         "What `make demo` trains: small, and short enough for two CPU cores and synthetic:birds.",
-        {**_SMALL, "iterations": 8, "samples": 960},
+        {**_SMALL, "iterations": 18, "samples": 960, "hold": 8, "crop_scale": (0.6, 1.0)},
         {**_SMALL_NETWORK, "bits": 24},
         columns=48,
     ),

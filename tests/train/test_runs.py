@@ -22,6 +22,7 @@ def state():
         position=Position(2, 1, 5),
         sums=[1.0, 2.0, 3.0],
         data="abc",
+        computed_on="2 threads",
         best={"iteration": 1, "map": 0.5},
         skipped={"a.jpg": "cut off"},
         seconds=1.5,
@@ -37,7 +38,7 @@ def test_last_pt_gives_back_what_was_saved(tmp_path):
     expected = state()
     assert torch.equal(loaded.weights["a"], expected.weights["a"])
     assert torch.equal(loaded.outputs, expected.outputs) or bool(loaded.outputs.isnan().all())
-    for name in ("position", "sums", "data", "best", "skipped", "seconds"):
+    for name in ("position", "sums", "data", "computed_on", "best", "skipped", "seconds"):
         assert getattr(loaded, name) == getattr(expected, name)
 
 
