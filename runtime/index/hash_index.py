@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard
 from queryopt.errors import InputError, MismatchError, UsageError
-from queryopt.runtime.index import export as exporting
 from queryopt.runtime.index import merge as merging
 from queryopt.runtime.index import update as updating
 from queryopt.runtime.index import verify as verifying
@@ -218,6 +217,9 @@ class HashIndex:
         The ending of its name says the format: .npz, .csv or .parquet. Paths are relative to the root. UsageError for
         another ending, MissingError where a package that it needs is not installed.
         """
+        # Here, not above: it needs click, and searching an index should not.
+        from queryopt.runtime.index import export as exporting
+
         return exporting.export(self._store, _absolute(path), progress)
 
     def verify(self, repair: bool = False, progress: Progress | None = None) -> VerifyReport:
