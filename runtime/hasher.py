@@ -104,6 +104,8 @@ class Hasher:
         """
         from queryopt.images import load_image
 
+        if isinstance(paths, str | bytes | os.PathLike):
+            raise UsageError(f"paths is one path, {os.fsdecode(paths)!r}: give a list of them, or use hash_folder")
         preprocessing = self.card.preprocessing
 
         def decode(path: StrPath) -> _Pixels:

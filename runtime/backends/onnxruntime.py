@@ -117,6 +117,8 @@ def _check_interface(session: Any, card: ModelCard, where: str) -> None:
             f"{where}: its inputs are {inputs}, not `images` uint8 [batch, {size}, {size}, 3] as its card says: "
             "export it again with qo-export"
         )
+    if isinstance(session.get_inputs()[0].shape[0], int):
+        raise ModelError(f"{where}: takes batches of one size only: export it again with qo-export")
     outputs = {o.name: (o.type, o.shape[1:]) for o in session.get_outputs()}
     expected = {
         "codes": ("tensor(uint8)", [code_bytes(card.bits)]),
