@@ -1,5 +1,6 @@
 """Bring an index up to date with its folder: hash what is new or changed, keep the rest, tell what vanished."""
 
+import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from queryopt.cli import Advance
 
 __all__ = ["ImageHasher", "Progress", "UpdateReport", "add", "no_progress", "prune", "update"]
+
+_log = logging.getLogger("queryopt")
 
 Progress = Callable[[str, int | None], "AbstractContextManager[Advance]"]
 """Opens a progress bar: (description, total). `queryopt.cli.Output.progress` is one."""
@@ -57,10 +60,11 @@ class ImageHasher(Protocol):
 class UpdateReport:
     """What an update did. Paths are absolute, as str.
 
-    hashed: images added. updated: re-hashed under their old id. unchanged: skipped, size and time being the same.
-    failed: new files that could not be read, with the reason. stale: images of the index that can't be read any more,
-    with the reason; their old codes are kept. vanished: images of the index whose files are gone; kept without prune.
-    removed: how many vanished ones were pruned. precisions: all that codes of this index were computed in.
+    hashed: images added. updated: re-hashed under their old id. unchanged: skipped, size and time being the same, or
+    in a folder that can't be looked into now. failed: new files that could not be read, with the reason. stale: images
+    of the index that can't be read any more, with the reason; their old codes are kept. vanished: images of the index
+    whose files are gone; kept without prune. removed: how many vanished ones were pruned. precisions: all that codes of
+    this index were computed in.
     """
 
     hashed: int = 0
@@ -85,6 +89,8 @@ class _Todo:
 class _Plan:
     todo: list[_Todo] = field(default_factory=list)
     unchanged: int = 0
+    unreachable: int = 0
+    """Images of the index in folders that can't be read now: nobody knows whether they are still there."""
     vanished: list[tuple[int, bytes]] = field(default_factory=list)
 
 
@@ -105,7 +111,7 @@ def update(store: Store, hasher: ImageHasher, prune: bool, force: bool, progress
     return UpdateReport(
         hashed=counts.hashed,
         updated=counts.updated,
-        unchanged=plan.unchanged,
+        unchanged=plan.unchanged + plan.unreachable,
         failed=counts.failed,
         stale=counts.stale,
         vanished=() if prune else tuple(_absolute(store, relative) for _, relative in plan.vanished),
@@ -183,22 +189,32 @@ def _mark_stale(changes: Changes, paths: list[bytes]) -> set[bytes]:
     return {path for path in paths if changes.mark_stale(path)}
 
 
-def _list_images(root: Path, missing_is_empty: bool) -> list[bytes]:
+def _list_images(root: Path, missing_is_empty: bool) -> tuple[list[bytes], tuple[bytes, ...]]:
+    """The images below root, sorted, and the folders (each with a slash at its end) that could not be looked into."""
     from queryopt.images import find_images
 
     if not root.is_dir():
         if missing_is_empty:
-            return []
+            return [], ()
         raise InputError(
             f"{root}: the folder of the index is not there: mount it, or, if the pictures moved, say where they are "
             "now with qo-index root INDEX FOLDER"
         )
-    return sorted(find_images(root))
+    skipped: list[bytes] = []
+
+    def skip(path: bytes, reason: str) -> None:
+        from queryopt.cli import display_path
+
+        skipped.append(path + b"/")
+        _log.warning("%s: %s", display_path(os.path.join(root, os.fsdecode(path))), reason)
+
+    return sorted(find_images(root, skip)), tuple(skipped)
 
 
-def _plan(store: Store, found: list[bytes]) -> _Plan:
+def _plan(store: Store, listed: tuple[list[bytes], tuple[bytes, ...]]) -> _Plan:
     """Compare the sorted listing with the index, which reads sorted as well: one pass through both."""
     plan = _Plan()
+    found, skipped = listed
     root = os.fsencode(store.meta.root)
     listing = iter(found)
     path = next(listing, None)
@@ -209,7 +225,10 @@ def _plan(store: Store, found: list[bytes]) -> _Plan:
                 plan.todo.append(_Todo(path, False, *_stat(root, path)))
                 path = next(listing, None)
             if path != relative:
-                plan.vanished.append((id, relative))
+                if relative.startswith(skipped):
+                    plan.unreachable += 1
+                else:
+                    plan.vanished.append((id, relative))
                 continue
             now = _stat(root, relative)
             if now == (size, mtime_ns) and not stale:

@@ -205,6 +205,15 @@ def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(labelled_fo
         load_checkpoint(run / BEST)
 
 
+def test_weights_that_are_not_finite_are_never_saved(labelled_folder, tmp_path):
+    # The first step's loss is finite, and its update is not: Ctrl-C right after it finds nothing worth saving.
+    config = config_of(labelled_folder, optimizer="sgd", lr=3e38, schedule="constant")
+    with pytest.raises(TrainingError, match="weights are not finite"):
+        train(config, labelled_folder, tmp_path / "run", progress=stopping_after(1, interrupt))
+    state = torch.load(tmp_path / "run" / LAST, weights_only=True)["model"]
+    assert all(bool(v.isfinite().all()) for v in state.values() if v.is_floating_point())
+
+
 def test_full_disk_keeps_the_last_good_checkpoint(reference, labelled_folder, tmp_path):
     run, config = tmp_path / "run", config_of(labelled_folder)
     with pytest.raises(KeyboardInterrupt):

@@ -180,3 +180,15 @@ def test_progress_counts_failures_too(index: HashIndex, hasher: Any) -> None:
 
     index.update(hasher, progress=progress)
     assert shown[0] == sum(shown[1:]) == 8
+
+
+def test_prune_keeps_what_lies_in_a_folder_that_cannot_be_looked_into(index: HashIndex, hasher: Any) -> None:
+    index.update(hasher)
+    names = {image.relative for image in index}
+    # Moved to another disk, with a link in its place: links to folders are not followed: is anything gone?
+    away = index.root.parent / "away"
+    (index.root / "cats").rename(away)
+    (index.root / "cats").symlink_to(away)
+    report = index.update(hasher, prune=True, force=True)
+    assert (report.removed, report.vanished) == (0, ())
+    assert {image.relative for image in index} == names
