@@ -10,11 +10,6 @@ from queryopt.train.config import TrainConfig
 
 __all__ = ["PRESETS", "Preset", "default_preset", "preset_config"]
 
-DEFAULT_PRESET = "default"
-"""Where qo-train starts without --preset: the paper's network. It is the same on every machine, so that a command gives
-equal results everywhere; without a GPU, `small` is the one that ends within minutes.
-"""
-
 
 @dataclass(frozen=True)
 class Preset:
