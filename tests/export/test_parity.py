@@ -28,7 +28,7 @@ def test_the_bound_is_clopper_and_pearson_s(flipped, compared, bound):
 
 
 @given(st.integers(1, 60), st.integers(0, 60), st.sampled_from([0.9, 0.95, 0.99]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_at_the_bound_so_few_flips_have_the_probability_that_was_asked_for(compared, flipped, confidence):
     flipped = min(flipped, compared - 1)
     p = Fraction(flip_rate_upper_bound(flipped, compared, confidence))

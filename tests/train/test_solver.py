@@ -58,7 +58,7 @@ def test_codes_are_those_of_the_literal_formula(
     assert torch.equal(solved, solve_codes_literal(codes, outputs, index, labels, 200.0, passes))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), gamma=st.sampled_from([0, 1, 2, 200]), columns=st.integers(1, 9))
 def test_ties_become_plus_one(seed: int, gamma: int, columns: int) -> None:
     """Integers have exact sums, so zeros are zeros in both orders of multiplication."""

@@ -28,7 +28,7 @@ def galleries(draw: st.DrawFn) -> tuple[int, list[int], list[int], list[int]]:
     return bits, codes, ids, draw(st.lists(one, max_size=3))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(galleries(), st.data())
 def test_equals_the_oracle(gallery: tuple[int, list[int], list[int], list[int]], data: st.DataObject) -> None:
     bits, codes, ids, queries = gallery
