@@ -41,6 +41,38 @@ format: setup
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# The whole way in miniature. Each step's product is a file, so that a second `make demo` does no done work again.
+demo: $(DEMO)/hits.html $(DEMO)/run/model.onnx $(DEMO)/untrained/model.onnx
+	@echo "== evaluate: pictures of demo/data/test search those of demo/data/train, codes of the model on both sides"
+	@$(BIN)/qo-eval --model $(DEMO)/run/model.onnx --gallery $(DEMO)/data/train --queries $(DEMO)/data/test \
+		--compare $(DEMO)/untrained/model.onnx --require-ratio 2
+	@echo "== done"
+	@echo "  search results  $(DEMO)/hits.html"
+	@echo "  training curves $(DEMO)/run/curves.png"
+	@echo "  model           $(DEMO)/run/model.onnx"
+	@echo "  index           $(DEMO)/photos.db   (try: $(BIN)/qo-search A_PICTURE --index $(DEMO)/photos.db)"
+
+$(DEMO)/run/best.safetensors: | setup
+	@echo "== train: a small network on generated birds, 32 classes that differ in a few visual attributes"
+	@$(BIN)/qo-train --data 'synthetic:birds?folder=$(DEMO)/data' --preset demo --out $(DEMO)/run --resume
+
+$(DEMO)/run/model.onnx: $(DEMO)/run/best.safetensors
+	@echo "== export: the auxiliary branch stripped, ONNX, behind the parity gate"
+	@$(BIN)/qo-export --ckpt $(DEMO)/run
+
+# The same network with its first random weights: what the evaluation compares with.
+$(DEMO)/untrained/model.onnx: $(DEMO)/run/best.safetensors
+	@$(BIN)/qo-train --data 'synthetic:birds?folder=$(DEMO)/data' --preset demo --iterations 0 --out $(DEMO)/untrained --resume -q
+	@$(BIN)/qo-export --ckpt $(DEMO)/untrained -q
+
+$(DEMO)/photos.db: $(DEMO)/run/model.onnx
+	@echo "== hash: the test pictures into an index"
+	@$(BIN)/qo-infer $(DEMO)/data/test --model $(DEMO)/run/model.onnx --index $@
+
+$(DEMO)/hits.html: $(DEMO)/photos.db
+	@echo "== search: three of them as queries"
+	@$(BIN)/qo-search $$(ls -d $(DEMO)/data/test/*/* | awk 'NR % 107 == 1' | head -3) --index $(DEMO)/photos.db -k 10 --html $@
+
 clean-demo:
 	rm -rf $(DEMO)
 

@@ -1,5 +1,6 @@
 """What a search of files gives: each query with its hits, and why they match."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class Hit:
             "rank": self.rank,
             "distance": self.distance,
             "id": self.id,
-            "path": self.path,
+            "path": _path_text(self.path),
             "label": self.label,
             "code": code_hex(self.code),
             "differs": {str(bit): [int(asked[bit]), int(found[bit])] for bit in self.differs},
@@ -72,9 +73,9 @@ class QueryResult:
     hits: tuple[Hit, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON, except that paths are bytes."""
+        """Ready for JSON."""
         return {
-            "query": self.path,
+            "query": _path_text(self.path),
             "id": self.id,
             "label": self.label,
             "code": code_hex(self.code),
@@ -90,6 +91,10 @@ class FailedQuery:
     path: bytes
     reason: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"query": _path_text(self.path), "error": self.reason}
+
 
 def code_hex(code: npt.NDArray[np.uint8]) -> str:
     """A packed code as its integer in hexadecimal: bit 0 is the last digit's lowest bit."""
@@ -99,3 +104,13 @@ def code_hex(code: npt.NDArray[np.uint8]) -> str:
 def differing_bits(code: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> tuple[int, ...]:
     """The bits (0-based, ascending) in which two packed codes differ."""
     return tuple(np.flatnonzero(np.unpackbits(code ^ other, bitorder="little")).tolist())
+
+
+def _path_text(path: bytes) -> str:
+    """A path for JSON: itself where it is UTF-8, and else with the bytes that are not as escapes."""
+    try:
+        return path.decode()
+    except UnicodeDecodeError:
+        from queryopt.cli import display_path
+
+        return display_path(os.fsdecode(path))

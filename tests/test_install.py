@@ -48,4 +48,4 @@ def test_an_empty_environment_hashes_and_searches_a_folder(wheel: Path, tmp_path
     assert summary["hashed"] == len([p for p in (DATA / "pictures").rglob("*") if p.is_file()])
     query = next(p for p in sorted((DATA / "pictures").rglob("*")) if p.is_file())
     found = json.loads(run([commands / "qo-search", query, "--index", "photos.db", "-k", "1", "--json"], tmp_path))
-    assert found["queries"][0]["hits"][0]["distance"] == 0
+    assert found["results"][0]["hits"][0]["distance"] == 0

@@ -1,6 +1,7 @@
 """qo-train: pictures in class folders -> a run folder."""
 
 import importlib.util
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 
 from queryopt.cli import Command, Output, common_options, display_path, threads_option
 from queryopt.errors import ExitCode, MissingError, UsageError
-from queryopt.train.presets import DEFAULT_PRESET, PRESETS
+from queryopt.train.presets import PRESETS
 
 if TYPE_CHECKING:
     from queryopt.train.config import TrainConfig
@@ -35,7 +36,10 @@ Presets:
     "--data", help="A folder with one sub-folder a class (or train/ and test/ with those), or synthetic:birds."
 )
 @click.option("--out", "folder", required=True, type=click.Path(), help="The run folder to write.")
-@click.option("--preset", help=f"Where the other options start from; see below.  [default: {DEFAULT_PRESET}]")
+@click.option(
+    "--preset",
+    help="Where the other options start from; see below.  [default: default on a GPU, small on a CPU]",
+)
 @click.option("--resume", is_flag=True, help="Continue the run in --out, if there is one; its own options are kept.")
 @click.option("--bits", type=int, help="Length of a code, 1 to 64.")
 @click.option("--backbone", help="resnet50, resnet18, resnet34, resnet101, small or tiny.")
@@ -76,6 +80,9 @@ def main(
     metrics.jsonl and curves.png. The checkpoint is chosen on a part of the training pictures, never on test/; the
     paper-* presets train on all of them and keep the last iteration. Ctrl-C saves; --resume goes on from there.
     """
+    # By default OpenMP's threads spin at every barrier: with anything else running on the machine, a training step took
+    # many times as long. Read when torch is first imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for package in ("torch", "torchvision", "safetensors", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise MissingError(f"training needs {package}, which is not installed: pip install 'queryopt[train]'")
@@ -86,7 +93,7 @@ def main(
 
     run = Path(folder)
     check_unused(run, resume)
-    config = _config(run, preset, resume, {**options, "data": data})
+    config = _config(run, preset, resume, {**options, "data": data}, out)
     root = resolve_data(config.data, progress=out.progress)
     pictures = load_image_folder(root, seed=config.seed, test_fraction=config.test_fraction)
     try:
@@ -109,15 +116,18 @@ def main(
     return ExitCode.SOME_FAILED if result.skipped else ExitCode.DONE
 
 
-def _config(run: Path, preset: str | None, resume: bool, options: dict[str, Any]) -> "TrainConfig":
+def _config(run: Path, preset: str | None, resume: bool, options: dict[str, Any], out: Output) -> "TrainConfig":
     """The configuration that the options mean: a preset's, or, with --resume, the run's own, with these changed."""
     from queryopt.train.checkpoint import read_run_config
-    from queryopt.train.presets import preset_config
+    from queryopt.train.presets import default_preset, preset_config
 
     begun = read_run_config(run) if resume else None
     if begun is not None and preset is None:
         return begun.override(**options)
-    config = preset_config(preset or DEFAULT_PRESET, **options)
+    if preset is None:
+        preset = default_preset(options.get("device") or "auto")
+        out.log(f"preset: {preset} ({PRESETS[preset].summary}) Others: qo-train --help")
+    config = preset_config(preset, **options)
     if not config.data:
         raise UsageError("Missing option '--data': a folder with one sub-folder a class, or synthetic:birds")
     return config

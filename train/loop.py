@@ -201,8 +201,9 @@ class _Run:
                 f"{where}: the training pictures are not those that this run began with ({len(self.images):,} now, "
                 f"{len(state.codes):,} then): restore them to continue it, or choose another --out"
             )
-        if config.threads != self.config.threads or config.device != self.config.device:
-            _log.warning("another device or number of threads than before: results will differ by rounding")
+        if state.computed_on != self._computed_on():
+            before, now = state.computed_on, self._computed_on()
+            _log.warning("this run began on %s and goes on on %s: results will differ by rounding", before, now)
         self.network.load_state_dict(state.weights)
         self.optimizer.load_state_dict(state.optimizer)
         self.codes = state.codes.to(self.device)
@@ -223,6 +224,7 @@ class _Run:
             position=self.position,
             sums=self.sums.tolist(),
             data=_digest(self.images),
+            computed_on=self._computed_on(),
             best=self.best,
             skipped=self.skipped,
             seconds=self._seconds(),
@@ -271,9 +273,11 @@ class _Run:
                 if last:
                     self.outputs[torch.from_numpy(row[view.kept]).to(self.device)] = outputs
             self.position = Position(outer, inner, step + 1)
-            if (step + 1) % (1 if self.device.type == "cpu" else _CHECK_STEPS) == 0 or step + 1 == len(rows):
+            if self.device.type == "cpu" or step % _CHECK_STEPS == 0 or step + 1 == len(rows):
                 self._require_finite_loss()
-            advance(len(row), self._note())
+                advance(len(row), self._note())
+            else:  # a look at the sums would wait for the GPU
+                advance(len(row))
             if step + 1 < len(rows):
                 if time.monotonic() - self.saved_at > _SAVE_SECONDS:
                     self._save()
@@ -398,7 +402,7 @@ class _Run:
 
     def _require_finite_weights(self) -> None:
         # A finite loss can still have had a gradient that wasn't.
-        if not all(bool(p.detach().isfinite().all()) for p in self.parameters):
+        if not all(bool(v.isfinite().all()) for v in self.network.state_dict().values() if v.is_floating_point()):
             raise self._diverged("weights are not finite numbers")
 
     def _diverged(self, what: str) -> TrainingError:
@@ -449,6 +453,9 @@ class _Run:
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.monotonic() - self.started
+
+    def _computed_on(self) -> str:
+        return f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else self.device.type
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -560,7 +567,7 @@ def _interruptible() -> Iterator[threading.Event]:
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
 
 
 @contextlib.contextmanager

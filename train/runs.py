@@ -49,8 +49,8 @@ class RunState:
     weights: state dict. optimizer: its state dict. codes: B, float32 [n, M]. outputs: U of the current outer iteration,
     float32 [samples, M], NaN where a picture was not seen yet (or can't be read). sums: hash loss, quantisation loss
     and pictures of the current epoch, for its line of metrics. data: digest of the training pictures' names and labels.
-    best: outer iteration and map of best.safetensors. skipped: unreadable pictures by name, with the reason. seconds:
-    spent so far.
+    computed_on: the device, or the number of CPU threads. best: outer iteration and map of best.safetensors. skipped:
+    unreadable pictures by name, with the reason. seconds: spent so far.
     """
 
     weights: dict[str, Tensor]
@@ -60,6 +60,7 @@ class RunState:
     position: Position = Position()
     sums: list[float] = field(default_factory=list)
     data: str = ""
+    computed_on: str = ""
     best: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -129,6 +130,7 @@ class RunFolder:
             "position": asdict(state.position),
             "sums": state.sums,
             "data": state.data,
+            "computed_on": state.computed_on,
             "best": state.best,
             "skipped": state.skipped,
             "seconds": state.seconds,
@@ -154,7 +156,7 @@ class RunFolder:
             )
         try:
             config = TrainConfig.from_json(values[CONFIG_KEY], name)
-            kept = ("optimizer", "codes", "outputs", "sums", "data", "best", "skipped", "seconds")
+            kept = ("optimizer", "codes", "outputs", "sums", "data", "computed_on", "best", "skipped", "seconds")
             position = Position(**values["position"])
             state = RunState(values["model"], position=position, **{key: values[key] for key in kept})
         except (KeyError, TypeError) as error:

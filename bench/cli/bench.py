@@ -3,7 +3,7 @@
 import click
 
 from queryopt import __version__
-from queryopt.bench.cli import flops
+from queryopt.bench.cli import flops, throughput
 from queryopt.cli import Group
 
 __all__ = ["main"]
@@ -21,3 +21,4 @@ def main() -> None:
 
 
 main.add_command(flops.command)
+main.add_command(throughput.command)

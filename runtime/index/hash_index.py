@@ -211,6 +211,17 @@ class HashIndex:
         """Write a copy of the index as it is now, while others may go on writing. UsageError where there is a file."""
         self._store.backup(_absolute(path))
 
+    def export(self, path: StrPath, progress: Progress | None = None) -> int:
+        """Write all codes to a file for other programs; see `queryopt.runtime.outputs`. Returns how many.
+
+        The ending of its name says the format: .npz, .csv or .parquet. Paths are relative to the root. UsageError for
+        another ending, MissingError where a package that it needs is not installed.
+        """
+        # Here, not above: it needs click, and searching an index should not.
+        from queryopt.runtime.index import export as exporting
+
+        return exporting.export(self._store, _absolute(path), progress)
+
     def verify(self, repair: bool = False, progress: Progress | None = None) -> VerifyReport:
         """Check every checksum, compare blocks with rows, and run SQLite's integrity check; names what is damaged.
 

@@ -21,7 +21,7 @@ _BLOCK = 1 << 15
 
 
 def to_words(packed: npt.NDArray[np.uint8]) -> Words:
-    """Packed codes uint8 [n, bytes] as words [n] of the narrowest unsigned dtype that holds them (8, 16, 32, 64 bits)."""
+    """Packed codes uint8 [n, bytes] as words [n] of the narrowest unsigned dtype (8, 16, 32, 64 bits)."""
     count, width = packed.shape
     word = next(size for size in (1, 2, 4, 8) if size >= width)
     if word != width:

@@ -69,7 +69,19 @@ class TestCrop:
         assert_same_pixels(resize_crop(image, preprocessing), torchvision_crop(image, preprocessing))
 
     @pytest.mark.parametrize(
-        "shape", [(500, 375), (375, 500), (333, 500), (1023, 767), (256, 256), (257, 256), (1, 1), (2, 3)]
+        "shape",
+        [
+            (500, 375),
+            (375, 500),
+            (333, 500),
+            (1023, 767),
+            (256, 256),
+            (257, 256),
+            (259, 256),
+            (501, 371),
+            (1, 1),
+            (2, 3),
+        ],
     )
     def test_usual_sizes(self, shape: tuple[int, int]) -> None:
         preprocessing = Preprocessing.for_size(224)

@@ -98,6 +98,13 @@ def test_missing_and_unexpected_names_are_listed(tmp_path: Path) -> None:
         load_backbone_weights(tiny(), tmp_path / "w.safetensors")
 
 
+def test_weights_beyond_the_backbones_are_refused(tmp_path: Path) -> None:
+    state = {**tiny().backbone.state_dict(), **{f"extra.{i}": torch.zeros(1) for i in range(7)}}
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"tiny: unexpected extra\.0, .*extra\.4 and 2 more"):
+        load_backbone_weights(tiny(), tmp_path / "w.safetensors")
+
+
 def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
     small = QueryOpt(NetworkConfig(4, backbone="small", image_size=32, dim=32, feedforward=64))
     safetensors.torch.save_file(small.backbone.state_dict(), tmp_path / "w.safetensors")

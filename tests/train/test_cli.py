@@ -194,3 +194,11 @@ def test_help_names_every_preset_and_imports_no_torch(tmp_path):
     assert result.returncode == ExitCode.DONE, result.stderr
     assert all(f"  {name} " in result.stdout for name in PRESETS)
     assert "qo-train --data" in result.stdout
+
+
+def test_without_a_gpu_the_small_preset_is_the_default(labelled_folder, tmp_path):
+    out = tmp_path / "run"
+    result = qo_train("--data", labelled_folder, "--bits", "12", "--iterations", "0", "--out", out, "--device", "cpu")
+    assert result.exit_code == ExitCode.DONE, result.output
+    assert "preset: small" in result.stderr
+    assert load_checkpoint(out).config.network.backbone == "small"

@@ -2,11 +2,11 @@ import itertools
 
 import numpy as np
 import pytest
-from queryopt.train import metrics as module
-from queryopt.train.metrics import chance_average_precision, retrieval_metrics
 
 from queryopt.codes import pack_codes
 from queryopt.errors import MismatchError, UsageError
+from queryopt.train import metrics as module
+from queryopt.train.metrics import chance_average_precision, retrieval_metrics
 
 
 def codes_at(distances, bits=8):

@@ -135,6 +135,18 @@ def test_logits_are_bounded_by_the_logit_scale() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("queries", [True, False])
+def test_a_logit_is_a_cosine_times_the_logit_scale(queries: bool) -> None:
+    """w . y / |y|: the length of what the network says of a bit doesn't count."""
+    network = tiny(queries=queries, branches=1).eval()
+    before = network(images())
+    last = network.decoder.final_norm if network.decoder is not None else network.encoder.feedforward_norm  # type: ignore[union-attr]
+    last.weight.mul_(5)
+    last.bias.mul_(5)
+    torch.testing.assert_close(network(images()), before)
+
+
+@torch.no_grad()
 def test_attention_is_where_each_query_looked() -> None:
     network = tiny().eval()
     logits, attention = network.forward_with_attention(images())

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from queryopt.errors import UsageError
 from queryopt.train.augment import sample_rng
@@ -31,18 +32,10 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 
 MAX_CLASSES = 1000
 
-_LARGE = frozenset(
-    {
-        "crown_shape",
-        "crown_colour",
-        "back_colour",
-        "breast_colour",
-        "breast_band",
-        "belly_spots",
-        "wing_bars",
-        "tail_length",
-    }
-)
+_CHOICES = np.array([len(values) for values in ATTRIBUTES.values()])
+_SMALL = frozenset({"beak_length", "beak_colour", "leg_colour", "eye_ring"})
+_LARGE = np.array([name not in _SMALL for name in ATTRIBUTES])
+"""Attributes that can be seen in a picture of 64 pixels at a glance."""
 _STREAM = 17
 
 
@@ -60,13 +53,17 @@ def choose_classes(count: int, seed: int) -> tuple[dict[str, str], ...]:
     if not 2 <= count <= MAX_CLASSES:
         raise UsageError(f"classes is {count}: 2 to {MAX_CLASSES} can be generated")
     rng = sample_rng(seed, 0, 0, 0, stream=_STREAM)
-    birds: list[dict[str, str]] = []
+    birds = np.zeros((0, len(ATTRIBUTES)), np.int64)  # [classes x attributes], positions among the values
     while len(birds) < count:
-        relative = len(birds) % 3 == 2
-        bird = _relative(birds[rng.integers(len(birds))], rng) if relative else _any_bird(rng)
-        if all(_tellable(bird, other) for other in birds):
-            birds.append(bird)
-    return tuple(birds)
+        bird = rng.integers(_CHOICES)
+        if len(birds) % 3 == 2:
+            bird = _relative(birds[rng.integers(len(birds))], rng)
+        differs = birds != bird
+        if np.all((differs.sum(1) >= 2) & differs[:, _LARGE].any(1)):
+            birds = np.vstack([birds, bird])
+    return tuple(
+        {name: values[i] for (name, values), i in zip(ATTRIBUTES.items(), bird, strict=True)} for bird in birds.tolist()
+    )
 
 
 def class_name(number: int, bird: Bird) -> str:
@@ -76,18 +73,9 @@ def class_name(number: int, bird: Bird) -> str:
     return f"{number:03d}.{crest}{bird['back_colour']}_{cap}{bird['breast_colour']}_breasted"
 
 
-def _any_bird(rng: np.random.Generator) -> dict[str, str]:
-    return {name: values[rng.integers(len(values))] for name, values in ATTRIBUTES.items()}
-
-
-def _relative(bird: Bird, rng: np.random.Generator) -> dict[str, str]:
-    changed = dict(bird)
-    for i in rng.choice(len(ATTRIBUTES), 2, replace=False):
-        name, values = list(ATTRIBUTES.items())[i]
-        others = [value for value in values if value != bird[name]]
-        changed[name] = others[rng.integers(len(others))]
+def _relative(bird: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """The bird with two attributes changed: [attributes]."""
+    changed = bird.copy()
+    for attribute in rng.choice(len(bird), 2, replace=False):
+        changed[attribute] = (bird[attribute] + rng.integers(1, _CHOICES[attribute])) % _CHOICES[attribute]
     return changed
-
-
-def _tellable(one: Bird, other: Bird) -> bool:
-    return distance(one, other) >= 2 and any(one[name] != other[name] for name in _LARGE)

@@ -1,0 +1,219 @@
+"""qo-eval: how well a model retrieves pictures of the query's class, ties counted fairly."""
+
+import json
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import click
+
+from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
+from queryopt.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+
+    from rich.table import Table
+
+    from queryopt.bench.evaluate import Evaluation
+    from queryopt.card import ModelCard
+    from queryopt.runtime import HashIndex
+
+__all__ = ["main"]
+
+_MAP = "mAP, mean over orders of ties"
+
+
+def _numbers(low: int) -> "Callable[[click.Context, click.Parameter, str], tuple[int, ...]]":
+    """Parses whole numbers with commas between them."""
+
+    def parse(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+        try:
+            numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not a list of whole numbers such as 1,10,100") from None
+        if min(numbers) < low:
+            raise click.BadParameter(f"{min(numbers)} is too small: give numbers of at least {low}")
+        return numbers
+
+    return parse
+
+
+@click.command("qo-eval", cls=Command)
+@click.option("--model", metavar="MODEL", help="The model.  [default: as qo-infer finds it; with --index, the index's]")
+@click.option("--gallery", "gallery_path", metavar="DIR", help="Pictures to search in, a sub-folder for each class.")
+@click.option("--index", "index_path", metavar="INDEX", help="Search in this index instead, with its labels.")
+@click.option("--queries", "queries_path", metavar="DIR", required=True, help="Pictures to search with, likewise.")
+@click.option("--compare", metavar="MODEL", multiple=True, help="Another model to show beside it; may be repeated.")
+@click.option(
+    "--require-ratio",
+    metavar="X",
+    type=click.FloatRange(0, min_open=True),
+    help="Fail with exit code 5 unless the mAP is at least X times that of each --compare.",
+)
+@click.option("--k", "ks", callback=_numbers(1), default="1,10,100", show_default=True, help="Precision at these k.")
+@click.option(
+    "--radius", "radii", callback=_numbers(0), default="0,1,2", show_default=True, help="Recall at these radii."
+)
+@click.option("--out", "out_path", metavar="FILE", help="Write the results as JSON here.")
+@batch_option(32)
+@threads_option
+@common_options
+def main(
+    model: str | None,
+    gallery_path: str | None,
+    index_path: str | None,
+    queries_path: str,
+    compare: tuple[str, ...],
+    require_ratio: float | None,
+    ks: tuple[int, ...],
+    radii: tuple[int, ...],
+    out_path: str | None,
+    batch: int,
+    threads: int | None,
+    out: Output,
+) -> ExitCode:
+    """Measure how well a model's codes find pictures of the query's class.
+
+    Both folders are hashed with the model, as in use. A picture's class is the folder that it lies in. The mAP is the
+    mean over all orders of pictures at equal distance, with the worst and the best order beside it. A query whose class
+    the gallery has not is left out and counted; one that lies in the gallery itself is left out of its own ranking.
+
+    \b
+    Examples:
+      qo-eval --model runs/a/model.onnx --gallery photos/train --queries photos/test
+      qo-eval --model runs/a/model.onnx --compare untrained.onnx --require-ratio 2 \\
+              --gallery photos/train --queries photos/test --out eval.json
+
+    \b
+    Exit codes:
+      0  done
+      1  done, but some pictures could not be read
+      2  wrong usage, or things that don't belong together
+      3  nothing usable in the input
+      4  a package that is needed is missing
+      5  refused: the mAP is below what --require-ratio asks for
+    """
+    from queryopt.bench.evaluate import evaluate, hash_labelled, index_codes, labelled_folder
+    from queryopt.files import replacing
+    from queryopt.runtime import Hasher
+
+    _check_usage(gallery_path, index_path, compare, require_ratio)
+    queries = labelled_folder(queries_path)
+    gallery = labelled_folder(gallery_path) if gallery_path is not None else None
+    for folder in (queries, gallery):
+        if folder is not None and folder.unlabelled:
+            out.warn(
+                f"{display_path(folder.root)}: {folder.unlabelled} pictures directly in it have no class: left out"
+            )
+
+    evaluations: dict[str, Evaluation] = {}
+    cards: dict[str, ModelCard] = {}
+    failed: dict[bytes, str] = {}
+    with _open_index(index_path) as index:
+        for path in _models(model, index, compare):
+            hasher = Hasher(path, threads=threads, batch=batch)
+            out.log(f"model: {display_path(path)}")
+            if index is not None:
+                index.check_card(hasher.card, display_path(path))
+                found = index_codes(index)
+            else:
+                assert gallery is not None
+                found = hash_labelled(hasher, gallery, out.progress, "gallery")
+            asked = hash_labelled(hasher, queries, out.progress, "queries")
+            evaluations[path], cards[path] = evaluate(found, asked, ks, radii), hasher.card
+            failed |= found.failures | asked.failures
+
+    first, *others = evaluations
+    for name, reason in failed.items():
+        out.warn(f"{display_path(name)}: {reason}")
+    for label in evaluations[first].absent:
+        out.warn(f"class {display_path(label)}: only queries have it: left out")
+    ratios = {other: evaluations[first].metrics.map / evaluations[other].metrics.map for other in others}
+    passed = require_ratio is None or all(ratio >= require_ratio for ratio in ratios.values())
+    result = {
+        "gallery": gallery_path if gallery_path is not None else index_path,
+        "queries_folder": queries_path,
+        "models": [
+            {"model": path, "fingerprint": cards[path].fingerprint} | evaluation.to_dict()
+            for path, evaluation in evaluations.items()
+        ],
+        "ratios": ratios,
+        "required_ratio": require_ratio,
+        "passed": passed,
+        "failed": {display_path(name): reason for name, reason in failed.items()},
+    }
+    if out_path is not None:
+        with replacing(out_path) as file:
+            file.write(json.dumps(result, indent=2).encode() + b"\n")
+    out.result(result)
+    out.print(_table(evaluations), "")
+    for other, ratio in ratios.items():
+        out.print(f"The mAP is {ratio:.2f} x that of {display_path(other)}.")
+    if not passed:
+        low = min(ratios, key=lambda other: ratios[other])
+        click.echo(
+            f"qo-eval: refused: the mAP is {ratios[low]:.3f} x that of {display_path(low)}, but --require-ratio asks "
+            f"for {require_ratio:g}",
+            err=True,
+        )
+        return ExitCode.PARITY
+    return ExitCode.SOME_FAILED if failed else ExitCode.DONE
+
+
+def _check_usage(gallery: str | None, index: str | None, compare: tuple[str, ...], require_ratio: float | None) -> None:
+    if (gallery is None) == (index is None):
+        raise UsageError("give what to search in: either --gallery FOLDER or --index INDEX")
+    if index is not None and compare:
+        raise UsageError("an index holds the codes of one model: to --compare others, give its folder as --gallery")
+    if require_ratio is not None and not compare:
+        raise UsageError("--require-ratio needs a model to compare with: give it with --compare")
+
+
+def _open_index(path: str | None) -> "AbstractContextManager[HashIndex | None]":
+    from queryopt.runtime import HashIndex
+
+    return nullcontext() if path is None else HashIndex.open(path, readonly=True)
+
+
+def _models(model: str | None, index: "HashIndex | None", compare: tuple[str, ...]) -> list[str]:
+    """The models to measure, that of --model first."""
+    from queryopt.runtime.hasher import find_model
+
+    if model is None and index is not None and index.model_path is not None:
+        model = str(index.model_path)
+    return list(dict.fromkeys([str(find_model(model)), *compare]))
+
+
+def _table(evaluations: "Mapping[str, Evaluation]") -> "Table":
+    """A column a model, a row a figure."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    table.add_column("")
+    columns = [_figures(evaluation) for evaluation in evaluations.values()]
+    for path in evaluations:
+        table.add_column(display_path(path), justify="right", overflow="fold")
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(name, *(column.get(name, "") for column in columns), style="bold" if name == _MAP else None)
+    return table
+
+
+def _figures(evaluation: "Evaluation") -> dict[str, str]:
+    metrics = evaluation.metrics
+    shares = {_MAP: metrics.map, "  worst order": metrics.map_pessimistic, "  best order": metrics.map_optimistic}
+    shares["  a random ranking"] = metrics.chance
+    shares |= {f"precision at {k}": value for k, value in metrics.precision_at.items()}
+    for radius, value in metrics.recall_at_radius.items():
+        within = f"within {radius} {'bit' if radius == 1 else 'bits'}"
+        shares[f"recall {within}"] = value
+        shares[f"precision {within}"] = metrics.precision_at_radius[radius]
+    counts = {
+        "bits": evaluation.bits,
+        "gallery": evaluation.gallery,
+        "classes in it": evaluation.classes,
+        "queries": metrics.queries,
+        "  in the gallery themselves": evaluation.own,
+        "  left out, nothing relevant": metrics.skipped_queries,
+    }
+    return {name: f"{value:.4f}" for name, value in shares.items()} | {n: f"{count:,}" for n, count in counts.items()}

@@ -1,0 +1,170 @@
+"""How well deployed models retrieve: folders of labelled pictures hashed as in use, and ranked.
+
+Codes come from the exported model through the runtime, on both sides: this measures what a user gets, not what a
+network scored in training.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.errors import DataError, MismatchError
+from queryopt.train.metrics import RetrievalMetrics, retrieval_metrics
+
+if TYPE_CHECKING:
+    from queryopt.cli import Advance
+    from queryopt.runtime import Hasher, HashIndex
+
+__all__ = [
+    "Evaluation",
+    "LabelledCodes",
+    "LabelledFolder",
+    "evaluate",
+    "hash_labelled",
+    "index_codes",
+    "labelled_folder",
+]
+
+Progress = Callable[[str, int | None], "AbstractContextManager[Advance]"]
+"""Opens a progress bar: (description, total). `queryopt.cli.Output.progress` is one."""
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """Pictures below a folder, each labelled with the name of the folder that it lies in."""
+
+    root: bytes
+    paths: tuple[bytes, ...]
+    """Absolute."""
+    labels: tuple[str, ...]
+    unlabelled: int
+    """Pictures directly in the root, which have no class, and are left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledCodes:
+    """Codes with their labels. codes: uint8 [n, ceil(bits / 8)]; labels: str [n]; paths: as in LabelledFolder."""
+
+    bits: int
+    codes: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.str_]
+    paths: tuple[bytes, ...]
+    failures: dict[bytes, str]
+    """Pictures that could not be read, with the reason; they have no row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A model's metrics, and what they were taken over."""
+
+    metrics: RetrievalMetrics
+    bits: int
+    gallery: int
+    """Pictures in the gallery."""
+    classes: int
+    """Classes of the gallery."""
+    own: int
+    """Queries that lie in the gallery themselves: each is left out of its own ranking."""
+    absent: tuple[str, ...]
+    """Classes that only queries have; these are left out and counted in metrics.skipped_queries."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return self.metrics.to_dict() | {
+            "bits": self.bits,
+            "gallery": self.gallery,
+            "classes": self.classes,
+            "queries_in_gallery": self.own,
+            "classes_only_in_queries": list(self.absent),
+        }
+
+
+def labelled_folder(folder: str | bytes | os.PathLike[str]) -> LabelledFolder:
+    """Find the pictures of a folder of class folders (at any depth). DataError where none lies in a class folder."""
+    from queryopt.images import find_images
+
+    root = os.fsencode(folder)
+    found = find_images(root)
+    inside = [path for path in found if os.path.dirname(path)]
+    if not inside:
+        what = "its pictures lie directly in it" if found else "there are no pictures in it"
+        raise DataError(f"{os.fsdecode(root)}: {what}: give a folder with a sub-folder of pictures for each class")
+    return LabelledFolder(
+        root=root,
+        paths=tuple(os.path.join(os.path.abspath(root), path) for path in inside),
+        labels=tuple(os.fsdecode(os.path.basename(os.path.dirname(path))) for path in inside),
+        unlabelled=len(found) - len(inside),
+    )
+
+
+def hash_labelled(hasher: "Hasher", folder: LabelledFolder, progress: Progress, description: str) -> LabelledCodes:
+    """Hash a labelled folder. DataError where not one picture could be read."""
+    label_of = dict(zip(folder.paths, folder.labels, strict=True))
+    codes: list[npt.NDArray[np.uint8]] = []
+    paths: list[bytes] = []
+    failures: dict[bytes, str] = {}
+    with progress(description, len(folder.paths)) as advance:
+        for batch in hasher.stream(folder.paths):
+            codes.append(batch.codes)
+            paths += map(os.fsencode, batch.paths)
+            failures |= {os.fsencode(path): reason for path, reason in batch.failures.items()}
+            advance(len(batch.paths) + len(batch.failures))
+    if not paths:
+        name, reason = next(iter(failures.items()))
+        raise DataError(
+            f"{os.fsdecode(folder.root)}: none of its {len(failures)} pictures could be read "
+            f"(the first, {os.fsdecode(name)}: {reason})"
+        )
+    labels = np.array([label_of[path] for path in paths], dtype=np.str_)
+    return LabelledCodes(hasher.card.bits, np.concatenate(codes), labels, tuple(paths), failures)
+
+
+def index_codes(index: "HashIndex") -> LabelledCodes:
+    """The codes and labels that an index holds. DataError where no picture in it has a label."""
+    images = [image for image in index if image.label is not None]
+    if not images:
+        raise DataError(f"{index.path}: no picture in it has a class (a folder of its own below {index.root})")
+    return LabelledCodes(
+        bits=index.card.bits,
+        codes=np.stack([image.code for image in images]),
+        labels=np.array([image.label for image in images], dtype=np.str_),
+        paths=tuple(os.fsencode(image.path) for image in images),
+        failures={},
+    )
+
+
+def evaluate(
+    gallery: LabelledCodes, queries: LabelledCodes, ks: Sequence[int] = (1, 10, 100), radii: Sequence[int] = (0, 1, 2)
+) -> Evaluation:
+    """Rank the gallery for each query and measure. A query that lies in the gallery is left out of its own ranking.
+
+    MismatchError where the two have codes of different length, or share no class.
+    """
+    if gallery.bits != queries.bits:
+        raise MismatchError(f"the gallery has codes of {gallery.bits} bits and the queries of {queries.bits}")
+    # By the real path, so that a file is itself in whatever way its folder was named.
+    row_of = {os.path.realpath(path): row for row, path in enumerate(gallery.paths)}
+    own = np.array([row_of.get(os.path.realpath(path), -1) for path in queries.paths], np.int64)
+    metrics = retrieval_metrics(
+        queries.codes,
+        gallery.codes,
+        gallery.bits,
+        queries.labels,
+        gallery.labels,
+        ks=ks,
+        radii=[radius for radius in radii if radius <= gallery.bits],
+        exclude_self=own if (own >= 0).any() else None,
+    )
+    return Evaluation(
+        metrics=metrics,
+        bits=gallery.bits,
+        gallery=len(gallery.labels),
+        classes=len(np.unique(gallery.labels)),
+        own=int((own >= 0).sum()),
+        absent=tuple(np.setdiff1d(queries.labels, gallery.labels).tolist()),
+    )

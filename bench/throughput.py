@@ -1,0 +1,212 @@
+"""Pictures a second: from files to codes, beside the model alone and the decoding alone, with the same threads.
+
+Hashing a folder should cost what the model costs. Rounds are interleaved (files, model, decoding, files, …), so that a
+machine that slows down or is busy with something else does so for all three, and medians of the rounds are given.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from queryopt.errors import ImageError, InputError, MissingError, UsageError
+from queryopt.images import load_image
+from queryopt.runtime.backends.onnxruntime import usable_cores
+from queryopt.runtime.hasher import Hasher
+
+__all__ = ["Round", "Throughput", "make_pictures", "measure", "untrained_model"]
+
+PICTURE_SIZES = ((500, 400), (500, 375), (400, 500), (480, 360))
+"""Width and height of the pictures of `make_pictures`, in turn: about those of the usual data sets."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round, in pictures a second: files to codes, the model on pixels in memory, files to pixels."""
+
+    end_to_end: float
+    model: float
+    decode: float
+
+    @property
+    def ratio(self) -> float:
+        """Files to codes, as a share of the model alone."""
+        return self.end_to_end / self.model
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What was measured. Rates are medians of the rounds, in pictures a second.
+
+    ratio: median of the rounds' end_to_end / model. pictures: how many were hashed in a round. megabytes: the size of
+    their files, on average. load: the machine's load average (1 minute) before the first and after the last round;
+    much above `threads` at the end or above 0.5 at the start, something else was running.
+    """
+
+    model: str
+    backend: str
+    backbone: str
+    precision: str
+    bits: int
+    image_size: int
+    pictures: int
+    megabytes: float
+    threads: int
+    batch: int
+    end_to_end: float
+    model_alone: float
+    decode_alone: float
+    ratio: float
+    rounds: tuple[Round, ...]
+    load: tuple[float, float] | None
+    machine: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, JSON-serialisable, with each round's ratio."""
+        rounds = [asdict(r) | {"ratio": r.ratio} for r in self.rounds]
+        return asdict(self) | {"rounds": rounds, "load": list(self.load) if self.load else None}
+
+
+def measure(
+    model: str | os.PathLike[str],
+    paths: Sequence[str | bytes | os.PathLike[Any]],
+    *,
+    threads: int | None = None,
+    batch: int = 32,
+    rounds: int = 5,
+    backend: str = "auto",
+    progress: Callable[[int], object] | None = None,
+) -> Throughput:
+    """Measure a model on picture files.
+
+    threads: of the model, and as many for decoding (None: all that this process may use). Pixels of all pictures are
+    held in memory. Pictures that can't be read are left out; InputError where none can. progress: called with 1 after
+    each round. Raises ModelError, MissingError, UsageError as Hasher.
+    """
+    if rounds < 1:
+        raise UsageError(f"rounds is {rounds}: at least 1")
+    threads = threads or usable_cores()
+    with Hasher(model, backend, threads, batch) as hasher, ThreadPoolExecutor(threads) as pool:
+        card = hasher.card
+
+        def decode(path: str | bytes | os.PathLike[Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+            try:
+                return load_image(path, card.preprocessing)
+            except ImageError:
+                return None
+
+        decoded = list(pool.map(decode, paths))
+        usable = [path for path, pixels in zip(paths, decoded, strict=True) if pixels is not None]
+        if not usable:
+            raise InputError(f"none of the {len(paths)} pictures can be read")
+        pixels = np.stack([p for p in decoded if p is not None])
+        del decoded
+        for _ in range(2):  # a session's first two runs are slower than all others
+            hasher.hash_pixels(pixels[:batch])
+
+        def files_to_codes() -> None:
+            deque(hasher.stream(usable), maxlen=0)
+
+        def files_to_pixels() -> None:
+            deque(pool.map(decode, usable), maxlen=0)
+
+        before = _load()
+        done: list[Round] = []
+        for _ in range(rounds):
+            seconds = [_seconds(f) for f in (files_to_codes, lambda: hasher.hash_pixels(pixels), files_to_pixels)]
+            done.append(Round(*(len(usable) / s for s in seconds)))
+            if progress is not None:
+                progress(1)
+        after = _load()
+        return Throughput(
+            model=str(hasher.model_path),
+            backend=hasher.backend,
+            backbone=card.backbone,
+            precision=card.precision,
+            bits=card.bits,
+            image_size=card.preprocessing.image_size,
+            pictures=len(usable),
+            megabytes=sum(os.stat(path).st_size for path in usable) / len(usable) / 1e6,
+            threads=threads,
+            batch=batch,
+            end_to_end=statistics.median(r.end_to_end for r in done),
+            model_alone=statistics.median(r.model for r in done),
+            decode_alone=statistics.median(r.decode for r in done),
+            ratio=statistics.median(r.ratio for r in done),
+            rounds=tuple(done),
+            load=None if before is None or after is None else (before, after),
+            machine=f"{_processor()}, {usable_cores()} usable cores, {platform.platform()}",
+        )
+
+
+def make_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
+    """Write `count` JPEGs of PICTURE_SIZES with the detail of photographs (about 40 kB each) and return their paths."""
+    from PIL import Image
+
+    paths = []
+    for number in range(count):
+        rng = np.random.default_rng((seed, number))
+        width, height = PICTURE_SIZES[number % len(PICTURE_SIZES)]
+        # Shapes at three scales and a little sensor noise: as many coefficients for the decoder as a photograph has.
+        pixels = rng.normal(0, 4, (height, width, 3))
+        for cells, strength in ((5, 60), (25, 35), (100, 18)):
+            noise = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8))
+            smooth = np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC), float)
+            pixels += (smooth / 127.5 - 1) * strength
+        path = folder / f"{number:05d}.jpg"
+        Image.fromarray((pixels + 128).clip(0, 255).astype(np.uint8)).save(path, quality=88)
+        paths.append(path)
+    return paths
+
+
+def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12) -> Path:
+    """Export a network with random weights to `path`: as fast as a trained one. MissingError without torch and onnx."""
+    try:
+        import torch
+
+        from queryopt.export import export_onnx
+        from queryopt.train.checkpoint import Checkpoint
+        from queryopt.train.config import TrainConfig
+        from queryopt.train.network import NetworkConfig, QueryOpt
+    except ImportError as error:
+        raise MissingError(
+            f"an untrained network needs the packages of training ({error}): pip install 'queryopt[train]', "
+            "or give --model"
+        ) from None
+    small = {"small": {"image_size": 64, "dim": 128, "feedforward": 256}, "tiny": {"image_size": 32, "dim": 32}}
+    settings: dict[str, Any] = small.get(backbone, {})
+    if backbone == "tiny":
+        settings = settings | {"heads": 4, "feedforward": 64}
+    config = NetworkConfig(bits, backbone=backbone, **settings)
+    torch.manual_seed(0)
+    state = QueryOpt(config).eval().state_dict()
+    export_onnx(Checkpoint(TrainConfig(config), state, path.with_suffix(".safetensors")), path, parity=False)
+    return path
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _load() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,131 @@
+"""qo-export: from a training checkpoint to model.onnx."""
+
+import importlib.util
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
+from queryopt.errors import ExitCode, MissingError
+
+if TYPE_CHECKING:
+    from queryopt.export.onnx import ExportResult
+
+__all__ = ["main"]
+
+_EPILOG = """\b
+Examples:
+  qo-export --ckpt runs/a
+  qo-export --ckpt runs/a --images photos/ --out birds.onnx
+  qo-export --ckpt best.safetensors --images photos/ --explain
+"""
+
+
+@click.command("qo-export", cls=Command, epilog=_EPILOG)
+@click.option(
+    "--ckpt", "checkpoint", required=True, metavar="RUN_OR_FILE", help="Run folder or checkpoint of qo-train."
+)
+@click.option("--out", "path", metavar="FILE", help="The model to write.  [default: model.onnx beside the checkpoint]")
+@click.option("--images", metavar="FOLDER", help="Pictures for the parity gate.  [default: the run's validation ones]")
+@click.option(
+    "--max-flip-rate",
+    type=click.FloatRange(0, 1),
+    default=1e-3,
+    show_default=True,
+    help="Share of bits that may differ between network and model; above it nothing is written (exit 5).",
+)
+@click.option("--no-parity", is_flag=True, help="Don't compare on pictures; the model's card will say so.")
+@click.option("--explain", is_flag=True, help="Add the output `attention`: where in the picture each bit looked.")
+@batch_option(32)
+@threads_option
+@common_options
+def main(
+    checkpoint: str,
+    path: str | None,
+    images: str | None,
+    max_flip_rate: float,
+    no_parity: bool,
+    explain: bool,
+    batch: int,
+    threads: int | None,
+    out: Output,
+) -> ExitCode:
+    """Export a training checkpoint to one self-describing model.onnx.
+
+    The auxiliary branch is stripped, which is proved on the graph that comes out. Then network and model hash the same
+    real pictures: at least 20,000 bits are compared, with flips and crops of the pictures where there are too few. A
+    model whose bits differ by more than --max-flip-rate is not written, and an older one at its place stays.
+    """
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingError(f"exporting needs {package}, which is not installed: pip install 'queryopt[train]'")
+    from queryopt.export.onnx import export_onnx
+
+    if no_parity:
+        if images is not None:
+            raise click.UsageError("--images are for the parity gate, which --no-parity leaves out: drop one of them")
+        out.warn("--no-parity: the model is not compared with the network on any picture")
+    result = export_onnx(
+        checkpoint,
+        path,
+        pictures=images,
+        parity=not no_parity,
+        max_flip_rate=max_flip_rate,
+        explain=explain,
+        batch=batch,
+        threads=threads,
+        progress=out.progress,
+    )
+    failures = result.parity.failures if result.parity else {}
+    for name, reason in failures.items():
+        out.warn(f"{name}: {reason}: not compared")
+    _print(out, result)
+    out.result(_values(result))
+    return ExitCode.SOME_FAILED if failures else ExitCode.DONE
+
+
+def _print(out: Output, result: "ExportResult") -> None:
+    card, strip, parity = result.card, result.strip, result.parity
+    where = display_path(result.path)
+    if result.replaced is not None:
+        same = "the same checkpoint" if result.replaced == card.fingerprint else "another checkpoint"
+        out.print(f"replaced: a model of {same} (fingerprint {result.replaced[:12]}…)")
+    size = card.preprocessing.image_size
+    out.print(
+        f"model:    {where}  ({result.size / 1e6:,.1f} MB, {card.precision}, fingerprint {card.fingerprint[:12]}…)"
+    )
+    out.print(f"code:     {card.bits} bits of {card.backbone} at {size} x {size} pixels")
+    out.print(
+        f"stripped: {strip.multiply_adds_training:,} multiply-adds with {strip.branches} branches -> "
+        f"{strip.multiply_adds:,} in the graph; logits equal the training network's within "
+        f"{strip.max_logit_difference:.1e}"
+    )
+    if parity is None:
+        out.print("parity:   not checked (--no-parity)")
+        return
+    out.print(
+        f"parity:   {parity.flipped:,} of {parity.bits_compared:,} bits flipped against torch on {parity.backend} "
+        f"(rate {parity.flip_rate:.1e}, with 95 % confidence below {parity.flip_rate_upper_95:.1e})"
+    )
+    noun = "picture" if parity.pictures == 1 else "pictures"
+    out.print(
+        f"          {parity.views:,} views of {parity.pictures:,} {noun} ({result.pictures}); "
+        f"largest logit difference {parity.max_logit_difference:.1e}; {100 * parity.near_zero:.2f} % of logits within "
+        f"{parity.near_zero_epsilon:g} of zero; top-10 overlap {parity.top10_overlap:.4f}"
+    )
+
+
+def _values(result: "ExportResult") -> dict[str, object]:
+    parity = result.parity
+    return {
+        "model": result.path,
+        "bytes": result.size,
+        "bits": result.card.bits,
+        "fingerprint": result.card.fingerprint,
+        "replaced": result.replaced,
+        "strip": result.strip.to_dict(),
+        "parity": None if parity is None else {**parity.to_dict(), "failures": dict(parity.failures)},
+        "pictures": result.pictures,
+        "card": asdict(result.card),
+    }

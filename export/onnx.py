@@ -1,0 +1,262 @@
+"""model.onnx: built from a checkpoint, proved, compared with the network on real pictures, and then put in place."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import torch
+
+from queryopt import __version__
+from queryopt.card import ModelCard, Preprocessing, fingerprint
+from queryopt.cli import display_path
+from queryopt.errors import MissingError, ParityError, UsageError
+from queryopt.export.parity import MAX_FLIP_RATE, ParityReport, Progress, check_parity
+from queryopt.export.pictures import parity_pictures
+from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
+from queryopt.files import replacing
+from queryopt.runtime.backends import open_backend
+from queryopt.train.checkpoint import Checkpoint, load_checkpoint
+
+if TYPE_CHECKING:
+    from queryopt.train.network import QueryOpt
+
+__all__ = ["OPSET", "ExportResult", "build_graph", "export_onnx", "model_card", "with_card"]
+
+OPSET = 20
+MODEL_NAME = "model.onnx"
+
+_BACKEND = "onnxruntime"
+
+_TRAINING_OPERATORS = frozenset(
+    {"Bernoulli", "Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+_VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A model.onnx that was written.
+
+    path, size (bytes): the file. card: what its metadata holds. strip: the proof that the auxiliary branch is gone.
+    parity: the comparison on real pictures, None where it was left out. pictures: in words, what was compared.
+    replaced: the fingerprint of the model that lay there before, None where there was none.
+    """
+
+    path: Path
+    size: int
+    card: ModelCard
+    strip: StripReport
+    parity: ParityReport | None
+    pictures: str
+    replaced: str | None
+
+
+def export_onnx(
+    checkpoint: "Checkpoint | str | os.PathLike[str]",
+    path: str | os.PathLike[str] | None = None,
+    *,
+    pictures: str | os.PathLike[str] | Sequence[str | bytes | os.PathLike[Any]] | None = None,
+    parity: bool = True,
+    max_flip_rate: float = MAX_FLIP_RATE,
+    explain: bool = False,
+    batch: int = 32,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Export a checkpoint to one self-describing model.onnx.
+
+    checkpoint: a run folder, a checkpoint file, or what load_checkpoint gave. path: the file to write, or a folder for
+    a model.onnx in it; by default model.onnx beside the checkpoint. pictures: a folder or paths for the parity gate; by
+    default the run's own validation pictures. parity=False writes a model that was not compared on pictures (its card
+    says so). explain: add the output `attention`. batch, threads: of the parity gate (None: all that torch and the
+    process have). progress: see Progress.
+
+    Nothing is written to `path` before everything is checked, and then in one step: a refused or interrupted export
+    leaves what was there. Raises CheckpointError (the checkpoint), DataError (no pictures), ParityError (above
+    max_flip_rate, or the strip is not exact), UsageError (path, max_flip_rate), MissingError (packages).
+    """
+    _check_packages()
+    if not 0 <= max_flip_rate <= 1:
+        raise UsageError(f"the largest flip rate is {max_flip_rate}: it is a share, 0 to 1")
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+    target = _target(loaded, path)
+    replaced = _existing(target)
+    compared, described = parity_pictures(loaded, pictures, progress) if parity else ([], "none")
+    network = loaded.network()
+    card = model_card(network)
+    with _torch_threads(threads), _candidate(target) as candidate:
+        model = build_graph(network, explain=explain)
+        candidate.write_bytes(with_card(model, card))
+        report = None
+        try:
+            strip = _check_strip(network, model, candidate, threads)
+            if parity:
+                report = check_parity(network, candidate, compared, batch=batch, threads=threads, progress=progress)
+                report.require(max_flip_rate)
+        except ParityError as error:
+            raise ParityError(f"{display_path(target)}: no model was written: {error}") from None
+        if report is not None:
+            card = replace(card, parity={**report.to_dict(), "max_flip_rate": max_flip_rate, "source": described})
+        content = with_card(model, card)
+    with replacing(target) as file:
+        file.write(content)
+    return ExportResult(target, len(content), card, strip, report, described, replaced)
+
+
+def build_graph(network: "QueryOpt", explain: bool = False) -> onnx.ModelProto:
+    """The ONNX graph of the inference network, without a model card.
+
+    Input `images` uint8 [batch, s, s, 3]; outputs `codes` uint8 [batch, ceil(bits / 8)], `logits` float32
+    [batch, bits], and with `explain` `attention` float32 [batch, bits, tokens]. Checked with
+    onnx.checker; it holds no operator of training, no local function, no external data and nothing of the machine
+    that made it.
+    """
+    size = network.config.image_size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            InferenceNetwork(network, explain).eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["images"],
+            output_names=["codes", "logits", *(["attention"] if explain else [])],
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    _forget_origin(model)
+    _cast_first(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    left = sorted(
+        {node.op_type for node in model.graph.node if node.op_type in _TRAINING_OPERATORS}
+        | {f.name for f in model.functions}
+    )
+    if left:
+        raise RuntimeError(f"the exporter of torch {torch.__version__} left {', '.join(left)} in the graph")
+    return model
+
+
+def model_card(network: "QueryOpt") -> ModelCard:
+    """The card of a network's float32 model, without a parity report."""
+    preprocessing = Preprocessing.for_size(network.config.image_size)
+    return ModelCard(
+        bits=network.config.bits,
+        preprocessing=preprocessing,
+        backbone=network.config.backbone,
+        precision="fp32",
+        logit_scale=network.logit_scale,
+        fingerprint=fingerprint(network.inference_weights(), preprocessing, network.config.bits),
+        versions={"queryopt": __version__, **{name: importlib.metadata.version(name) for name in _VERSIONS}},
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
+    """The bytes of a model.onnx: a graph with its card as metadata. `model` itself is left without one."""
+    onnx.helper.set_model_props(model, card.to_metadata())
+    content: bytes = model.SerializeToString(deterministic=True)
+    del model.metadata_props[:]
+    return content
+
+
+def _check_strip(network: "QueryOpt", model: onnx.ModelProto, candidate: Path, threads: int | None) -> StripReport:
+    with contextlib.closing(open_backend(candidate, _BACKEND, threads)) as runner:
+        return check_strip(network, model, runner)
+
+
+def _target(checkpoint: Checkpoint, path: str | os.PathLike[str] | None) -> Path:
+    target = checkpoint.folder if path is None else Path(path)
+    if target.is_dir():
+        target = target / MODEL_NAME
+    if target.suffix.lower() != ".onnx":
+        raise UsageError(
+            f"{display_path(target)}: a model's name ends in .onnx; give such a name, or a folder that exists"
+        )
+    if not target.parent.is_dir():
+        raise UsageError(f"{display_path(target)}: there is no folder {display_path(target.parent)}: make it first")
+    return target
+
+
+def _existing(target: Path) -> str | None:
+    """The fingerprint of the model at `target`, None where nothing is there; UsageError where it is something else."""
+    if not target.exists():
+        return None
+    try:
+        if not target.is_file():
+            raise OSError("not a regular file")
+        model = onnx.load(target, load_external_data=False)
+        return ModelCard.from_metadata({p.key: p.value for p in model.metadata_props}, display_path(target)).fingerprint
+    except Exception:  # protobuf's, the system's and ours: whatever it is, it is not a model of ours
+        raise UsageError(
+            f"{display_path(target)}: the file there is no model that this queryopt knows: move it away, or choose "
+            "another --out"
+        ) from None
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _candidate(target: Path) -> Iterator[Path]:
+    """A file beside `target` for the model under test; it is always removed."""
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=".onnx")
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Take out stack traces (paths of this machine), module names and shapes; name queryopt as producer."""
+    model.producer_name, model.producer_version = "queryopt", __version__
+    model.doc_string = ""
+    model.graph.name = "queryopt"
+    model.graph.doc_string = ""
+    del model.graph.value_info[:]
+    for item in (model.graph, *model.graph.input, *model.graph.output, *model.graph.initializer, *model.graph.node):
+        item.doc_string = ""
+        if hasattr(item, "metadata_props"):
+            del item.metadata_props[:]
+
+
+def _cast_first(graph: onnx.GraphProto) -> None:
+    """Let nothing but the Cast read `images`: the exporter takes the batch size from it, and TensorRT allows a uint8
+    input no other operator than a Cast.
+    """
+    cast = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == "images")
+    others = [node for node in graph.node if node.output[0] != cast.output[0]]
+    nodes = [cast, *others]
+    for node in others:
+        for at, name in enumerate(node.input):
+            if name == "images":
+                node.input[at] = cast.output[0]
+    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
+def _check_packages() -> None:
+    version = importlib.metadata.version("onnx")
+    if tuple(int(part) for part in version.split(".")[:2]) < (1, 21):
+        raise MissingError(
+            f"onnx {version} follows external data out of a model's folder (CVE-2026-34445): pip install 'onnx>=1.21'"
+        )

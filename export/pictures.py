@@ -1,0 +1,73 @@
+"""Which pictures the parity gate looks at."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from queryopt.cli import display_path
+from queryopt.errors import DataError, QueryOptError
+from queryopt.images import find_images
+
+if TYPE_CHECKING:
+    from queryopt.export.parity import Progress
+    from queryopt.train.checkpoint import Checkpoint
+
+__all__ = ["PicturePath", "parity_pictures"]
+
+PicturePath = str | bytes | os.PathLike[Any]
+
+
+def parity_pictures(
+    checkpoint: "Checkpoint",
+    given: str | os.PathLike[str] | Sequence[PicturePath] | None = None,
+    progress: "Progress | None" = None,
+) -> tuple[list[PicturePath], str]:
+    """Paths of the pictures to compare on, and in words what they are.
+
+    given: a folder (searched with its sub-folders) or paths. None: the validation pictures of the run, drawn as its
+    training drew them; its training pictures where it set none aside (parity chooses nothing).
+    progress: for a generated data set that has to be made again. DataError where there are none.
+    """
+    if given is None:
+        return _of_run(checkpoint, progress)
+    if isinstance(given, str | os.PathLike):
+        root = os.fsencode(given)
+        paths: list[PicturePath] = [os.path.join(root, name) for name in find_images(root)]
+        if not paths:
+            raise DataError(
+                f"{display_path(given)}: no pictures in this folder: pass one that holds some with --images FOLDER"
+            )
+        return paths, "the given folder"
+    if not given:
+        raise DataError("no pictures were given for the parity check")
+    return list(given), "the given pictures"
+
+
+def _of_run(checkpoint: "Checkpoint", progress: "Progress | None") -> tuple[list[PicturePath], str]:
+    from queryopt.train.data import load_image_folder, split_validation
+    from queryopt.train.synthetic import resolve_data
+
+    config = checkpoint.config
+    if not config.data:
+        raise DataError(
+            f"{display_path(checkpoint.path)}: its configuration doesn't say where its pictures lie: pass some "
+            "with --images FOLDER"
+        )
+    generating = (lambda text, total: progress(text, total, "images")) if progress else None
+    try:
+        data = load_image_folder(
+            resolve_data(config.data, progress=generating), seed=config.seed, test_fraction=config.test_fraction
+        )
+        _, validation = split_validation(data.train, config.validation_fraction, config.seed)
+    except (QueryOptError, OSError) as error:
+        raise DataError(
+            f"{display_path(checkpoint.path)}: the pictures that it was trained on can't be had "
+            f"({error}): pass some with --images FOLDER"
+        ) from None
+    chosen, words = (
+        (validation, "the run's validation pictures")
+        if len(validation)
+        else (data.train, "the run's training pictures")
+    )
+    return [Path(chosen.root, path) for path in chosen.paths], words

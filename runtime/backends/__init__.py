@@ -1,0 +1,41 @@
+"""What can run a model."""
+
+import difflib
+import os
+from pathlib import Path
+
+from queryopt.cli import display_path
+from queryopt.errors import MissingError, ModelError, UsageError
+from queryopt.runtime.backends.base import Backend, BackendOutput
+
+__all__ = ["BACKENDS", "Backend", "BackendOutput", "open_backend"]
+
+BACKENDS = ("auto", "onnxruntime")
+
+
+def open_backend(model: str | os.PathLike[str], backend: str = "auto", threads: int | None = None) -> Backend:
+    """Load a model.onnx.
+
+    backend: a name in BACKENDS; auto takes what fits the file. threads: of the model's arithmetic; None is as many as
+    this process may use. Raises ModelError for a file that is no usable model (absent, empty, cut off, foreign,
+    newer), MissingError where the backend's package is not installed, UsageError for an unknown name.
+    """
+    if backend not in BACKENDS:
+        near = difflib.get_close_matches(backend, BACKENDS, 1)
+        hint = f"did you mean {near[0]}? There are" if near else "there are"
+        raise UsageError(f"no backend is called {backend!r}: {hint} {', '.join(BACKENDS)}")
+    path = Path(model)
+    if path.suffix.lower() == ".plan":
+        raise MissingError(
+            f"{display_path(path)}: this queryopt {'has no backend for' if path.exists() else 'does not run'} TensorRT "
+            "engines: give the model.onnx that it was built from"
+        )
+    if path.is_dir():
+        inside = path / "model.onnx"
+        hint = f": did you mean {display_path(inside)}?" if inside.is_file() else ": give a model.onnx"
+        raise ModelError(f"{display_path(path)}: a folder, not a model{hint}")
+    if not path.is_file():
+        raise ModelError(f"{display_path(path)}: no such model: qo-export --ckpt RUN makes one")
+    from queryopt.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(path, threads)

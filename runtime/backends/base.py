@@ -1,0 +1,50 @@
+"""What every backend is: something that runs a model of a known card on batches of pixels."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.card import ModelCard
+from queryopt.errors import UsageError
+
+__all__ = ["Backend", "BackendOutput", "check_pixels"]
+
+
+@dataclass(frozen=True, eq=False)
+class BackendOutput:
+    """What a run of the model gave; row i is image i.
+
+    codes: uint8 [b, ceil(bits / 8)]. logits: float32 [b, bits], before tanh. Both are the caller's own.
+    """
+
+    codes: npt.NDArray[np.uint8]
+    logits: npt.NDArray[np.float32]
+
+
+class Backend(Protocol):
+    """Runs one model. `run` may be called from one thread at a time."""
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+
+    @property
+    def name(self) -> str:
+        """What runs the model, and on what, for people: "onnxruntime 1.32.0 (CPU, 2 threads)"."""
+
+    def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
+        """Run the model on pixels, uint8 [b, s, s, 3], s the card's image size. UsageError for another shape."""
+
+    def close(self) -> None:
+        """Free what the model holds."""
+
+
+def check_pixels(images: npt.NDArray[np.uint8], card: ModelCard) -> npt.NDArray[np.uint8]:
+    """Return `images` C-contiguous if they are what a model of this card takes; else UsageError."""
+    size = card.preprocessing.image_size
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
+        got = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise UsageError(f"images are {got}: this model takes uint8 [batch, {size}, {size}, 3]")
+    return np.ascontiguousarray(images)

@@ -1,0 +1,241 @@
+"""`qo-index`: look into an index, check it, change it."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from queryopt import __version__
+from queryopt.cli import Group, Output, common_options, display_path
+from queryopt.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from queryopt.runtime.index import HashIndex
+
+__all__ = ["main"]
+
+_index = click.argument("index", type=click.Path(path_type=Path))
+
+
+@click.group(cls=Group, name="qo-index")
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def main() -> None:
+    """Look into an index of picture codes, check it, change it.
+
+    \b
+    Examples:
+      qo-index info photos.db
+      qo-index verify photos.db
+      qo-index export photos.db codes.parquet
+      qo-index backup photos.db copy.db
+    """
+
+
+@main.command()
+@_index
+@common_options
+def info(index: Path, out: Output) -> None:
+    """Say what INDEX holds: pictures, model, folder, size.
+
+    \b
+    Example:
+      qo-index info photos.db
+    """
+    with _open(index, readonly=True) as opened:
+        facts = opened.info()
+    card = facts.card
+    rows = {
+        "index": f"{display_path(facts.path)} ({_bytes(facts.bytes)}, schema {facts.schema_version}, {facts.access})",
+        "pictures": f"{facts.images:,}" + (f", {facts.stale:,} of them stale" if facts.stale else ""),
+        "labels": f"{facts.labels:,}",
+        "folder": display_path(facts.root) + ("" if facts.root_exists else "  (not there)"),
+        "model": "unknown" if facts.model_path is None else display_path(facts.model_path),
+        "codes": f"{facts.bits} bits, {card.backbone}, {', '.join(facts.precisions)}",
+        "fingerprint": card.fingerprint,
+        "made by": facts.created_by,
+    }
+    out.print("\n".join(f"{name:12}{value}" for name, value in rows.items()))
+    out.result(_plain(asdict(facts)))
+
+
+@main.command()
+@_index
+@click.option("--repair", is_flag=True, help="Build damaged blocks of codes anew from the rows.")
+@common_options
+def verify(index: Path, repair: bool, out: Output) -> ExitCode:
+    """Check every checksum of INDEX, and that all that is stored twice agrees.
+
+    \b
+    Example:
+      qo-index verify photos.db
+
+    What is damaged is named, a line each; the exit code is 1 then.
+    """
+    with _open(index, readonly=not repair) as opened:
+        report = opened.verify(repair, out.progress)
+    for problem in report.problems:
+        out.warn(problem)
+    for mended in report.repaired:
+        out.log(f"mended: {mended}")
+    out.print(
+        f"{display_path(index)}: {report.images:,} pictures and {report.blocks:,} blocks checked, "
+        + ("all well" if report.ok else f"{len(report.problems)} problems, named above")
+    )
+    out.result(asdict(report) | {"ok": report.ok})
+    return ExitCode.DONE if report.ok else ExitCode.SOME_FAILED
+
+
+@main.command()
+@_index
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=bytes))
+@click.option("--ids", is_flag=True, help="The arguments are ids, not paths.")
+@common_options
+def remove(index: Path, images: tuple[bytes, ...], ids: bool, out: Output) -> None:
+    """Remove pictures from INDEX (never from the disk), by path or id: all that are named, or none.
+
+    \b
+    Examples:
+      qo-index remove photos.db photos/birds/17.jpg
+      qo-index remove photos.db --ids 17 18
+    """
+    with _open(index) as opened:
+        removed = opened.remove([_id(text) for text in images] if ids else [_named(opened, text) for text in images])
+        left = len(opened)
+    out.print(f"{removed:,} removed, {left:,} left")
+    out.result({"removed": removed, "images": left})
+
+
+@main.command()
+@_index
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@common_options
+def export(index: Path, path: Path, out: Output) -> None:
+    """Write the codes of INDEX to FILE, whose ending says the format: .npz, .csv or .parquet.
+
+    \b
+    Example:
+      qo-index export photos.db codes.csv
+    """
+    with _open(index, readonly=True) as opened:
+        count = opened.export(path, out.progress)
+    out.print(f"{count:,} codes: {display_path(path)}")
+    out.result({"codes": count, "out": path})
+
+
+@main.command()
+@_index
+@click.argument("others", metavar="OTHER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--root", type=click.Path(path_type=Path), help="The folder of a new INDEX, above those of all others.")
+@common_options
+def merge(index: Path, others: tuple[Path, ...], root: Path | None, out: Output) -> None:
+    """Take the pictures of the OTHER indexes, of the same model, into INDEX; it is made if it isn't there.
+
+    \b
+    Example:
+      qo-index merge all.db photos.db more.db
+
+    A new INDEX is of the nearest folder that is above those of all OTHERs. Pictures that both know keep the newer
+    code. The others are left as they are.
+    """
+    counts = {"added": 0, "updated": 0, "kept": 0}
+    with _open_or_create(index, others, root) as opened:
+        for path in others:
+            with _open(path, readonly=True) as other:
+                report = opened.merge(other, out.progress)
+            for name, value in asdict(report).items():
+                counts[name] += value
+        images = len(opened)
+    out.print(f"{counts['added']:,} added, {counts['updated']:,} updated, {counts['kept']:,} kept; {images:,} pictures")
+    out.result(counts | {"index": index, "images": images})
+
+
+@main.command()
+@_index
+@click.argument("copy", metavar="COPY", type=click.Path(path_type=Path))
+@common_options
+def backup(index: Path, copy: Path, out: Output) -> None:
+    """Write a COPY of INDEX as it is now, also while others write to it.
+
+    \b
+    Example:
+      qo-index backup photos.db copy.db
+    """
+    with _open(index, readonly=True) as opened:
+        opened.backup(copy)
+        images = len(opened)
+    out.print(f"{images:,} pictures: {display_path(copy)}")
+    out.result({"images": images, "backup": copy})
+
+
+@main.command()
+@_index
+@click.argument("folder", type=click.Path(path_type=Path))
+@common_options
+def root(index: Path, folder: Path, out: Output) -> None:
+    """Say that the pictures of INDEX lie in FOLDER now, under the same names.
+
+    \b
+    Example:
+      qo-index root photos.db /mnt/photos
+    """
+    with _open(index) as opened:
+        opened.move_root(folder)
+        out.print(f"{display_path(opened.path)}: its pictures are below {display_path(opened.root)}")
+        out.result({"index": opened.path, "root": opened.root})
+
+
+def _open(path: Path, readonly: bool = False) -> "HashIndex":
+    from queryopt.runtime.index import HashIndex
+
+    return HashIndex.open(path, readonly=readonly)
+
+
+def _open_or_create(path: Path, others: tuple[Path, ...], root: Path | None) -> "HashIndex":
+    from queryopt.runtime.index import HashIndex
+
+    if path.exists():
+        if root is not None:
+            raise UsageError(f"{display_path(path)} is there already, with its own folder: leave --root out")
+        return HashIndex.open(path)
+    roots: list[str] = []
+    with HashIndex.open(others[0], readonly=True) as first:
+        card, model = first.card, first.model_path
+        # All are looked at before a file is made that would be left behind.
+        for other in others:
+            with HashIndex.open(other, readonly=True) as opened:
+                first.check_card(opened.card, f"the model of {display_path(opened.path)}")
+                roots.append(os.path.realpath(opened.root))
+    above = os.path.commonpath(roots)
+    if root is None and above == os.sep:
+        raise UsageError(
+            f"the folders of these indexes ({', '.join(map(display_path, roots))}) have no folder in common but "
+            f"{os.sep}: if that is to be the folder of {display_path(path)}, say so with --root {os.sep}"
+        )
+    return HashIndex.create(path, card, above if root is None else root, model)
+
+
+def _named(index: "HashIndex", path: bytes) -> bytes:
+    """A path as typed is relative to here; where there is no such picture, it may be meant relative to the root."""
+    here = os.path.abspath(path)
+    return path if index.find(path) is not None and index.find(here) is None else here
+
+
+def _id(text: bytes) -> int:
+    if not text.isdigit():
+        raise UsageError(f"{display_path(text)}: an id is a whole number")
+    return int(text)
+
+
+def _bytes(count: int) -> str:
+    if count < 1024:
+        return f"{count} bytes"
+    size, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:,.1f} {units[0]}"
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: display_path(value) if isinstance(value, os.PathLike) else value for name, value in values.items()}

@@ -1,0 +1,258 @@
+"""`qo-infer`: hash the pictures of a folder."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from queryopt.cli import (
+    Command,
+    Output,
+    batch_option,
+    common_options,
+    device_option,
+    display_path,
+    threads_option,
+)
+from queryopt.errors import ExitCode, InputError, UsageError
+
+if TYPE_CHECKING:
+    from queryopt.runtime.hasher import Hasher
+    from queryopt.runtime.outputs import Write
+
+__all__ = ["main"]
+
+
+@dataclass
+class _Summary:
+    """What was done; paths are absolute, as str."""
+
+    folder: str
+    model: str
+    backend: str
+    index: str | None = None
+    out: str | None = None
+    hashed: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    images: int | None = None
+    """In the index now."""
+    failed: dict[str, str] = field(default_factory=dict)
+    stale: dict[str, str] = field(default_factory=dict)
+    vanished: list[str] = field(default_factory=list)
+    precisions: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def done(self) -> int:
+        """Pictures that went through the model."""
+        return self.hashed + self.updated
+
+    @property
+    def usable(self) -> int:
+        """Pictures that have a code."""
+        return self.done + self.unchanged
+
+
+@click.command(cls=Command, name="qo-infer")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="The model.  [default: $QUERYOPT_MODEL, else ./model.onnx, else the newest run's]",
+)
+@click.option("--index", "index_path", type=click.Path(path_type=Path), help="The index.  [default: ./photos.db]")
+@click.option("--no-index", is_flag=True, help="Keep no index; with --out.")
+@click.option("--out", "out_path", type=click.Path(path_type=Path), help="Write the codes: .npz, .csv or .parquet.")
+@click.option("--prune", is_flag=True, help="Remove pictures from the index whose files are gone.")
+@click.option("--force", is_flag=True, help="With --prune: also where more than half of them are gone.")
+@click.option("--backend", default="auto", show_default=True, help="What runs the model: auto or onnxruntime.")
+@device_option("cpu")
+@batch_option(32)
+@threads_option
+@common_options
+def main(
+    folder: Path,
+    model: Path | None,
+    index_path: Path | None,
+    no_index: bool,
+    out_path: Path | None,
+    prune: bool,
+    force: bool,
+    backend: str,
+    device: str,
+    batch: int,
+    threads: int | None,
+    out: Output,
+) -> ExitCode:
+    """Hash the pictures of FOLDER and its sub-folders into an index.
+
+    \b
+    Examples:
+      qo-infer photos/
+      qo-infer photos/ --model runs/a/model.onnx --index photos.db
+      qo-infer photos/ --no-index --out codes.csv
+
+    Run again, it hashes what is new or changed (in size or time) and skips the rest. Everything that was hashed is
+    kept at every moment: after Ctrl-C, the next run goes on from there. Every file that can't be read is named, with
+    its reason. The name of a picture's own folder is its label.
+
+    \b
+    Exit codes:
+      0  done
+      1  done, but some pictures could not be read
+      2  wrong usage, or a model that is not the index's
+      3  no pictures, or none that can be read; no model
+      4  a package that is needed is missing
+    """
+    from queryopt.runtime.hasher import Hasher, find_model
+    from queryopt.runtime.outputs import check_output
+
+    if no_index and out_path is None:
+        raise UsageError("--no-index without --out would keep nothing: give --out codes.npz, say")
+    if no_index and (index_path is not None or prune):
+        raise UsageError("--no-index doesn't go with --index or --prune")
+    if force and not prune:
+        raise UsageError("--force goes with --prune")
+    if out_path is not None:
+        check_output(out_path)
+    if not folder.exists():
+        raise InputError(f"{display_path(folder)}: no such folder")
+    if not folder.is_dir():
+        raise InputError(
+            f"{display_path(folder)}: not a folder. To search with one picture: qo-search {display_path(folder)}"
+        )
+    started = time.monotonic()
+    with Hasher(find_model(model), backend, threads, batch) as hasher:
+        out.log(f"model: {display_path(hasher.model_path)} ({hasher.card.bits} bits, {hasher.backend})")
+        summary = _Summary(os.path.abspath(folder), str(hasher.model_path), hasher.backend)
+        if no_index:
+            assert out_path is not None
+            _hash_to_file(folder, hasher, out_path, summary, out)
+        else:
+            _update(folder, hasher, index_path or Path("photos.db"), out_path, prune, force, summary, out)
+    summary.seconds = time.monotonic() - started
+    _name(summary, out)
+    if not summary.usable and (summary.failed or summary.stale):
+        raise InputError(
+            f"{display_path(folder)}: none of its {len(summary.failed) + len(summary.stale)} pictures could be read: "
+            "each is named above, with its reason"
+        )
+    _report(summary, out)
+    return ExitCode.SOME_FAILED if summary.failed or summary.stale else ExitCode.DONE
+
+
+def _update(
+    folder: Path,
+    hasher: "Hasher",
+    index_path: Path,
+    out_path: Path | None,
+    prune: bool,
+    force: bool,
+    summary: _Summary,
+    out: Output,
+) -> None:
+    from queryopt.runtime.index import HashIndex
+
+    existed = index_path.exists()
+    if not existed:
+        _require_pictures(folder)
+    with (
+        HashIndex.open(index_path) if existed else HashIndex.create(index_path, hasher.card, folder, hasher.model_path)
+    ) as index:
+        index.check_root(folder)
+        index.check_card(hasher.card, f"the model {display_path(hasher.model_path)}")
+        out.log(f"index: {display_path(index.path)} ({len(index):,} pictures so far)")
+        report = index.update(hasher, prune=prune, force=force, progress=out.progress)
+        summary.index, summary.images = str(index.path), len(index)
+        summary.hashed, summary.updated, summary.unchanged = report.hashed, report.updated, report.unchanged
+        summary.failed, summary.stale = dict(report.failed), dict(report.stale)
+        summary.vanished, summary.removed = list(report.vanished), report.removed
+        summary.precisions = list(report.precisions)
+        if out_path is not None:
+            index.export(out_path)
+            summary.out = os.path.abspath(out_path)
+    if not existed and not summary.images and (summary.failed or summary.stale):
+        # An index of nothing, made a moment ago: as if it had not been.
+        os.unlink(index_path)
+
+
+def _hash_to_file(folder: Path, hasher: "Hasher", out_path: Path, summary: _Summary, out: Output) -> None:
+    from queryopt.runtime.outputs import writing_codes
+
+    paths = _require_pictures(folder)
+    summary.out = os.path.abspath(out_path)
+    with ExitStack() as stack:
+        write = stack.enter_context(writing_codes(out_path, hasher.card))
+        advance = stack.enter_context(out.progress("hash", len(paths)))
+        for done in _write_stream(folder, paths, hasher, write, summary):
+            advance(done)
+        if not summary.hashed:
+            _name(summary, out)
+            raise InputError(
+                f"{display_path(folder)}: none of its {len(paths)} pictures could be read: each is named above, "
+                "with its reason"
+            )
+
+
+def _write_stream(
+    folder: Path, paths: list[bytes], hasher: "Hasher", write: "Write", summary: _Summary
+) -> Iterator[int]:
+    from queryopt.runtime.index.rows import encode_margins, label_of
+    from queryopt.runtime.outputs import CodeRows
+
+    root = os.fsencode(os.path.abspath(folder))
+    with closing(hasher.stream(os.path.join(root, path) for path in paths)) as stream:
+        for batch in stream:
+            relative = [os.path.relpath(path, root) for path in batch.paths]
+            labels = [None if (label := label_of(path)) is None else os.fsdecode(label) for path in relative]
+            margins = encode_margins(batch.codes, batch.logits, hasher.card.bits, hasher.card.logit_scale)
+            write(CodeRows(relative, batch.codes, margins, labels))
+            summary.hashed += len(batch)
+            summary.failed |= {os.fsdecode(path): reason for path, reason in batch.failures.items()}
+            yield len(batch) + len(batch.failures)
+
+
+def _require_pictures(folder: Path) -> list[bytes]:
+    """The pictures of the folder; InputError where there are none."""
+    from queryopt.images import SUFFIXES, find_images
+
+    found = find_images(folder)
+    if not found:
+        raise InputError(
+            f"{display_path(folder)}: no pictures in this folder or below it (looked for {' '.join(sorted(SUFFIXES))})"
+        )
+    return found
+
+
+def _name(summary: _Summary, out: Output) -> None:
+    """Name what went wrong, a line each."""
+    for path, reason in summary.failed.items():
+        out.warn(f"{display_path(path)}: {reason}")
+    for path, reason in summary.stale.items():
+        out.warn(f"{display_path(path)}: {reason}; its code of before is kept")
+    summary.failed, summary.stale = dict(summary.failed), dict(summary.stale)
+
+
+def _report(summary: _Summary, out: Output) -> None:
+    parts = [f"{summary.hashed:,} hashed", f"{summary.updated:,} updated", f"{summary.unchanged:,} unchanged"]
+    parts += [f"{summary.removed:,} removed"] if summary.removed else []
+    parts += [f"{len(summary.failed) + len(summary.stale):,} failed"]
+    rate = f" ({summary.done / summary.seconds:,.1f} images/s)" if summary.done else ""
+    out.print(f"{', '.join(parts)} in {summary.seconds:.1f} s{rate}")
+    if summary.vanished:
+        out.print(f"{len(summary.vanished):,} in the index are gone from the folder: --prune removes them")
+    if len(summary.precisions) > 1:
+        out.print(f"codes of several precisions in this index: {', '.join(summary.precisions)}")
+    if summary.index is not None:
+        out.print(f"index: {display_path(summary.index)} ({summary.images:,} pictures)")
+    if summary.out is not None:
+        out.print(f"codes: {display_path(summary.out)}")
+    rate_json: dict[str, Any] = {"images_per_second": summary.done / summary.seconds if summary.done else None}
+    out.result(vars(summary) | rate_json)

@@ -1,0 +1,310 @@
+"""`qo-search`: find the pictures of an index that are nearest to some others."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import click
+
+from queryopt.cli import Command, Output, common_options, display_path, threads_option
+from queryopt.errors import ExitCode, InputError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from queryopt.runtime.hasher import Hasher
+    from queryopt.runtime.hits import FailedQuery, Hit, QueryResult
+    from queryopt.runtime.index import HashIndex
+
+    Sink: TypeAlias = Callable[[QueryResult | FailedQuery], object]
+
+__all__ = ["main"]
+
+_DEFAULT_K = 10
+_PAGE_QUERIES = 500
+"""Queries that a page shows: with 10 hits each it has some 50 MB then, about what a browser still opens gladly."""
+
+
+@click.command(cls=Command, name="qo-search")
+@click.argument("queries", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=bytes))
+@click.option(
+    "--index",
+    "index_path",
+    type=click.Path(path_type=Path),
+    help="The index.  [default: ./photos.db, else the only *.db here]",
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="The model, for pictures that the index doesn't hold.  [default: the index's own]",
+)
+@click.option(
+    "-k", type=click.IntRange(0), help=f"Show the K nearest pictures.  [default: {_DEFAULT_K}, with --radius all]"
+)
+@click.option("--radius", type=click.IntRange(0), help="Show only pictures that differ in at most RADIUS bits.")
+@click.option("--exclude-self", is_flag=True, help="Leave a query that is in the index out of its own hits.")
+@click.option(
+    "--html",
+    "page_path",
+    type=click.Path(path_type=Path),
+    help="Write a page with the pictures: one file that needs no other.",
+)
+@click.option(
+    "--out",
+    "lines_path",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Write a line of JSON a query (- for stdout) in place of tables.",
+)
+@threads_option
+@common_options
+def main(
+    queries: tuple[bytes, ...],
+    index_path: Path | None,
+    model: Path | None,
+    k: int | None,
+    radius: int | None,
+    exclude_self: bool,
+    page_path: Path | None,
+    lines_path: Path | None,
+    threads: int | None,
+    out: Output,
+) -> ExitCode:
+    """Find the pictures of an index that are nearest to each IMAGE (or to each picture in a folder).
+
+    \b
+    Examples:
+      qo-search bird.jpg --index photos.db -k 10 --html hits.html
+      qo-search queries/ --radius 2 --out hits.jsonl
+
+    The distance is the number of bits that differ; equal ones are in the order of the index. The table names these
+    bits: +3 is one that the hit has and the query has not, -3 the reverse. A picture that is in the index, unchanged,
+    is searched with its stored code, without the model.
+
+    \b
+    Exit codes:
+      0  done
+      1  done, but some queries could not be read
+      2  wrong usage, or a model that is not the index's
+      3  no query could be read, or no index
+      4  a package that is needed to hash is missing
+    """
+    from queryopt.runtime.hits import FailedQuery, QueryResult
+    from queryopt.runtime.index import HashIndex
+    from queryopt.runtime.query import search_files
+
+    if out.json and lines_path == Path("-"):
+        raise UsageError("--json and --out - both write to stdout: give --out a file, or leave one of them out")
+    if k is None and radius is None:
+        k = _DEFAULT_K
+    paths = _query_paths(queries)
+    results: list[QueryResult | FailedQuery] = []
+    failed: dict[bytes, str] = {}
+    hits = 0
+    with ExitStack() as stack:
+        index = stack.enter_context(HashIndex.open(index_path or _default_index(), readonly=True))
+        out.log(f"index: {display_path(index.path)} ({len(index):,} pictures)")
+        sinks: list[Sink] = []
+        if lines_path is not None:
+            sinks.append(stack.enter_context(_lines(lines_path)))
+        elif out.json:
+            sinks.append(results.append)
+        else:
+            sinks.append(lambda result: _print_table(result, out))
+        if page_path is not None:
+            sinks.append(stack.enter_context(_page(page_path, index, k, radius)))
+        # On a terminal, a bar and tables would write over each other.
+        bar = stack.enter_context(out.progress("search", len(paths), "queries")) if lines_path or out.json else None
+        for result in search_files(
+            index,
+            paths,
+            lambda: _open_hasher(index, model, threads, out),
+            k=k,
+            radius=radius,
+            exclude_self=exclude_self,
+        ):
+            if isinstance(result, FailedQuery):
+                failed[result.path] = result.reason
+                out.warn(f"{display_path(result.path)}: {result.reason}")
+            else:
+                hits += len(result.hits)
+            for sink in sinks:
+                sink(result)
+            if bar is not None:
+                bar()
+        if len(failed) == len(set(paths)):
+            raise InputError("none of the queries could be read: each is named above, with its reason")
+    out.result(
+        {
+            "index": str(index.path),
+            "queries": len(paths),
+            "hits": hits,
+            "failed": failed,
+            "out": lines_path,
+            "html": page_path,
+        }
+        | ({} if lines_path else {"results": [result.to_dict() for result in results]})
+    )
+    if lines_path is not None and lines_path != Path("-"):
+        out.log(f"{_count(len(paths), 'query', 'queries')}, {_count(hits, 'hit', 'hits')}: {display_path(lines_path)}")
+    if page_path is not None:
+        out.log(f"page: {display_path(page_path)}")
+    return ExitCode.SOME_FAILED if failed else ExitCode.DONE
+
+
+def _query_paths(given: tuple[bytes, ...]) -> list[bytes]:
+    """The picture files that were meant: folders are searched for pictures, anything else is taken as it is."""
+    from queryopt.images import find_images
+
+    paths: list[bytes] = []
+    for path in given:
+        if os.path.isdir(path):
+            found = find_images(path)
+            if not found:
+                raise InputError(f"{display_path(path)}: there are no pictures in this folder")
+            paths += [os.path.join(path, relative) for relative in found]
+        else:
+            paths.append(path)
+    return paths
+
+
+def _default_index() -> Path:
+    """./photos.db, which qo-infer makes, or the only index there is."""
+    if Path("photos.db").exists():
+        return Path("photos.db")
+    here = sorted(Path().glob("*.db"))
+    if len(here) == 1:
+        return here[0]
+    if here:
+        names = ", ".join(map(display_path, here[:10]))
+        raise UsageError(f"there is more than one index here ({names}): say which with --index")
+    raise UsageError(
+        "there is no index here: give one with --index, or make one with: qo-infer FOLDER --index photos.db"
+    )
+
+
+def _open_hasher(index: "HashIndex", model: Path | None, threads: int | None, out: Output) -> "Hasher":
+    from queryopt.runtime.hasher import Hasher, find_model
+
+    if model is None and index.model_path is not None and index.model_path.exists():
+        model = index.model_path
+    elif model is None:
+        if index.model_path is not None:
+            out.warn(f"{display_path(index.model_path)}, the model of the index, is gone: looking for another copy")
+        model = find_model(None)
+    out.log(f"model: {display_path(model)}")
+    return Hasher(model, threads=threads)
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator["Sink"]:
+    """Writes a line of JSON a query, to stdout for `-`."""
+    from queryopt.files import replacing
+
+    def line(result: "QueryResult | FailedQuery") -> str:
+        return json.dumps(result.to_dict(), ensure_ascii=False) + "\n"
+
+    if path == Path("-"):
+        yield lambda result: click.echo(line(result), nl=False)
+        return
+    with replacing(path) as file:
+        yield lambda result: file.write(line(result).encode())
+
+
+@contextmanager
+def _page(path: Path, index: "HashIndex", k: int | None, radius: int | None) -> Iterator["Sink"]:
+    """Writes the page."""
+    import io
+
+    from queryopt.files import replacing
+    from queryopt.runtime.hits import FailedQuery
+    from queryopt.runtime.html import HtmlPage
+
+    card = index.card
+    asked = f"the {k} nearest" if k is not None else "all"
+    facts = {
+        "Index": f"{index.path.name}, {_count(len(index), 'picture', 'pictures')}",
+        "Model": f"{card.backbone}, {card.bits} bits, {card.precision}",
+        "Fingerprint": card.fingerprint[:12],
+        "Search": asked if radius is None else f"{asked} within {_count(radius, 'bit', 'bits')}",
+        "Made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="\n", write_through=True)
+        page = HtmlPage(text, "Search results", facts)
+        seen = 0
+
+        def sink(result: "QueryResult | FailedQuery") -> None:
+            nonlocal seen
+            seen += 1
+            if isinstance(result, FailedQuery):
+                page.add_failed(result)
+            elif seen <= _PAGE_QUERIES:
+                page.add(result)
+
+        yield sink
+        hidden = seen - _PAGE_QUERIES
+        page.finish(f"{_count(hidden, 'more query is', 'more queries are')} not shown." if hidden > 0 else None)
+        text.detach()
+
+
+def _print_table(result: "QueryResult | FailedQuery", out: Output) -> None:
+    from queryopt.runtime.hits import FailedQuery
+
+    if not isinstance(result, FailedQuery):
+        out.print(*_table(result))
+
+
+def _table(result: "QueryResult") -> "Iterator[RenderableType]":
+    """A line on the query, and its hits as a table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from queryopt.runtime.hits import code_hex
+
+    title = Text(display_path(result.path), "bold")
+    title.append(f"  {display_path(result.label)}" if result.label is not None else "", "default")
+    title.append(f"  {code_hex(result.code)}{' (stored)' if result.stored else ''}", "dim")
+    yield title
+    if not result.hits:
+        yield Text("  no hits\n", "dim")
+        return
+    labelled = any(hit.label is not None for hit in result.hits)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("rank", justify="right")
+    table.add_column("distance", justify="right")
+    if labelled:
+        table.add_column("label", overflow="fold")
+    table.add_column("bits", overflow="fold")
+    table.add_column("path", overflow="fold")
+    for hit in result.hits:
+        path = Text(_near_path(hit.path))
+        path.append("".join(f"  ({problem})" for problem in _problems(hit)), "yellow")
+        label = [Text(display_path(hit.label or ""))] if labelled else []
+        table.add_row(Text(str(hit.rank)), Text(str(hit.distance)), *label, Text(_signed_bits(hit)), path)
+    yield table
+    yield Text("")
+
+
+def _signed_bits(hit: "Hit") -> str:
+    return " ".join(f"{'+' if hit.code[bit // 8] >> (bit % 8) & 1 else '-'}{bit}" for bit in hit.differs)
+
+
+def _problems(hit: "Hit") -> Iterator[str]:
+    if hit.missing:
+        yield "gone"
+    if hit.stale:
+        yield "code of an earlier state"
+
+
+def _near_path(path: bytes) -> str:
+    """The path as it can be typed here, where that is shorter."""
+    here = os.getcwdb()
+    return display_path(os.path.relpath(path, here) if path.startswith(here.rstrip(b"/") + b"/") else path)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"

@@ -1,0 +1,140 @@
+"""Search an index with picture files: the stored code of a picture that is in the index, the model for the others."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.errors import UsageError
+from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, differing_bits
+from queryopt.runtime.index import HashIndex, IndexedImage
+from queryopt.runtime.index.rows import encode_margins
+
+if TYPE_CHECKING:
+    from queryopt.runtime.hasher import Hasher
+
+__all__ = ["search_files"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Query:
+    path: bytes
+    code: npt.NDArray[np.uint8]
+    margins: npt.NDArray[np.int8]
+    image: IndexedImage | None
+    stored: bool
+
+
+def search_files(
+    index: HashIndex,
+    paths: Iterable[bytes],
+    open_hasher: "Callable[[], Hasher]",
+    *,
+    k: int | None = 10,
+    radius: int | None = None,
+    exclude_self: bool = False,
+    batch: int = 256,
+) -> Iterator[QueryResult | FailedQuery]:
+    """Search for each picture file, in the order given.
+
+    A file of the index whose size and time of change are those that it was hashed at is searched with its stored code.
+    The others are hashed; `open_hasher` is called when the first of them comes, and its model must be the index's
+    (MismatchError).
+
+    k: the most hits of a query, None for all within `radius`. radius: the largest distance of a hit, None for any.
+    exclude_self: leave a picture that is in the index out of its own hits. batch: queries that are held at once.
+    """
+    if k is None and radius is None:
+        raise UsageError("give k, the number of hits, or radius, the largest distance, or both")
+    waiting = iter(paths)
+    hasher: Hasher | None = None
+    while chunk := list(islice(waiting, batch)):
+        images = {path: index.find(os.path.abspath(path)) for path in chunk}
+        queries = {
+            path: _Query(path, image.code, image.margins, image, stored=True)
+            for path, image in images.items()
+            if image is not None and _unchanged(path, image)
+        }
+        failures: Mapping[bytes, str] = {}
+        fresh = [path for path in images if path not in queries]
+        if fresh:
+            if hasher is None:
+                hasher = open_hasher()
+                index.check_card(hasher.card, f"the model {hasher.model_path}")
+            hashed = hasher.hash_files(fresh)
+            margins = encode_margins(hashed.codes, hashed.logits, index.bits, index.card.logit_scale)
+            for path, code, margin in zip(map(os.fsencode, hashed.paths), hashed.codes, margins, strict=True):
+                queries[path] = _Query(path, code, margin, images[path], stored=False)
+            failures = {os.fsencode(path): reason for path, reason in hashed.failures.items()}
+        results = _search(index, [queries[path] for path in chunk if path in queries], k, radius, exclude_self)
+        for path in chunk:
+            yield next(results) if path in queries else FailedQuery(path, failures[path])
+
+
+def _unchanged(path: bytes, image: IndexedImage) -> bool:
+    try:
+        now = os.stat(path)
+    except OSError:
+        return False
+    return (now.st_size, now.st_mtime_ns) == (image.size, image.mtime_ns) and not image.stale
+
+
+def _search(
+    index: HashIndex, queries: list[_Query], k: int | None, radius: int | None, exclude_self: bool
+) -> Iterator[QueryResult]:
+    if not queries:
+        return
+    codes = np.stack([query.code for query in queries])
+    # One more than asked for, where the query itself may be among them.
+    most = None if k is None else k + exclude_self
+    ids: list[npt.NDArray[np.int64]]
+    if most is None:
+        assert radius is not None
+        near = index.search_radius(codes, radius)
+        ids = np.split(near.ids, near.offsets[1:-1])
+    else:
+        found = index.search(codes, most)
+        limit = index.bits if radius is None else radius
+        # Rows are padded with id -1 and a distance beyond all.
+        ids = [row[distances <= limit] for row, distances in zip(found.ids, found.distances, strict=True)]
+    for query, row in zip(queries, ids, strict=True):
+        own = query.image.id if query.image is not None else None
+        kept = [id for id in row.tolist() if not (exclude_self and id == own)][:k]
+        yield QueryResult(
+            path=query.path,
+            bits=index.bits,
+            code=query.code,
+            margins=query.margins,
+            label=query.image.label if query.image is not None else None,
+            id=own,
+            stored=query.stored,
+            hits=tuple(_hits(index, query.code, kept)),
+        )
+
+
+def _hits(index: HashIndex, code: npt.NDArray[np.uint8], ids: list[int]) -> Iterator[Hit]:
+    rank = 0
+    for id in ids:
+        try:
+            image = index[id]
+        except UsageError:  # removed by another process a moment ago
+            continue
+        rank += 1
+        differs = differing_bits(code, image.code)
+        yield Hit(
+            rank=rank,
+            distance=len(differs),
+            id=id,
+            path=os.fsencode(image.path),
+            name=image.relative,
+            label=image.label,
+            code=image.code,
+            margins=image.margins,
+            differs=differs,
+            stale=image.stale,
+            missing=not os.path.exists(image.path),
+        )

@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from queryopt.export.onnx import build_graph, model_card, with_card
+from queryopt.train.checkpoint import save_best
+from queryopt.train.config import TrainConfig
+from queryopt.train.network import NetworkConfig, QueryOpt
+
+DATA = Path(__file__).parent.parent / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """Paths of the eight pictures that come with the tests."""
+    return sorted((DATA / "pictures").glob("*/*.*"))
+
+
+@pytest.fixture(scope="session")
+def picture_folder():
+    return DATA / "pictures"
+
+
+def build_network(bits=12, seed=0, **options):
+    """A tiny network in eval mode whose logits depend on the picture: BatchNorm saw some, and attention is sharp."""
+    torch.manual_seed(seed)
+    options = {"backbone": "tiny", "image_size": 32, "dim": 32, "heads": 4, "feedforward": 64, **options}
+    network = QueryOpt(NetworkConfig(bits, **options))
+    with torch.no_grad():
+        if network.queries is not None:
+            network.queries.mul_(4)
+        network.train()(torch.randn(8, 3, options["image_size"], options["image_size"]))
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def make_network():
+    return build_network
+
+
+@pytest.fixture(scope="session")
+def network():
+    """12 bits, 8 branches. Not to be changed."""
+    return build_network()
+
+
+@pytest.fixture(scope="session")
+def graph(network):
+    """The exported graph of `network`, without a card. Not to be changed."""
+    return build_graph(network)
+
+
+@pytest.fixture(scope="session")
+def model_path(network, graph, tmp_path_factory):
+    """The model.onnx of `network`. Not to be changed."""
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    path.write_bytes(with_card(graph, model_card(network)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def unsure_network():
+    """A network whose every bit is decided by rounding: two programs can't agree on its codes."""
+    network = build_network()
+    with torch.no_grad():
+        # The outputs are ones with a breath of the picture in the last place, and the head sums them with both signs.
+        network.decoder.final_norm.weight.fill_(1e-7)
+        network.decoder.final_norm.bias.fill_(1.0)
+        network.head.weight.copy_(torch.tensor([1.0, -1.0]).repeat(16)[None])
+    return network
+
+
+@pytest.fixture
+def save_run(tmp_path):
+    """Write a network as the run folder of qo-train: save_run(network, data="…") -> its path."""
+
+    def save(network, name="run", **config):
+        folder = tmp_path / name
+        folder.mkdir()
+        save_best(folder / "best.safetensors", network.state_dict(), TrainConfig(network.config, **config))
+        return folder
+
+    return save

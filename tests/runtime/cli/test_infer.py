@@ -1,0 +1,300 @@
+"""qo-infer: every path through it, on real pictures, the real model and a real index."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from queryopt.runtime.cli.infer import main
+from queryopt.runtime.index import HashIndex
+
+DATA = Path(__file__).parents[2] / "data"
+CODES = {n: p["code"] for n, p in json.loads((DATA / "v1" / "expected.json").read_text())["pictures"].items()}
+COMMAND = [sys.executable, "-c", "from queryopt.runtime.cli.infer import main; main()"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with photos/ and model.onnx."""
+    shutil.copytree(DATA / "pictures", tmp_path / "photos")
+    shutil.copyfile(DATA / "v1" / "model.onnx", tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("QUERYOPT_MODEL", raising=False)
+    return tmp_path
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def result(*arguments: Any, exit_code: int = 0) -> Any:
+    """What it says with --json, which is JSON alone."""
+    done = run(*arguments, "--json")
+    assert done.exit_code == exit_code, done.output
+    return json.loads(done.stdout)
+
+
+def codes(index: str | Path = "photos.db") -> dict[str, str]:
+    with HashIndex.open(index, readonly=True) as opened:
+        return {os.fsdecode(image.relative): image.code.tobytes().hex() for image in opened}
+
+
+def spoil() -> dict[str, str]:
+    """Put bad files among the pictures; their names and what is said of each."""
+    Path("photos/a-text.jpg").write_text("no picture")
+    Path("photos/finch/2b.jpg").touch()
+    os.mkfifo("photos/heron/fifo.png")
+    Path("photos/gone.png").symlink_to("nothing")
+    Path("photos/loop.png").symlink_to("loop.png")
+    Path("photos/heron/cut.jpg").write_bytes(Path("photos/heron/1.jpg").read_bytes()[:900])
+    return {
+        "a-text.jpg": "text",
+        "finch/2b.jpg": "zero bytes",
+        "heron/fifo.png": "a FIFO",
+        "gone.png": "no such file",
+        "loop.png": "leads to itself",
+        "heron/cut.jpg": "truncated",
+    }
+
+
+def test_a_folder_and_nothing_else(here: Path) -> None:
+    done = run("photos/")
+    assert done.exit_code == 0, done.output
+    assert f"model: {here / 'model.onnx'} (12 bits, onnxruntime" in done.stderr
+    assert f"index: {here / 'photos.db'}" in done.stderr
+    assert re.search(r"^8 hashed, 0 updated, 0 unchanged, 0 failed in .* s \(.* images/s\)$", done.stdout, re.M)
+    assert f"index: {here / 'photos.db'} (8 pictures)" in done.stdout
+    assert codes() == CODES
+
+
+def test_again_it_does_what_is_new_or_changed() -> None:
+    assert result("photos")["hashed"] == 8
+    again = result("photos")
+    assert (again["hashed"], again["updated"], again["unchanged"], again["images_per_second"]) == (0, 0, 8, None)
+    shutil.copy("photos/heron/1.jpg", "photos/finch/1.jpg")
+    shutil.copy("photos/heron/2.jpg", "photos/new.jpg")
+    third = result("photos")
+    assert (third["hashed"], third["updated"], third["unchanged"], third["images"]) == (1, 1, 7, 9)
+    assert codes()["finch/1.jpg"] == CODES["heron/1.jpg"]
+    assert codes()["new.jpg"] == CODES["heron/2.jpg"]
+
+
+def test_bad_files_are_named_with_their_reasons(here: Path) -> None:
+    bad = spoil()
+    done = run("photos")
+    assert done.exit_code == 1
+    for name, reason in bad.items():
+        assert re.search(f"^warning: {re.escape(str(here / 'photos' / name))}: .*{reason}", done.stderr, re.M), name
+    assert "8 hashed, 0 updated, 0 unchanged, 6 failed" in done.stdout
+    assert codes() == CODES
+    failed = result("photos", exit_code=1)["failed"]
+    assert {os.path.relpath(path, here / "photos") for path in failed} == set(bad)
+
+
+def test_one_that_became_unreadable_keeps_its_code() -> None:
+    run("photos")
+    Path("photos/finch/1.jpg").write_bytes(b"spoilt")
+    done = result("photos", exit_code=1)
+    assert list(done["stale"]) == [str(Path("photos/finch/1.jpg").absolute())]
+    assert codes() == CODES
+
+
+def test_names_that_are_not_text(here: Path) -> None:
+    for name in (b"\xff\xfe.jpg", b"a\nb.jpg", b"=1+2.jpg"):
+        shutil.copy("photos/finch/1.jpg", os.path.join(os.fsencode(here), b"photos", name))
+    Path(os.fsdecode(b"photos/\xffbad\n.jpg")).touch()
+    done = run("photos", "--out", "codes.csv")
+    assert done.exit_code == 1
+    assert r"\udcffbad\n.jpg: zero bytes" in done.stderr
+    with HashIndex.open("photos.db", readonly=True) as index:
+        assert {image.relative for image in index} >= {b"\xff\xfe.jpg", b"a\nb.jpg", b"=1+2.jpg"}
+
+
+class TestNothingUsable:
+    def test_empty_folder(self) -> None:
+        Path("empty").mkdir()
+        done = run("empty")
+        assert done.exit_code == 3
+        assert "empty: no pictures in this folder or below it" in done.stderr
+        assert not Path("photos.db").exists()
+
+    @pytest.mark.parametrize("options", [[], ["--no-index", "--out", "codes.csv"]])
+    def test_only_bad_files(self, options: list[str]) -> None:
+        Path("bad").mkdir()
+        Path("bad/a.jpg").touch()
+        Path("bad/b.png").write_text("x")
+        done = run("bad", *options)
+        assert done.exit_code == 3
+        assert done.stderr.count("a.jpg: zero bytes") == 1
+        assert "none of its 2 pictures could be read" in done.stderr
+        assert not Path("photos.db").exists()
+        assert not Path("codes.csv").exists()
+
+    def test_no_folder(self) -> None:
+        done = run("none")
+        assert (done.exit_code, done.stdout) == (3, "")
+        assert "none: no such folder" in done.stderr
+
+    def test_a_file(self) -> None:
+        done = run("photos/finch/1.jpg")
+        assert done.exit_code == 3
+        assert "not a folder" in done.stderr
+        assert "qo-search photos/finch/1.jpg" in done.stderr
+
+    def test_no_model(self) -> None:
+        os.unlink("model.onnx")
+        done = run("photos")
+        assert done.exit_code == 3
+        assert "--model" in done.stderr
+
+    def test_damaged_model(self) -> None:
+        Path("model.onnx").write_bytes(b"hello" * 100)
+        done = run("photos")
+        assert done.exit_code == 3
+        assert "model.onnx: not a model" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_model_of_the_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "elsewhere").mkdir()
+    shutil.move("model.onnx", "elsewhere/m.onnx")
+    monkeypatch.setenv("QUERYOPT_MODEL", "elsewhere/m.onnx")
+    assert result("photos")["model"] == str(here / "elsewhere" / "m.onnx")
+
+
+def test_index_of_another_folder_or_model_is_refused(changed_model: Any) -> None:
+    run("photos")
+    shutil.copytree("photos", "other")
+    done = run("other")
+    assert done.exit_code == 2
+    assert "photos" in done.stderr
+
+    def foreign(model: Any) -> None:
+        entry = next(p for p in model.metadata_props if p.key == "queryopt.card")
+        entry.value = json.dumps(json.loads(entry.value) | {"fingerprint": "0" * 64})
+
+    done = run("photos", "--model", changed_model(foreign))
+    assert done.exit_code == 2
+    assert codes() == CODES
+
+
+def test_prune() -> None:
+    run("photos")
+    os.unlink("photos/finch/1.jpg")
+    done = run("photos")
+    assert done.exit_code == 0
+    assert "1 in the index are gone from the folder: --prune removes them" in done.stdout
+    assert len(codes()) == 8
+    assert result("photos", "--prune")["removed"] == 1
+    assert len(codes()) == 7
+    shutil.rmtree("photos/heron")
+    assert run("photos", "--prune").exit_code == 3
+    assert len(codes()) == 7
+    assert result("photos", "--prune", "--force")["removed"] == 4
+    assert len(codes()) == 3
+
+
+@pytest.mark.parametrize("keep", [[], ["--no-index"]])
+@pytest.mark.parametrize("name", ["codes.npz", "codes.csv", "codes.parquet"])
+def test_out(name: str, keep: list[str]) -> None:
+    spoil()
+    assert run("photos", "--out", name, "--batch", 3, *keep).exit_code == 1
+    assert Path("photos.db").exists() == (not keep)
+    numbers = {path: int.from_bytes(bytes.fromhex(code), "little") for path, code in CODES.items()}
+    if name.endswith(".npz"):
+        with np.load(name, allow_pickle=False) as file:
+            found = dict(zip(map(os.fsdecode, file["paths"]), map(bytes, file["codes"]), strict=True))
+            assert file["labels"].tolist() == [path.split("/")[0] for path in sorted(CODES)]
+        assert {path: code.hex() for path, code in found.items()} == CODES
+    elif name.endswith(".csv"):
+        with open(name, encoding="utf-8", newline="") as text:
+            assert {row["path"]: int(row["code"], 16) for row in csv.DictReader(text)} == numbers
+    else:
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(name)
+        assert dict(zip(table["path"].to_pylist(), table["code"].to_pylist(), strict=True)) == numbers
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--no-index"], "--out"),
+        (["--no-index", "--out", "a.csv", "--prune"], "--no-index doesn't go with"),
+        (["--no-index", "--out", "a.csv", "--index", "x.db"], "--no-index doesn't go with"),
+        (["--force"], "--prune"),
+        (["--out", "codes.txt"], ".parquet"),
+        (["--backend", "onxruntime"], "did you mean onnxruntime"),
+        (["--batch", "0"], "--batch"),
+        (["--threads", "x"], "--threads"),
+        (["--device", "tpu"], "--device"),
+        (["--modle", "x"], "--model"),
+    ],
+)
+def test_wrong_usage(options: list[str], says: str) -> None:
+    done = run("photos", *options)
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert not Path("photos.db").exists()
+
+
+def test_inputs_are_never_modified() -> None:
+    spoil()
+    before = {p: (p.lstat().st_mtime_ns, p.lstat().st_size, p.lstat().st_mode) for p in Path("photos").rglob("*")}
+    run("photos")
+    assert {
+        p: (p.lstat().st_mtime_ns, p.lstat().st_size, p.lstat().st_mode) for p in Path("photos").rglob("*")
+    } == before
+
+
+def test_piped_nothing_is_drawn_and_json_is_alone() -> None:
+    done = subprocess.run([*COMMAND, "photos", "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["hashed"] == 8
+    assert "\x1b" not in done.stderr
+    assert all(line.startswith(("model: ", "index: ")) for line in done.stderr.splitlines())
+    quiet = subprocess.run([*COMMAND, "photos", "-q"], capture_output=True, text=True, check=True)
+    assert quiet.stderr == ""
+
+
+def test_interrupted_it_keeps_what_was_committed() -> None:
+    for number in range(6000):
+        os.link("photos/finch/1.jpg", f"photos/{number:05d}.jpg")
+    process = subprocess.Popen(
+        [*COMMAND, "photos", "--batch", "4"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and (not Path("photos.db").exists() or not _count()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert stdout == ""
+    kept = _count()
+    assert 0 < kept < 6008
+    shutil.rmtree("photos/heron")
+    for path in sorted(Path("photos").glob("*.jpg"))[kept + 10 :]:
+        path.unlink()
+    after = result("photos")
+    assert after["unchanged"] > 0
+    assert after["unchanged"] + after["hashed"] == len(list(Path("photos").rglob("*.*")))
+
+
+def _count() -> int:
+    from queryopt.errors import QueryOptError
+
+    try:
+        with HashIndex.open("photos.db", readonly=True) as index:
+            return len(index)
+    except QueryOptError:  # it is being made
+        return 0

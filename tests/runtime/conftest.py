@@ -1,0 +1,44 @@
+"""The frozen first-version model and its pictures."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="session")
+def frozen_model() -> Path:
+    """A model.onnx of 12 bits and 32 pixels; never written to."""
+    return _DATA / "v1" / "model.onnx"
+
+
+@pytest.fixture(scope="session")
+def frozen_pictures() -> Path:
+    """Eight pictures in two sub-folders; never written to."""
+    return _DATA / "pictures"
+
+
+@pytest.fixture(scope="session")
+def frozen_codes() -> dict[str, dict[str, Any]]:
+    """What the frozen model gives for the frozen pictures: relative path -> code (hex), integer, logits."""
+    expected: dict[str, Any] = json.loads((_DATA / "v1" / "expected.json").read_text())
+    return expected["pictures"]
+
+
+@pytest.fixture
+def changed_model(frozen_model: Path, tmp_path: Path) -> Callable[[Callable[[Any], None]], Path]:
+    """(change) -> path of a copy of the frozen model; change is called with its onnx.ModelProto."""
+    import onnx
+
+    def make(change: Callable[[Any], None]) -> Path:
+        model = onnx.load(frozen_model)
+        change(model)
+        path = tmp_path / "changed.onnx"
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return make
