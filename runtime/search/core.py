@@ -25,7 +25,7 @@ def load_core() -> "type[_core.Index] | None":
         from queryopt.runtime.search._core import Index
     except ImportError as error:
         logging.getLogger("queryopt").warning(
-            "the native search core is not there (%s): searching with NumPy, which is exact and 10 to 1000 times slower; "
+            "the native search core is not there (%s): searching with NumPy, exact but 10 to 1000 times slower; "
             "to mend it, install queryopt where there is a C++17 compiler",
             error,
         )
