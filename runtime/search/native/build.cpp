@@ -216,16 +216,41 @@ std::uint64_t Index::code(std::size_t i) const {
 }
 
 std::uint32_t Index::find(std::uint64_t code) const {
+    std::uint32_t number;
+    find(&code, 1, &number);
+    return number;
+}
+
+// Binary searches side by side: each step of one waits for memory, and that of the others goes on.
+void Index::find(const std::uint64_t* codes, std::size_t count, std::uint32_t* numbers) const {
+    constexpr std::size_t together = 16;
     const Chunk& chunk = chunks[0];
-    const std::uint32_t value = chunk.value(code);
-    const std::uint64_t rest = chunk.rest_of(code);
-    std::size_t low = chunk.starts[value], size = chunk.starts[value + 1] - low;
-    while (size > 1) {
-        const std::size_t half = size / 2;
-        if (chunk.rest.get(low + half) <= rest) low += half;
-        size -= half;
+    for (std::size_t begin = 0; begin < count; begin += together) {
+        const std::size_t n = std::min(together, count - begin);
+        std::size_t low[together], size[together], widest = 1;
+        std::uint64_t rest[together];
+        for (std::size_t i = 0; i < n; ++i) __builtin_prefetch(&chunk.starts[chunk.value(codes[begin + i])]);
+        for (std::size_t i = 0; i < n; ++i) {
+            const std::uint32_t value = chunk.value(codes[begin + i]);
+            rest[i] = chunk.rest_of(codes[begin + i]);
+            low[i] = chunk.starts[value];
+            size[i] = chunk.starts[value + 1] - low[i];
+            widest = std::max(widest, size[i]);
+            if (size[i] > 1) chunk.rest.prefetch(low[i] + size[i] / 2);
+        }
+        while (widest > 1) {
+            widest = 1;
+            for (std::size_t i = 0; i < n; ++i) {
+                if (size[i] <= 1) continue;
+                const std::size_t half = size[i] / 2;
+                if (chunk.rest.get(low[i] + half) <= rest[i]) low[i] += half;
+                size[i] -= half;
+                widest = std::max(widest, size[i]);
+                if (size[i] > 1) chunk.rest.prefetch(low[i] + size[i] / 2);
+            }
+        }
+        for (std::size_t i = 0; i < n; ++i) numbers[begin + i] = static_cast<std::uint32_t>(low[i]);
     }
-    return static_cast<std::uint32_t>(low);
 }
 
 Index build(Packed codes, int bits, Structure structure, unsigned threads) {

@@ -89,6 +89,7 @@ struct Index {
     std::size_t bytes() const;
     std::uint64_t code(std::size_t unique) const;                          // of `unique`, from chunk 0 or words
     std::uint32_t find(std::uint64_t code) const;                          // number of a code that is there
+    void find(const std::uint64_t* codes, std::size_t count, std::uint32_t* numbers) const;
     std::uint32_t begin(std::uint32_t unique) const { return first.size() ? first[unique] : unique; }
     std::uint32_t end(std::uint32_t unique) const { return first.size() ? first[unique + 1] : unique + 1; }
 };

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <utility>
 #include <type_traits>
 
 #ifdef __linux__
@@ -112,6 +113,16 @@ class Integers {
     void prefetch(std::size_t i) const {
         __builtin_prefetch(low_.data() + i * low_width());
         if (kind_ == Kind::u48) __builtin_prefetch(high_.data() + i);
+    }
+
+    // All of [begin, end), so that it is there a little later.
+    void prefetch(std::size_t begin, std::size_t end) const {
+        const std::size_t width = low_width();
+        const auto* low = low_.data();
+        for (std::size_t at = begin * width & ~std::size_t{63}; at < end * width; at += 64) __builtin_prefetch(low + at);
+        if (kind_ != Kind::u48) return;
+        const auto* high = reinterpret_cast<const std::uint8_t*>(high_.data());
+        for (std::size_t at = begin * 2 & ~std::size_t{63}; at < end * 2; at += 64) __builtin_prefetch(high + at);
     }
 
     std::size_t low_width() const {

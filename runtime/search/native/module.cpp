@@ -2,6 +2,7 @@
 // the answer is "no" (search) and Python finds the words for what is wrong.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 

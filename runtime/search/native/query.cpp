@@ -10,6 +10,8 @@ namespace {
 constexpr std::size_t kPiece = 1024;      // codes of one call of a filter, after
 constexpr std::size_t kFirstPiece = 64;   // the first ones, of which most get into the candidates
 constexpr std::size_t kAhead = 32;        // look-ups under way at once
+constexpr std::size_t kBucketsAhead = 3;
+constexpr std::size_t kPrefetched = 512;  // codes of a bucket
 constexpr std::size_t kSpareCandidates = 1 << 16;
 constexpr std::size_t kKeptEntries = 1 << 20;
 
@@ -25,7 +27,7 @@ inline int bits16(std::uint32_t x) { return kBits.of[x & 255] + kBits.of[x >> 8]
 
 void sort_rows(std::vector<std::uint32_t>& rows, std::vector<std::uint32_t>& spare) {
     if (std::is_sorted(rows.begin(), rows.end())) return;
-    if (rows.size() < 2048) {
+    if (rows.size() < 256) {
         std::sort(rows.begin(), rows.end());
         return;
     }
@@ -121,6 +123,11 @@ bool Query::look_up_shell(std::size_t at, int shell, double budget) {
     const std::uint32_t value = chunk.value(code_);
     const std::uint32_t* starts = chunk.starts.data();
     std::uint32_t values[kAhead];
+    // The processor's own prefetching starts too late for buckets of a few cache lines.
+    const auto fetch = [&](std::uint32_t bucket) {
+        const std::uint32_t first = starts[bucket];
+        chunk.rest.prefetch(first, std::min<std::size_t>(starts[bucket + 1], first + kPrefetched));
+    };
     for (std::size_t begin = 0; begin < count; begin += kAhead) {
         const std::size_t n = std::min(kAhead, count - begin);
         std::size_t filled = 0, codes = 0;
@@ -133,7 +140,6 @@ bool Query::look_up_shell(std::size_t at, int shell, double budget) {
             const std::uint32_t bucket = values[i], first = starts[bucket], last = starts[bucket + 1];
             values[filled] = bucket;
             if (first != last) {
-                if (n > 1) chunk.rest.prefetch(first);
                 codes += last - first;
                 ++filled;
             }
@@ -142,7 +148,11 @@ bool Query::look_up_shell(std::size_t at, int shell, double budget) {
         spent_.codes += codes;
         cost_ += static_cast<double>(n) * costs.bucket + static_cast<double>(codes) * costs.code;
         if (cost_ > budget) return false;
-        for (std::size_t i = 0; i < filled; ++i) visit(at, values[i], shell);
+        for (std::size_t i = 0; i < std::min(filled, kBucketsAhead); ++i) fetch(values[i]);
+        for (std::size_t i = 0; i < filled; ++i) {
+            if (i + kBucketsAhead < filled) fetch(values[i + kBucketsAhead]);
+            visit(at, values[i], shell);
+        }
     }
     return true;
 }
@@ -216,12 +226,35 @@ std::uint64_t Query::rows_of(std::uint32_t unique) const {
 // So far every candidate counts as one row. Now the rest of their rows: duplicates end many searches early.
 void Query::weigh() {
     if (allowed_ != nullptr || index_->first.size() == 0) return;  // counted, or one row each
+    resolve(candidates_.data() + weighed_, candidates_.data() + candidates_.size());
     for (; weighed_ < candidates_.size(); ++weighed_) {
-        Candidate& candidate = candidates_[weighed_];
-        if (candidate.distance > limit_) continue;
-        if (candidate.unique == kUnknown) candidate.unique = index_->find(candidate.code);
-        count(candidate.distance, rows_of(candidate.unique) - 1);
+        const Candidate& candidate = candidates_[weighed_];
+        if (candidate.distance <= limit_) count(candidate.distance, rows_of(candidate.unique) - 1);
     }
+}
+
+// The numbers of those that can still be among the results.
+void Query::resolve(Candidate* begin, Candidate* end) {
+    constexpr std::size_t piece = 64;
+    std::uint64_t codes[piece];
+    std::uint32_t numbers[piece];
+    Candidate* places[piece];
+    std::size_t n = 0;
+    const auto flush = [&] {
+        index_->find(codes, n, numbers);
+        for (std::size_t i = 0; i < n; ++i) {
+            places[i]->unique = numbers[i];
+            if (index_->first.size()) __builtin_prefetch(&index_->first[numbers[i]]);
+        }
+        n = 0;
+    };
+    for (Candidate* candidate = begin; candidate < end; ++candidate) {
+        if (candidate->unique != kUnknown || candidate->distance > limit_) continue;
+        codes[n] = candidate->code;
+        places[n++] = candidate;
+        if (n == piece) flush();
+    }
+    if (n > 0) flush();
 }
 
 void Query::prepare_scan() {
@@ -322,7 +355,7 @@ void Query::shrink() {
 }
 
 // The first rows of these codes, all at one distance: as many as are still wanted.
-void Query::take(int distance, const Candidate* begin, const Candidate* end) {
+void Query::take(int distance, Candidate* begin, Candidate* end) {
     const std::size_t before = rows_.size();
     const std::uint64_t wanted = k_ - before;
     if (index_->structure == Structure::scan) {
@@ -332,9 +365,11 @@ void Query::take(int distance, const Candidate* begin, const Candidate* end) {
     }
     std::vector<std::uint32_t>& group = spare_;
     group.clear();
+    resolve(begin, end);
+    for (const Candidate* c = begin; c < end; ++c) __builtin_prefetch(&index_->postings[index_->begin(c->unique)]);
     std::uint32_t bound = kUnknown;  // only rows below can still be among the first `wanted`
     for (const Candidate* c = begin; c < end; ++c) {
-        const std::uint32_t unique = c->unique == kUnknown ? index_->find(c->code) : c->unique;
+        const std::uint32_t unique = c->unique;
         const std::uint32_t last = index_->end(unique);
         std::uint64_t taken = 0;
         for (std::uint32_t i = index_->begin(unique); i < last && taken < wanted; ++i) {
@@ -367,7 +402,7 @@ void calibrate(Index& index, const Kernels& kernels) {
     const auto sample = [&](std::size_t i) { return index.code(index.unique / 8 * i); };
     // The best of a few: whatever else the machine does only adds.
     double scan = INFINITY;
-    const int limit = index.bits / 8;
+    const int limit = index.bits / 3;  // about what a query far from all codes comes with
     const std::size_t scans = index.unique > 10'000'000 ? 2 : 4;
     for (std::size_t i = 0; i < scans; ++i) {
         query.start(index, kernels, sample(i), 10, limit, nullptr);

@@ -74,9 +74,10 @@ class Query {
     bool seen_before(std::uint64_t code, std::size_t chunk, int shell) const;
     std::uint64_t rows_of(std::uint32_t unique) const;
     void weigh();
+    void resolve(Candidate* begin, Candidate* end);
     void count(int distance, std::uint64_t rows);
     void thin_out();
-    void take(int distance, const Candidate* begin, const Candidate* end);
+    void take(int distance, Candidate* begin, Candidate* end);
 
     const Index* index_ = nullptr;
     const Kernels* kernels_ = nullptr;

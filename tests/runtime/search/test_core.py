@@ -66,7 +66,7 @@ def test_the_native_core_is_there() -> None:
     assert HammingIndex(np.zeros((3, 1), np.uint8), 8).path == NATIVE[0]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(galleries(), st.sampled_from(NATIVE), st.sampled_from(STRUCTURES), st.sampled_from(SHARES), st.data())
 def test_equals_numpy(
     gallery: tuple[int, npt.NDArray[np.uint64], npt.NDArray[np.uint64]],
