@@ -1,8 +1,9 @@
-# `make demo` and `make test` need Python 3.11+, make and a network for pip; each makes .venv first.
+# `make demo` and `make test` need Python 3.11+, a C++ compiler, make and a network for pip; each makes .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find queryopt train export runtime bench -name '*.py' -o -name 'py.typed' -o -name '*.html' -o -name '*.css')
+SOURCES := $(shell find queryopt train export runtime bench -name '*.py' -o -name 'py.typed' -o -name '*.html' -o -name '*.css') \
+	CMakeLists.txt $(wildcard runtime/search/native/*)
 DEMO := demo
 
 .PHONY: setup demo test lint types unit format clean clean-demo

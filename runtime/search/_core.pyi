@@ -1,0 +1,45 @@
+"""The native search core; see native/module.cpp."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+def paths() -> list[str]: ...
+
+class Index:
+    def __init__(
+        self,
+        codes: npt.NDArray[np.uint8],
+        bits: int,
+        ids: npt.NDArray[np.int64] | None,
+        structure: str,
+        path: str,
+        threads: int,
+    ) -> None: ...
+    def search(
+        self,
+        codes: Any,
+        k: int,
+        ids: npt.NDArray[np.int64],
+        distances: npt.NDArray[np.int32],
+        threads: int = 1,
+        allowed: npt.NDArray[np.uint64] | None = None,
+    ) -> bool: ...
+    def search_radius(
+        self, codes: Any, radius: int, threads: int = 1, allowed: npt.NDArray[np.uint64] | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32]] | None: ...
+    def explain(
+        self, codes: Any, k: int | None, radius: int, allowed: npt.NDArray[np.uint64] | None = None
+    ) -> list[tuple[int, int, int, bool]] | None: ...
+    @property
+    def structure(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def unique(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def costs(self) -> tuple[float, float, float]: ...
+    share: float

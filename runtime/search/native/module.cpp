@@ -1,0 +1,241 @@
+// The Python side: queryopt.runtime.search._core. Arguments were checked in Python; what comes here is well-formed, or
+// the answer is "no" (search) and Python finds the words for what is wrong.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <optional>
+
+#include "batch.h"
+#include "dispatch.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+// An array through the buffer protocol: an order of magnitude quicker to take than through DLPack, and a look-up takes
+// no more than a few microseconds.
+class Buffer {
+  public:
+    Buffer(nb::handle object, int flags) : valid_(PyObject_GetBuffer(object.ptr(), &view_, flags) == 0) {
+        if (!valid_) PyErr_Clear();
+    }
+    ~Buffer() {
+        if (valid_) PyBuffer_Release(&view_);
+    }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+
+    // Whether it is C-contiguous memory of this many dimensions and of items of one of these formats.
+    bool is(int dimensions, Py_ssize_t item, const char* formats) const {
+        if (!valid_ || view_.ndim != dimensions || view_.itemsize != item || view_.format == nullptr) return false;
+        const char* format = view_.format;
+        return format[0] != '\0' && format[1] == '\0' && std::strchr(formats, format[0]) != nullptr;
+    }
+    Py_ssize_t shape(int i) const { return view_.shape[i]; }
+    template <class T>
+    T* data() const {
+        return static_cast<T*>(view_.buf);
+    }
+
+  private:
+    Py_buffer view_{};
+    bool valid_;
+};
+
+constexpr int kRead = PyBUF_FORMAT | PyBUF_C_CONTIGUOUS;
+constexpr int kWrite = kRead | PyBUF_WRITABLE;
+constexpr const char* kUnsigned64 = "LQ";
+constexpr const char* kSigned64 = "lq";
+
+qo::Structure structure_of(const std::string& name) {
+    if (name == "scan") return qo::Structure::scan;
+    if (name == "table") return qo::Structure::table;
+    if (name == "multi-index") return qo::Structure::multi;
+    throw std::invalid_argument("'" + name + "' is no structure");
+}
+
+const char* name_of(qo::Structure structure) {
+    switch (structure) {
+        case qo::Structure::scan: return "scan";
+        case qo::Structure::table: return "table";
+        case qo::Structure::multi: return "multi-index";
+    }
+    return "";
+}
+
+template <class T>
+nb::object to_numpy(std::vector<T> values) {
+    auto* kept = new std::vector<T>(std::move(values));
+    nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+    return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<1>>(kept->data(), {kept->size()}, owner));
+}
+
+class CoreIndex {
+  public:
+    CoreIndex(nb::object codes, int bits, nb::object ids, const std::string& structure, const std::string& kernels,
+              unsigned threads)
+        : kernels_(qo::find_kernels(kernels)) {
+        const Buffer packed(codes, kRead);
+        if (bits < 1 || bits > qo::kMaxBits || !packed.is(2, 1, "B") || packed.shape(1) != (bits + 7) / 8) {
+            throw std::invalid_argument("codes are no packed uint8 [n, ceil(bits / 8)]");
+        }
+        const auto n = static_cast<std::size_t>(packed.shape(0));
+        if (n >= qo::kUnknown) throw std::invalid_argument("more codes than 32-bit row numbers");
+        if (!ids.is_none()) {
+            ids_.emplace(ids, kRead);
+            if (!ids_->is(1, 8, kSigned64) || ids_->shape(0) != packed.shape(0)) {
+                throw std::invalid_argument("ids are no int64 [n]");
+            }
+        }
+        const qo::Packed input{packed.data<const std::uint8_t>(), n, static_cast<int>(packed.shape(1))};
+        const qo::Structure wanted = structure == "auto" ? qo::choose(bits, n) : structure_of(structure);
+        const nb::gil_scoped_release unlocked;
+        index_ = qo::build(input, bits, wanted, threads);
+        qo::calibrate(index_, kernels_);
+    }
+
+    // Fills ids and distances [queries, k] and returns true; false where an argument is not what it must be.
+    bool search(nb::handle codes, std::uint64_t k, nb::handle ids, nb::handle distances, unsigned threads,
+                nb::object allowed) const {
+        std::vector<std::uint64_t> queries;
+        if (!read(codes, queries)) return false;
+        const Buffer to(ids, kWrite), near(distances, kWrite), mask(allowed, kRead);
+        const auto rows = static_cast<Py_ssize_t>(queries.size()), columns = static_cast<Py_ssize_t>(k);
+        if (!to.is(2, 8, kSigned64) || !near.is(2, 4, "i") || to.shape(0) != rows || near.shape(0) != rows ||
+            to.shape(1) != columns || near.shape(1) != columns) {
+            return false;
+        }
+        const qo::Request request = ask(queries, threads, allowed, mask);
+        const nb::gil_scoped_release unlocked;
+        qo::nearest(request, k, to.data<std::int64_t>(), near.data<std::int32_t>());
+        return true;
+    }
+
+    // (offsets, ids, distances), or None where `codes` is not what it must be.
+    nb::object search_radius(nb::handle codes, int radius, unsigned threads, nb::object allowed) const {
+        std::vector<std::uint64_t> queries;
+        if (!read(codes, queries)) return nb::none();
+        const Buffer mask(allowed, kRead);
+        const qo::Request request = ask(queries, threads, allowed, mask);
+        std::vector<std::int64_t> offsets(queries.size() + 1), ids;
+        std::vector<std::int32_t> distances;
+        {
+            const nb::gil_scoped_release unlocked;
+            std::vector<qo::Hits> all = qo::within(request, radius);
+            for (std::size_t i = 0; i < all.size(); ++i) {
+                offsets[i + 1] = offsets[i] + static_cast<std::int64_t>(all[i].ids.size());
+            }
+            if (all.size() == 1) {
+                ids = std::move(all[0].ids);
+                distances = std::move(all[0].distances);
+            } else {
+                ids.reserve(static_cast<std::size_t>(offsets.back()));
+                distances.reserve(static_cast<std::size_t>(offsets.back()));
+                for (qo::Hits& hits : all) {
+                    ids.insert(ids.end(), hits.ids.begin(), hits.ids.end());
+                    distances.insert(distances.end(), hits.distances.begin(), hits.distances.end());
+                    hits = qo::Hits();
+                }
+            }
+        }
+        return nb::make_tuple(to_numpy(std::move(offsets)), to_numpy(std::move(ids)),
+                              to_numpy(std::move(distances)));
+    }
+
+    // A tuple (buckets, codes, shells, scanned) a query.
+    nb::object explain(nb::handle codes, std::optional<std::uint64_t> k, int radius, nb::object allowed) const {
+        std::vector<std::uint64_t> queries;
+        if (!read(codes, queries)) return nb::none();
+        const Buffer mask(allowed, kRead);
+        std::vector<qo::Spent> all;
+        {
+            const qo::Request request = ask(queries, 1, allowed, mask);
+            const nb::gil_scoped_release unlocked;
+            all = qo::explain(request, k ? *k : qo::kAll, radius);
+        }
+        nb::list result;
+        for (const qo::Spent& spent : all) {
+            result.append(nb::make_tuple(spent.buckets, spent.codes, spent.shells, spent.scanned));
+        }
+        return result;
+    }
+
+    const qo::Index& index() const { return index_; }
+    void set_share(double share) { index_.share = share; }
+    const char* kernels() const { return kernels_.name; }
+
+  private:
+    bool read(nb::handle codes, std::vector<std::uint64_t>& queries) const {
+        const Buffer buffer(codes, kRead);
+        const int bits = index_.bits;
+        std::uint64_t all = 0;
+        if (buffer.is(2, 1, "B") && buffer.shape(1) == (bits + 7) / 8) {
+            const auto n = static_cast<std::size_t>(buffer.shape(0));
+            const qo::Packed packed{buffer.data<const std::uint8_t>(), n, static_cast<int>(buffer.shape(1))};
+            queries.resize(n);
+            for (std::size_t i = 0; i < n; ++i) all |= queries[i] = packed[i];
+        } else if (buffer.is(1, 8, kUnsigned64)) {
+            const auto* values = buffer.data<const std::uint64_t>();
+            queries.assign(values, values + buffer.shape(0));
+            for (const std::uint64_t query : queries) all |= query;
+        } else {
+            return false;
+        }
+        return bits == qo::kMaxBits || all >> bits == 0;
+    }
+
+    qo::Request ask(const std::vector<std::uint64_t>& queries, unsigned threads, nb::object allowed,
+                    const Buffer& mask) const {
+        const std::uint64_t* bits = nullptr;
+        if (!allowed.is_none()) {
+            if (!mask.is(1, 8, kUnsigned64) || static_cast<std::size_t>(mask.shape(0)) < (index_.n + 63) / 64) {
+                throw std::invalid_argument("allowed is no uint64 [ceil(n / 64)]");
+            }
+            bits = mask.data<const std::uint64_t>();
+        }
+        const std::int64_t* ids = ids_ ? ids_->data<const std::int64_t>() : nullptr;
+        return {index_, kernels_, queries, ids, bits, threads};
+    }
+
+    const qo::Kernels& kernels_;
+    qo::Index index_;
+    std::optional<Buffer> ids_;
+};
+
+std::vector<std::string> paths() {
+    std::vector<std::string> names;
+    for (const qo::Kernels* kernels : qo::available_kernels()) names.emplace_back(kernels->name);
+    return names;
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+    m.doc() = "Exact search by Hamming distance: the native core of queryopt.runtime.search.";
+    m.def("paths", &paths, "The instruction paths that can run here, fastest first.");
+    nb::class_<CoreIndex>(m, "Index")
+        .def(nb::init<nb::object, int, nb::object, const std::string&, const std::string&, unsigned>(),
+             nb::arg("codes"), nb::arg("bits"), nb::arg("ids").none(), nb::arg("structure"), nb::arg("path"),
+             nb::arg("threads"))
+        .def("search", &CoreIndex::search, nb::arg("codes"), nb::arg("k"), nb::arg("ids"), nb::arg("distances"),
+             nb::arg("threads") = 1, nb::arg("allowed") = nb::none())
+        .def("search_radius", &CoreIndex::search_radius, nb::arg("codes"), nb::arg("radius"), nb::arg("threads") = 1,
+             nb::arg("allowed") = nb::none())
+        .def("explain", &CoreIndex::explain, nb::arg("codes"), nb::arg("k").none(), nb::arg("radius"),
+             nb::arg("allowed") = nb::none())
+        .def_prop_ro("structure", [](const CoreIndex& self) { return name_of(self.index().structure); })
+        .def_prop_ro("path", &CoreIndex::kernels)
+        .def_prop_ro("unique", [](const CoreIndex& self) { return self.index().unique; })
+        .def_prop_ro("bytes", [](const CoreIndex& self) { return self.index().bytes(); })
+        .def_prop_ro("costs",
+                     [](const CoreIndex& self) {
+                         const qo::Costs& costs = self.index().costs;
+                         return nb::make_tuple(costs.scan, costs.bucket, costs.code);
+                     })
+        .def_prop_rw(
+            "share", [](const CoreIndex& self) { return self.index().share; }, &CoreIndex::set_share);
+}

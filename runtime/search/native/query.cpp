@@ -1,0 +1,432 @@
+#include "query.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+namespace qo {
+namespace {
+
+constexpr std::size_t kPiece = 1024;      // codes of one call of a filter, after
+constexpr std::size_t kFirstPiece = 64;   // the first ones, of which most get into the candidates
+constexpr std::size_t kAhead = 32;        // look-ups under way at once
+constexpr std::size_t kBucketsAhead = 3;
+constexpr std::size_t kPrefetched = 512;  // codes of a bucket
+constexpr std::size_t kSpareCandidates = 1 << 16;
+constexpr std::size_t kKeptEntries = 1 << 20;
+
+// Bits of 16-bit numbers without the POPCNT instruction, which a plain build can't assume.
+struct BitCounts {
+    std::uint8_t of[256];
+    constexpr BitCounts() : of() {
+        for (int i = 1; i < 256; ++i) of[i] = static_cast<std::uint8_t>(of[i / 2] + i % 2);
+    }
+};
+constexpr BitCounts kBits;
+inline int bits16(std::uint32_t x) { return kBits.of[x & 255] + kBits.of[x >> 8]; }
+
+void sort_rows(std::vector<std::uint32_t>& rows, std::vector<std::uint32_t>& spare) {
+    if (std::is_sorted(rows.begin(), rows.end())) return;
+    if (rows.size() < 256) {
+        std::sort(rows.begin(), rows.end());
+        return;
+    }
+    spare.resize(rows.size());
+    const std::uint32_t largest = *std::max_element(rows.begin(), rows.end());
+    for (int shift = 0; shift < 32 && largest >> shift; shift += 8) {
+        std::size_t counts[256] = {};
+        for (const std::uint32_t row : rows) ++counts[(row >> shift) & 255];
+        std::size_t sum = 0;
+        for (std::size_t& count : counts) {
+            const std::size_t next = sum + count;
+            count = sum;
+            sum = next;
+        }
+        for (const std::uint32_t row : rows) spare[counts[(row >> shift) & 255]++] = row;
+        rows.swap(spare);
+    }
+}
+
+}  // namespace
+
+Query::Found Query::run(const Index& index, const Kernels& kernels, std::uint64_t code, std::uint64_t k, int limit,
+                        Allowed allowed) {
+    start(index, kernels, code, k, limit, allowed);
+    if (!look_up()) {
+        prepare_scan();
+        if (index.words.size()) {
+            std::size_t at = 0;
+            for (std::size_t piece = kFirstPiece; at < index.unique; at += piece, piece = kPiece) {
+                scan_words(at, std::min(index.unique, at + piece));
+            }
+        } else {
+            scan_buckets();
+        }
+    }
+    return finish();
+}
+
+void Query::start(const Index& index, const Kernels& kernels, std::uint64_t code, std::uint64_t k, int limit,
+                  Allowed allowed) {
+    index_ = &index;
+    kernels_ = &kernels;
+    allowed_ = allowed;
+    code_ = code;
+    k_ = k;
+    limit_ = std::min(limit, index.bits);
+    ordered_ = index.structure == Structure::scan;
+    within_ = 0;
+    std::fill(std::begin(counts_), std::end(counts_), 0);
+    weighed_ = 0;
+    thin_at_ = 0;
+    cost_ = 0;
+    spent_ = {};
+    candidates_.clear();
+}
+
+// A code's distance is at least the sum of its distances in the chunks, so once every chunk i was searched up to r_i,
+// all codes within sum(r_i + 1) - 1 have been found.
+bool Query::look_up() {
+    if (index_->n == 0) return true;
+    if (index_->chunks.empty() || (k_ >= index_->n && k_ != kAll)) return false;
+    const double budget = index_->share * index_->costs.scan;
+    int complete = -1;
+    for (int shell = 0;; ++shell) {
+        for (std::size_t i = 0; i < index_->chunks.size(); ++i) {
+            const Chunk& chunk = index_->chunks[i];
+            if (shell > chunk.width) return true;  // every bucket of this chunk was seen
+            if (!look_up_shell(i, shell, budget)) return false;
+            ++complete;
+            ++spent_.shells;
+            if (limit_ <= complete && (k_ == kAll || within_ >= k_)) return true;
+            if (k_ != kAll) {
+                weigh();
+                if (limit_ <= complete && within_ >= k_) return true;
+            }
+        }
+    }
+}
+
+bool Query::look_up_shell(std::size_t at, int shell, double budget) {
+    if (shell > limit_) return true;  // nothing there is near enough
+    const Chunk& chunk = index_->chunks[at];
+    const auto& all = masks().all[shell];
+    // Masks ascend: those within the chunk come first.
+    const std::size_t count = static_cast<std::size_t>(
+        chunk.width == kMaxChunkBits ? all.end() - all.begin()
+                                     : std::lower_bound(all.begin(), all.end(), 1u << chunk.width) - all.begin());
+    const double mean = shell < kExpectedShells ? chunk.expected[shell]
+                                                : static_cast<double>(count) * static_cast<double>(index_->unique) /
+                                                      static_cast<double>(std::size_t{1} << chunk.width);
+    const Costs& costs = index_->costs;
+    if (cost_ + static_cast<double>(count) * costs.bucket + mean * costs.code > budget) return false;
+    const std::uint32_t value = chunk.value(code_);
+    const std::uint32_t* starts = chunk.starts.data();
+    std::uint32_t values[kAhead];
+    // The processor's own prefetching starts too late for buckets of a few cache lines.
+    const auto fetch = [&](std::uint32_t bucket) {
+        const std::uint32_t first = starts[bucket];
+        chunk.rest.prefetch(first, std::min<std::size_t>(starts[bucket + 1], first + kPrefetched));
+    };
+    for (std::size_t begin = 0; begin < count; begin += kAhead) {
+        const std::size_t n = std::min(kAhead, count - begin);
+        std::size_t filled = 0, codes = 0;
+        // Misses of the cache overlap: first the table's, then those of the codes themselves.
+        for (std::size_t i = 0; i < n; ++i) {
+            values[i] = value ^ all[begin + i];
+            if (count > kAhead) __builtin_prefetch(starts + values[i]);
+        }
+        for (std::size_t i = 0; i < n; ++i) {
+            const std::uint32_t bucket = values[i], first = starts[bucket], last = starts[bucket + 1];
+            values[filled] = bucket;
+            if (first != last) {
+                codes += last - first;
+                ++filled;
+            }
+        }
+        spent_.buckets += n;
+        spent_.codes += codes;
+        cost_ += static_cast<double>(n) * costs.bucket + static_cast<double>(codes) * costs.code;
+        if (cost_ > budget) return false;
+        for (std::size_t i = 0; i < std::min(filled, kBucketsAhead); ++i) fetch(values[i]);
+        for (std::size_t i = 0; i < filled; ++i) {
+            if (i + kBucketsAhead < filled) fetch(values[i + kBucketsAhead]);
+            visit(at, values[i], shell);
+        }
+    }
+    return true;
+}
+
+void Query::visit(std::size_t at, std::uint32_t value, int shell) {
+    const Chunk& chunk = index_->chunks[at];
+    std::size_t begin = chunk.starts[value];
+    const std::size_t end = chunk.starts[value + 1];
+    if (chunk.rest.kind() == Kind::none) {
+        offer(chunk.join(value, 0), static_cast<std::uint32_t>(begin), shell);
+        return;
+    }
+    const Filter filter = kernels_->filter[static_cast<int>(chunk.rest.kind())];
+    const Column column = chunk.rest.column();
+    const std::uint64_t rest = chunk.rest_of(code_);
+    std::uint32_t positions[kPiece + kSlack];
+    std::uint8_t distances[kPiece + kSlack];
+    while (begin < end && limit_ >= shell) {
+        const std::size_t piece = std::min(end - begin, within_ < k_ && k_ != kAll ? kFirstPiece : kPiece);
+        const std::size_t n = filter(column, begin, begin + piece, rest, limit_ - shell, positions, distances);
+        for (std::size_t i = 0; i < n; ++i) {
+            const int distance = shell + distances[i];
+            if (distance > limit_) continue;
+            const std::uint64_t code = chunk.join(value, chunk.rest.get(positions[i]));
+            if (index_->chunks.size() > 1 && seen_before(code, at, shell)) continue;
+            offer(code, at == 0 ? positions[i] : kUnknown, distance);
+        }
+        begin += piece;
+    }
+}
+
+// Shells go outwards, and at each the chunks follow one another: whether an earlier step has found this code.
+bool Query::seen_before(std::uint64_t code, std::size_t at, int shell) const {
+    for (std::size_t i = 0; i < index_->chunks.size(); ++i) {
+        if (i == at) continue;
+        const Chunk& chunk = index_->chunks[i];
+        const int distance = bits16(chunk.value(code ^ code_));
+        if (distance < shell + (i < at ? 1 : 0)) return true;
+    }
+    return false;
+}
+
+void Query::offer(std::uint64_t code, std::uint32_t unique, int distance) {
+    std::uint64_t rows = 1;
+    if (allowed_ != nullptr) {
+        // Without its rows a code may count for nothing.
+        if (unique == kUnknown) unique = index_->find(code);
+        rows = rows_of(unique);
+        if (rows == 0) return;
+    }
+    candidates_.push_back({code, unique, static_cast<std::uint8_t>(distance)});
+    count(distance, rows);
+}
+
+void Query::count(int distance, std::uint64_t rows) {
+    counts_[distance] += rows;
+    within_ += rows;
+    while (within_ - counts_[limit_] >= k_) within_ -= counts_[limit_--];
+}
+
+// The rows of a code, as far as they may be found, and no more than matter.
+std::uint64_t Query::rows_of(std::uint32_t unique) const {
+    if (index_->structure == Structure::scan) return allowed_ == nullptr || allows(allowed_, unique) ? 1 : 0;
+    const std::uint32_t begin = index_->begin(unique), end = index_->end(unique);
+    if (allowed_ == nullptr) return end - begin;
+    std::uint64_t rows = 0;
+    for (std::uint32_t i = begin; i < end && rows < k_; ++i) rows += allows(allowed_, index_->postings[i]);
+    return rows;
+}
+
+// So far every candidate counts as one row. Now the rest of their rows: duplicates end many searches early.
+void Query::weigh() {
+    if (allowed_ != nullptr || index_->first.size() == 0) return;  // counted, or one row each
+    resolve(candidates_.data() + weighed_, candidates_.data() + candidates_.size());
+    for (; weighed_ < candidates_.size(); ++weighed_) {
+        const Candidate& candidate = candidates_[weighed_];
+        if (candidate.distance <= limit_) count(candidate.distance, rows_of(candidate.unique) - 1);
+    }
+}
+
+// The numbers of those that can still be among the results.
+void Query::resolve(Candidate* begin, Candidate* end) {
+    constexpr std::size_t piece = 64;
+    std::uint64_t codes[piece];
+    std::uint32_t numbers[piece];
+    Candidate* places[piece];
+    std::size_t n = 0;
+    const auto flush = [&] {
+        index_->find(codes, n, numbers);
+        for (std::size_t i = 0; i < n; ++i) {
+            places[i]->unique = numbers[i];
+            if (index_->first.size()) __builtin_prefetch(&index_->first[numbers[i]]);
+        }
+        n = 0;
+    };
+    for (Candidate* candidate = begin; candidate < end; ++candidate) {
+        if (candidate->unique != kUnknown || candidate->distance > limit_) continue;
+        codes[n] = candidate->code;
+        places[n++] = candidate;
+        if (n == piece) flush();
+    }
+    if (n > 0) flush();
+}
+
+void Query::prepare_scan() {
+    spent_.scanned = true;
+    candidates_.clear();
+    within_ = 0;
+    weighed_ = 0;
+    std::fill(std::begin(counts_), std::end(counts_), 0);
+    thin_at_ = (k_ < index_->n ? 2 * k_ : 0) + kSpareCandidates;
+}
+
+int Query::words_limit() const { return ordered_ && within_ >= k_ ? limit_ - 1 : limit_; }
+
+void Query::scan_words(std::size_t begin, std::size_t end) {
+    const Filter filter = kernels_->filter[static_cast<int>(index_->words.kind())];
+    std::uint32_t positions[kPiece + kSlack];
+    std::uint8_t distances[kPiece + kSlack];
+    while (begin < end) {
+        const std::size_t piece = std::min(end - begin, kPiece);
+        const int limit = words_limit();
+        if (limit < 0) return;
+        const std::size_t n = filter(index_->words.column(), begin, begin + piece, code_, limit, positions, distances);
+        for (std::size_t i = 0; i < n; ++i) {
+            if (distances[i] <= words_limit()) offer(0, positions[i], distances[i]);
+        }
+        if (n > 0 && k_ != kAll) weigh();
+        spent_.codes += piece;
+        begin += piece;
+        if (candidates_.size() > thin_at_) thin_out();
+    }
+}
+
+void Query::scan_buckets() {
+    const Chunk& chunk = index_->chunks[0];
+    const std::uint32_t value = chunk.value(code_);
+    const std::size_t buckets = std::size_t{1} << chunk.width;
+    const std::uint32_t* starts = chunk.starts.data();
+    const Filter filter = kernels_->filter[static_cast<int>(chunk.rest.kind())];
+    const Column column = chunk.rest.column();
+    const std::uint64_t rest = chunk.rest_of(code_);
+    std::uint32_t positions[kPiece + kSlack];
+    std::uint8_t distances[kPiece + kSlack];
+    for (std::uint32_t b = 0; b < buckets; ++b) {
+        const int shell = bits16(b ^ value);
+        std::size_t begin = starts[b];
+        const std::size_t end = starts[b + 1];
+        for (; begin < end && shell <= limit_; begin += kPiece) {
+            const std::size_t piece = std::min(kPiece, end - begin);
+            spent_.codes += piece;
+            const std::size_t n = filter(column, begin, begin + piece, rest, limit_ - shell, positions, distances);
+            for (std::size_t i = 0; i < n; ++i) {
+                if (shell + distances[i] <= limit_) offer(0, positions[i], shell + distances[i]);
+            }
+            if (n > 0 && k_ != kAll) weigh();
+            if (candidates_.size() > thin_at_) thin_out();
+        }
+    }
+}
+
+// Let go of candidates beyond the limit, so that memory stays in proportion to the results.
+void Query::thin_out() {
+    const std::uint64_t nearer = within_ - counts_[limit_];
+    std::uint64_t at_limit = 0;
+    const auto gone = std::remove_if(candidates_.begin(), candidates_.end(), [&](const Candidate& candidate) {
+        if (candidate.distance < limit_) return false;
+        return candidate.distance > limit_ || (ordered_ && nearer + at_limit++ >= k_);
+    });
+    candidates_.erase(gone, candidates_.end());
+    weighed_ = candidates_.size();
+    thin_at_ = std::max(thin_at_, 2 * candidates_.size());
+}
+
+Query::Found Query::finish() {
+    rows_.clear();
+    std::fill(std::begin(groups_), std::end(groups_), 0);
+    // By distance, in the order found.
+    std::size_t places[kMaxBits + 2] = {};
+    for (const Candidate& candidate : candidates_) {
+        if (candidate.distance <= limit_) ++places[candidate.distance + 1];
+    }
+    for (int d = 0; d <= kMaxBits; ++d) places[d + 1] += places[d];
+    sorted_.resize(places[kMaxBits + 1]);
+    std::size_t cursor[kMaxBits + 1];
+    std::copy(places, places + kMaxBits + 1, cursor);
+    for (const Candidate& candidate : candidates_) {
+        if (candidate.distance <= limit_) sorted_[cursor[candidate.distance]++] = candidate;
+    }
+    for (int d = 0; d <= limit_ && rows_.size() < k_; ++d) {
+        if (places[d] < places[d + 1]) take(d, sorted_.data() + places[d], sorted_.data() + places[d + 1]);
+    }
+    return {rows_.data(), rows_.size(), groups_};
+}
+
+void Query::shrink() {
+    if (candidates_.capacity() + sorted_.capacity() + rows_.capacity() + spare_.capacity() > kKeptEntries) {
+        *this = Query();
+    }
+}
+
+// The first rows of these codes, all at one distance: as many as are still wanted.
+void Query::take(int distance, Candidate* begin, Candidate* end) {
+    const std::size_t before = rows_.size();
+    const std::uint64_t wanted = k_ - before;
+    if (index_->structure == Structure::scan) {
+        for (const Candidate* c = begin; c < end && rows_.size() < k_; ++c) rows_.push_back(c->unique);
+        groups_[distance] = rows_.size() - before;
+        return;
+    }
+    std::vector<std::uint32_t>& group = spare_;
+    group.clear();
+    resolve(begin, end);
+    for (const Candidate* c = begin; c < end; ++c) __builtin_prefetch(&index_->postings[index_->begin(c->unique)]);
+    std::uint32_t bound = kUnknown;  // only rows below can still be among the first `wanted`
+    for (const Candidate* c = begin; c < end; ++c) {
+        const std::uint32_t unique = c->unique;
+        const std::uint32_t last = index_->end(unique);
+        std::uint64_t taken = 0;
+        for (std::uint32_t i = index_->begin(unique); i < last && taken < wanted; ++i) {
+            const std::uint32_t row = index_->postings[i];
+            if (row >= bound) break;
+            if (allowed_ != nullptr && !allows(allowed_, row)) continue;
+            group.push_back(row);
+            ++taken;
+        }
+        if (group.size() > wanted && group.size() - wanted > wanted + kPiece) {
+            std::nth_element(group.begin(), group.begin() + static_cast<std::ptrdiff_t>(wanted), group.end());
+            group.resize(wanted);
+            bound = wanted ? *std::max_element(group.begin(), group.end()) : 0;
+        }
+    }
+    std::vector<std::uint32_t> scratch;
+    sort_rows(group, scratch);
+    if (group.size() > wanted) group.resize(wanted);
+    rows_.insert(rows_.end(), group.begin(), group.end());
+    groups_[distance] = group.size();
+}
+
+void calibrate(Index& index, const Kernels& kernels) {
+    if (index.chunks.empty() || index.unique == 0) return;
+    using Clock = std::chrono::steady_clock;
+    const auto since = [](Clock::time_point start) {
+        return std::chrono::duration<double, std::nano>(Clock::now() - start).count();
+    };
+    Query query;
+    const auto sample = [&](std::size_t i) { return index.code(index.unique / 8 * i); };
+    // The best of a few: whatever else the machine does only adds.
+    double scan = INFINITY;
+    const int limit = index.bits / 3;  // about what a query far from all codes comes with
+    const std::size_t scans = index.unique > 10'000'000 ? 2 : 4;
+    for (std::size_t i = 0; i < scans; ++i) {
+        query.start(index, kernels, sample(i), 10, limit, nullptr);
+        query.prepare_scan();
+        const auto start = Clock::now();
+        if (index.words.size()) {
+            query.scan_words(0, index.unique);
+        } else {
+            query.scan_buckets();
+        }
+        scan = std::min(scan, since(start));
+    }
+    index.costs.scan = std::max(scan, 100.0);
+    index.costs.code = index.costs.scan / static_cast<double>(index.unique);
+    // Look-ups of the second shell around codes that are there; what their codes cost is known from the scan.
+    double spent = 0, buckets = 0;
+    for (std::size_t i = 0; i < 8; ++i) {
+        query.start(index, kernels, sample(i), 10, limit, nullptr);
+        const auto start = Clock::now();
+        for (std::size_t chunk = 0; chunk < index.chunks.size(); ++chunk) query.look_up_shell(chunk, 2, INFINITY);
+        spent += since(start) - static_cast<double>(query.spent().codes) * index.costs.code;
+        buckets += static_cast<double>(query.spent().buckets);
+    }
+    index.costs.bucket = buckets > 0 ? std::min(std::max(spent / buckets, 1.0), 500.0) : 1.0;
+}
+
+}  // namespace qo

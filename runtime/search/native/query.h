@@ -1,0 +1,99 @@
+// One search: k nearest rows, or all within a radius.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "index.h"
+
+namespace qo {
+
+constexpr std::uint64_t kAll = std::numeric_limits<std::uint64_t>::max();
+
+// What a search did, for explain.
+struct Spent {
+    std::uint64_t buckets = 0;  // looked up in chunks
+    std::uint64_t codes = 0;    // compared, the scan's included
+    int shells = 0;             // steps (a shell of one chunk) that were finished
+    bool scanned = false;
+};
+
+// Rows that may be found: bit r % 64 of word r / 64 for row r; all where null.
+using Allowed = const std::uint64_t*;
+
+inline bool allows(Allowed allowed, std::uint32_t row) { return allowed[row / 64] >> (row % 64) & 1; }
+
+// A code that may be among the results.
+struct Candidate {
+    std::uint64_t code;
+    std::uint32_t unique;  // its number, or kUnknown
+    std::uint8_t distance;
+};
+constexpr std::uint32_t kUnknown = std::numeric_limits<std::uint32_t>::max();
+
+// The search of one query. Reused for many: its memory stays.
+class Query {
+  public:
+    // Rows [count] and, in `groups`, how many of them lie at each distance.
+    struct Found {
+        const std::uint32_t* rows;
+        std::size_t count;
+        const std::uint64_t* groups;  // [bits + 1]
+    };
+
+    // At most k rows (kAll: any number) at distances <= limit.
+    Found run(const Index& index, const Kernels& kernels, std::uint64_t code, std::uint64_t k, int limit,
+              Allowed allowed = nullptr);
+    const Spent& spent() const { return spent_; }
+
+    // The same in steps, for a scan that several queries share.
+    void start(const Index& index, const Kernels& kernels, std::uint64_t code, std::uint64_t k, int limit,
+               Allowed allowed);
+    // Look-ups in chunks; whether that was enough.
+    bool look_up();
+    // Forget the candidates but not how near the k-th is: every code is offered again.
+    void prepare_scan();
+    // The words [begin, end).
+    void scan_words(std::size_t begin, std::size_t end);
+    int words_limit() const;
+    std::uint64_t code() const { return code_; }
+    Found finish();
+    // Give back the memory of an unusually large search.
+    void shrink();
+
+    // Chunk 0's buckets in a row, for where there are no words. Public for calibration.
+    void scan_buckets();
+    // One shell of one chunk; false when more than `budget` ns were spent since start().
+    bool look_up_shell(std::size_t chunk, int shell, double budget);
+    double cost() const { return cost_; }
+
+  private:
+    void visit(std::size_t chunk, std::uint32_t value, int shell);
+    void offer(std::uint64_t code, std::uint32_t unique, int distance);
+    bool seen_before(std::uint64_t code, std::size_t chunk, int shell) const;
+    std::uint64_t rows_of(std::uint32_t unique) const;
+    void weigh();
+    void resolve(Candidate* begin, Candidate* end);
+    void count(int distance, std::uint64_t rows);
+    void thin_out();
+    void take(int distance, Candidate* begin, Candidate* end);
+
+    const Index* index_ = nullptr;
+    const Kernels* kernels_ = nullptr;
+    Allowed allowed_ = nullptr;
+    std::uint64_t code_ = 0, k_ = 0;
+    int limit_ = 0;               // a row beyond this distance is not among the results
+    bool ordered_ = false;        // candidates come in the order of rows: at the limit itself the first ones win
+    std::uint64_t within_ = 0;    // rows counted at a distance <= limit_
+    std::uint64_t counts_[kMaxBits + 1] = {};
+    std::size_t weighed_ = 0;     // candidates whose rows are counted, not only the code
+    std::size_t thin_at_ = 0;
+    double cost_ = 0;
+    Spent spent_;
+    std::vector<Candidate> candidates_, sorted_;
+    std::vector<std::uint32_t> rows_, spare_;
+    std::uint64_t groups_[kMaxBits + 1] = {};
+};
+
+}  // namespace qo
