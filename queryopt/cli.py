@@ -12,9 +12,10 @@ import os
 import platform
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import click
@@ -38,6 +39,10 @@ __all__ = [
 ]
 
 
+_JOINERS = "\u200c\u200d"
+"""Zero-width non-joiner and joiner."""
+
+
 class Advance(Protocol):
     """Report progress: so many more items done, and (optionally) what to show beside the bar."""
 
@@ -46,9 +51,13 @@ class Advance(Protocol):
 
 
 def display_path(path: bytes | str | os.PathLike[Any]) -> str:
-    """A path as one line of valid UTF-8: undecodable bytes, line breaks and control characters become escapes."""
-    text = os.fsdecode(path)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    """A path as one line of valid UTF-8: undecodable bytes, line breaks, control characters and those that change the
+    direction of text become escapes. Spaces of all kinds stay, and the joiners that Persian, Hindi and emoji need.
+    """
+    return "".join(
+        c if c.isprintable() or c in _JOINERS or unicodedata.category(c) == "Zs" else _escape(c)
+        for c in os.fsdecode(path)
+    )
 
 
 @dataclass
@@ -58,11 +67,21 @@ class Output:
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+    _drawing: "Console | None" = field(default=None, init=False, repr=False)
+    """The console of the progress bar, while there is one."""
 
     def print(self, *renderables: "RenderableType") -> None:
         """Print the result (text or rich renderables) to stdout; nothing with --json."""
-        if not self.json:
-            self._console(sys.stdout).print(*renderables, soft_wrap=True, markup=False, highlight=False)
+        if self.json:
+            return
+        console = self._console(sys.stdout)
+        if sys.stdout.isatty():
+            console.print(*renderables, soft_wrap=True)
+            return
+        # Tables fill their cells with spaces, which are of no use in a pipe where each line ends as it will.
+        with console.capture() as printed:
+            console.print(*renderables, soft_wrap=True)
+        sys.stdout.write("\n".join(line.rstrip(" ") for line in printed.get().split("\n")))
 
     def result(self, value: Any) -> None:
         """With --json, print the result (JSON-serialisable; NaN and infinities become null) to stdout."""
@@ -72,11 +91,18 @@ class Output:
     def log(self, message: str) -> None:
         """A line for the person at the terminal, on stderr; nothing with -q."""
         if not self.quiet:
-            click.echo(message, err=True)
+            self._say(message)
 
     def warn(self, message: str) -> None:
         """A warning on stderr, also with -q."""
-        click.echo(f"warning: {message}", err=True)
+        self._say(f"warning: {message}")
+
+    def _say(self, message: str) -> None:
+        """One line on stderr, whatever names it holds; above the progress bar, if there is one."""
+        if self._drawing is None:
+            click.echo(display_path(message), err=True)
+        else:
+            self._drawing.print(display_path(message), soft_wrap=True)
 
     @contextmanager
     def progress(self, description: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
@@ -110,7 +136,9 @@ class Output:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False, style="dim"),
         ]
-        with Progress(*columns, console=self._console(sys.stderr), transient=False) as bar:
+        console = self._console(sys.stderr)
+        # Not redirected: what is written to stdout meanwhile may be going to a file.
+        with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as bar:
             task = bar.add_task(description, total=total, note="")
 
             def advance(count: int = 1, note: str | None = None) -> None:
@@ -119,18 +147,26 @@ class Output:
                 else:
                     bar.update(task, advance=count, note=note)
 
-            yield advance
+            self._drawing = console
+            try:
+                yield advance
+            finally:
+                self._drawing = None
 
     @staticmethod
     def _console(file: IO[str]) -> "Console":
         from rich.console import Console
 
-        class PipedConsole(Console):
-            def on_broken_pipe(self) -> None:
-                raise  # rich calls this where it caught BrokenPipeError, and would exit with 1
-
-        # Piped output is never cut or wrapped to a guessed width: paths stay whole.
-        return PipedConsole(file=file, width=None if file.isatty() else 100_000, legacy_windows=False)
+        return Console(
+            file=file,
+            # Piped output is never cut or wrapped to a guessed width: paths stay whole.
+            width=None if file.isatty() else 100_000,
+            # Nor is a file's name ever taken for markup (or ":bird:" for a picture of one).
+            markup=False,
+            emoji=False,
+            highlight=False,
+            legacy_windows=False,
+        )
 
 
 class _Main:
@@ -163,7 +199,7 @@ class _Main:
             error.show()
             return ExitCode.USAGE
         except QueryOptError as error:
-            click.echo(f"{name}: error: {error}", err=True)
+            click.echo(display_path(f"{name}: error: {error}"), err=True)
             return error.exit_code
         except (_ReaderGoneError, BrokenPipeError):
             # The reader (head, say) had enough. Python would complain again when it flushes stdout at exit.
@@ -172,8 +208,8 @@ class _Main:
         except OSError as error:
             if error.filename is None and error.errno is None:
                 return _bug(name)
-            where = f"{display_path(error.filename)}: " if error.filename is not None else ""
-            click.echo(f"{name}: error: {where}{error.strerror or error}", err=True)
+            where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+            click.echo(display_path(f"{name}: error: {where}{error.strerror or error}"), err=True)
             return ExitCode.INPUT
         except Exception:
             return _bug(name)
@@ -198,8 +234,9 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add --json, -q, -v and --version; the callback gets `out: Output`."""
 
     def wrap(*args: Any, json: bool, quiet: bool, verbose: bool, **options: Any) -> Any:
-        _log_to_stderr(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
-        return function(*args, out=Output(json, quiet, verbose), **options)
+        out = Output(json, quiet, verbose)
+        _log_to(out, logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
+        return function(*args, out=out, **options)
 
     wrap.__doc__ = function.__doc__
     wrap.__name__ = function.__name__
@@ -235,6 +272,10 @@ def device_option(*choices: str) -> Callable[[Callable[..., Any]], Callable[...,
     )
 
 
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
 def _bug(name: str) -> int:
     traceback.print_exc()
     click.echo(
@@ -245,17 +286,20 @@ def _bug(name: str) -> int:
     return ExitCode.BUG
 
 
-def _log_to_stderr(level: int) -> None:
+def _log_to(out: Output, level: int) -> None:
     logger = logging.getLogger("queryopt")
-    logger.handlers[:] = [logging.StreamHandler()]
-    logger.handlers[0].setFormatter(_LogFormat())
+    logger.handlers[:] = [_LogHandler(out)]
     logger.setLevel(level)
     logger.propagate = False
 
 
-class _LogFormat(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {record.getMessage()}"
+class _LogHandler(logging.Handler):
+    def __init__(self, out: Output) -> None:
+        super().__init__()
+        self._out = out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._out._say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def _no_advance(count: int = 1, note: str | None = None) -> None:

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import pty
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from rich.table import Table
+from rich.text import Text
 
 from queryopt.cli import Command, Group, Output, common_options, display_path
 from queryopt.errors import ExitCode, InputError, MismatchError, MissingError, ParityError, QueryOptError, TrainingError
@@ -68,6 +71,36 @@ def test_every_error_has_its_exit_code(error: BaseException, code: int) -> None:
 def test_a_users_error_is_one_line_and_no_traceback() -> None:
     result = CliRunner().invoke(raising(InputError("no pictures in photos/: give a folder of pictures")))
     assert result.output == "qo-try: error: no pictures in photos/: give a folder of pictures\n"
+
+
+def test_a_line_break_in_a_message_is_shown_as_an_escape() -> None:
+    assert CliRunner().invoke(raising(InputError("a\nb.db: none"))).output == "qo-try: error: a\\nb.db: none\n"
+    assert CliRunner().invoke(raising(OSError(2, "none", "a\nb"))).output == "qo-try: error: a\\nb: none\n"
+
+    @click.command(cls=Command)
+    @common_options
+    def command(out: Output) -> None:
+        out.log("log a\nb")
+        out.warn("warn a\nb")
+        logging.getLogger("queryopt").warning("%s", "library a\nb")
+
+    assert CliRunner().invoke(command).stderr == "log a\\nb\nwarning: warn a\\nb\nwarning: library a\\nb\n"
+
+
+def test_names_are_printed_as_they_are_and_lines_end_where_their_text_does() -> None:
+    @click.command(cls=Command)
+    @common_options
+    def command(out: Output) -> None:
+        table = Table("name", box=None)
+        for name in (":bird:.jpg", "[bold]x[/bold]", "x" * 300):
+            table.add_row(Text(name))
+        out.print(":bird:.jpg", table)
+
+    assert CliRunner().invoke(command).stdout.split("\n") == [
+        ":bird:.jpg",
+        *(f" {text}" for text in ("name", ":bird:.jpg", "[bold]x[/bold]", "x" * 300)),
+        "",
+    ]
 
 
 def test_a_system_error_names_the_file() -> None:
@@ -154,6 +187,48 @@ def test_a_progress_bar_on_a_terminal_shows_rate_and_time_left() -> None:
     assert b"images/s" in seen
 
 
+def test_what_is_said_beside_a_progress_bar_has_lines_of_its_own() -> None:
+    program = """
+import logging
+import click
+from queryopt.cli import Command, Output, common_options
+
+@click.command(cls=Command, name="qo-try")
+@common_options
+def main(out: Output) -> None:
+    with out.progress("hashing", 3) as advance:
+        advance()
+        out.log("log " + "a" * 200)
+        out.warn("warn")
+        logging.getLogger("queryopt").warning("library")
+        print("a result")
+        advance()
+    out.log("after")
+
+main()
+"""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
+    ) as process:
+        os.close(follower)
+        seen = b""
+        while chunk := _read(leader):
+            seen += chunk
+        assert process.stdout is not None
+        assert process.stdout.read() == b"a result\n"
+    os.close(leader)
+    # A terminal begins a line anew at \r, and clears it at ESC [2K: nothing may follow a bar on its line.
+    lines = [line.rsplit("\x1b[2K")[-1] for line in seen.decode().split("\r\n")]
+    for said in ("log " + "a" * 200, "warning: warn", "warning: library", "after"):
+        assert [line for line in lines if line.endswith(said)] == [line for line in lines if said in line]
+        assert not any("hashing" in line for line in lines if said in line)
+        assert any(said in line for line in lines)
+
+
 def test_a_broken_pipe_is_no_traceback() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "flood"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -187,6 +262,8 @@ def test_ctrl_c_exits_130() -> None:
         (b"caf\xe9.jpg", "caf\\udce9.jpg"),
         ("a\nb\x1b[31m", "a\\nb\\x1b[31m"),
         (Path("x/y"), "x/y"),
+        ("gpj.\u202etxt", "gpj.\\u202etxt"),
+        ("می\u200cخواهم 👩\u200d🌾\u202f1.jpg", "می\u200cخواهم 👩\u200d🌾\u202f1.jpg"),
     ],
 )
 def test_paths_are_shown_on_one_line(path: str | bytes | Path, shown: str) -> None:
