@@ -172,20 +172,17 @@ def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12) -> P
     try:
         import torch
 
+        from queryopt.bench.networks import network_config
         from queryopt.export import export_onnx
         from queryopt.train.checkpoint import Checkpoint
         from queryopt.train.config import TrainConfig
-        from queryopt.train.network import NetworkConfig, QueryOpt
+        from queryopt.train.network import QueryOpt
     except ImportError as error:
         raise MissingError(
             f"an untrained network needs the packages of training ({error}): pip install 'queryopt[train]', "
             "or give --model"
         ) from None
-    small = {"small": {"image_size": 64, "dim": 128, "feedforward": 256}, "tiny": {"image_size": 32, "dim": 32}}
-    settings: dict[str, Any] = small.get(backbone, {})
-    if backbone == "tiny":
-        settings = settings | {"heads": 4, "feedforward": 64}
-    config = NetworkConfig(bits, backbone=backbone, **settings)
+    config = network_config(bits, backbone)
     torch.manual_seed(0)
     state = QueryOpt(config).eval().state_dict()
     export_onnx(Checkpoint(TrainConfig(config), state, path.with_suffix(".safetensors")), path, parity=False)

@@ -15,8 +15,9 @@ def main() -> None:
     """Measure what a network costs and how fast it runs.
 
     \b
-    Example:
+    Examples:
       qo-bench flops --bits 12
+      qo-bench throughput photos/ --model model.onnx
     """
 
 

@@ -103,25 +103,24 @@ def main(
     gallery = labelled_folder(gallery_path) if gallery_path is not None else None
     for folder in (queries, gallery):
         if folder is not None and folder.unlabelled:
-            out.warn(
-                f"{display_path(folder.root)}: {folder.unlabelled} pictures directly in it have no class: left out"
-            )
+            some = "1 picture" if folder.unlabelled == 1 else f"{folder.unlabelled:,} pictures"
+            out.warn(f"{display_path(folder.root)}: {some} directly in it, without a class: left out")
 
     evaluations: dict[str, Evaluation] = {}
     cards: dict[str, ModelCard] = {}
     failed: dict[bytes, str] = {}
     with _open_index(index_path) as index:
         for path in _models(model, index, compare):
-            hasher = Hasher(path, threads=threads, batch=batch)
-            out.log(f"model: {display_path(path)}")
-            if index is not None:
-                index.check_card(hasher.card, display_path(path))
-                found = index_codes(index)
-            else:
-                assert gallery is not None
-                found = hash_labelled(hasher, gallery, out.progress, "gallery")
-            asked = hash_labelled(hasher, queries, out.progress, "queries")
-            evaluations[path], cards[path] = evaluate(found, asked, ks, radii), hasher.card
+            with Hasher(path, threads=threads, batch=batch) as hasher:
+                out.log(f"model: {display_path(path)}")
+                if index is not None:
+                    index.check_card(hasher.card, display_path(path))
+                    found = index_codes(index)
+                else:
+                    assert gallery is not None
+                    found = hash_labelled(hasher, gallery, out.progress, "gallery")
+                asked = hash_labelled(hasher, queries, out.progress, "queries")
+                evaluations[path], cards[path] = evaluate(found, asked, ks, radii), hasher.card
             failed |= found.failures | asked.failures
 
     first, *others = evaluations

@@ -114,7 +114,7 @@ def test_classes_of_queries_alone_and_loose_pictures_are_reported(here):
     done = run("--model", MODEL, *FOLDERS)
     assert done.exit_code == 0, done.output
     assert "class owl: only queries have it" in done.stderr
-    assert "gallery: 1 pictures directly in it have no class" in done.stderr
+    assert "gallery: 1 picture directly in it, without a class: left out" in done.stderr
     [line] = [line for line in done.stdout.splitlines() if "left out" in line]
     assert line.split()[-1] == "2"
 
