@@ -25,7 +25,18 @@ def run(command: Sequence[str | Path], folder: Path) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        folder,
+        ROOT,
+    ]
     run(pip, folder)
     (built,) = folder.glob("*.whl")
     return built
@@ -43,7 +54,14 @@ def test_an_empty_environment_hashes_and_searches_a_folder(wheel: Path, tmp_path
     run([python, "-m", "pip", "install", "--quiet", f"{wheel}[cpu]"], tmp_path)
     assert "torch" not in run([python, "-m", "pip", "list"], tmp_path)
     commands = python.parent
-    arguments = [DATA / "pictures", "--model", DATA / "v1" / "model.onnx", "--index", "photos.db", "--json"]
+    arguments: list[str | Path] = [
+        DATA / "pictures",
+        "--model",
+        DATA / "v1" / "model.onnx",
+        "--index",
+        "photos.db",
+        "--json",
+    ]
     summary = json.loads(run([commands / "qo-infer", *arguments], tmp_path))
     assert summary["hashed"] == len([p for p in (DATA / "pictures").rglob("*") if p.is_file()])
     query = next(p for p in sorted((DATA / "pictures").rglob("*")) if p.is_file())

@@ -252,7 +252,7 @@ class HashIndex:
         """Whether there is an image of this id."""
         return _is_id(id) and self._store.has(int(id))
 
-    def __getitem__(self, id: int) -> IndexedImage:
+    def __getitem__(self, id: "int | np.integer[Any]") -> IndexedImage:
         """The image of an id. UsageError where there is none."""
         image = self._store.image(int(id)) if _is_id(id) else None
         if image is None:

@@ -112,7 +112,7 @@ def test_one_that_became_unreadable_keeps_its_code() -> None:
 
 def test_names_that_are_not_text(here: Path) -> None:
     for name in (b"\xff\xfe.jpg", b"a\nb.jpg", b"=1+2.jpg"):
-        shutil.copy("photos/finch/1.jpg", os.path.join(os.fsencode(here), b"photos", name))
+        shutil.copy("photos/finch/1.jpg", here / "photos" / os.fsdecode(name))
     Path(os.fsdecode(b"photos/\xffbad\n.jpg")).touch()
     done = run("photos", "--out", "codes.csv")
     assert done.exit_code == 1
