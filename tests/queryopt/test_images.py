@@ -293,6 +293,20 @@ class TestAsAPersonSeesIt:
         file = saved(Image.new("LAB", (4, 4), (255, 128, 128)), "TIFF")
         assert min(pixel(open_rgb(file), 0, 0)) > 250
 
+    @pytest.mark.parametrize(("form", "orientation"), [("JPEG", 1), ("JPEG", 6), ("MPO", 1), ("PNG", 1)])
+    def test_at_least_so_many_pixels_for_a_thumbnail(self, form: str, orientation: int) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = picture(800, 600)
+        whole = open_rgb(saved(image, form, exif=exif))
+        small = open_rgb(saved(image, form, exif=exif), at_least=140)
+        assert whole.size == ((800, 600) if orientation == 1 else (600, 800))
+        assert small.mode == "RGB"
+        assert small.size == (whole.size if form == "PNG" else (whole.width // 4, whole.height // 4))
+        assert open_rgb(saved(image, form, exif=exif), at_least=601).size == whole.size
+        difference = np.asarray(small.resize((20, 20))).astype(int) - np.asarray(whole.resize((20, 20)))
+        assert np.abs(difference).mean() < 4
+
     def test_colour_profiles_are_ignored_as_in_training(self) -> None:
         from PIL import ImageCms
 
