@@ -15,9 +15,9 @@ import torch
 
 from queryopt import __version__
 from queryopt.card import ModelCard, Preprocessing, fingerprint
-from queryopt.cli import display_path
+from queryopt.cli import Progress, display_path
 from queryopt.errors import MissingError, ParityError, UsageError
-from queryopt.export.parity import MAX_FLIP_RATE, ParityReport, Progress, check_parity
+from queryopt.export.parity import MAX_FLIP_RATE, ParityReport, check_parity
 from queryopt.export.pictures import parity_pictures
 from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
 from queryopt.files import replacing

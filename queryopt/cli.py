@@ -14,7 +14,7 @@ import sys
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -31,10 +31,12 @@ __all__ = [
     "Command",
     "Group",
     "Output",
+    "Progress",
     "batch_option",
     "common_options",
     "device_option",
     "display_path",
+    "no_progress",
     "threads_option",
 ]
 
@@ -48,6 +50,15 @@ class Advance(Protocol):
 
     def __call__(self, count: int = 1, note: str | None = None) -> None:
         """Count `count` items as done."""
+
+
+Progress = Callable[[str, int, str], AbstractContextManager[Advance]]
+"""Opens a progress bar for (description, total, unit): `Output.progress` is one."""
+
+
+def no_progress(description: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+    """A `Progress` that shows nothing: what a library function uses where it was given none."""
+    return nullcontext(_no_advance)
 
 
 def display_path(path: bytes | str | os.PathLike[Any]) -> str:

@@ -1,5 +1,7 @@
 """Result files that are there whole, or as they were."""
 
+import errno
+import glob
 import os
 import secrets
 import stat
@@ -10,7 +12,12 @@ from typing import BinaryIO
 
 from queryopt.errors import UsageError
 
-__all__ = ["replacing"]
+__all__ = ["leftovers", "replacing"]
+
+_WRONG_PLACE = frozenset(
+    {errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+)
+"""Errors that another path would mend; a full disk is none of them."""
 
 
 @contextmanager
@@ -19,7 +26,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Until then, and if the block raises or the process is killed, `path` is what it was before. The bytes are on disk
     when the name appears. What is not a regular file (a pipe, /dev/null) is written straight to; a link is followed.
-    UsageError where the folder is not there or can't be written.
+    UsageError where the folder is not there or can't be written, OSError where writing fails (a full disk).
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
@@ -28,11 +35,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with open(target, "wb") as file:
             yield file
         return
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}.tmp")
     try:
         # Made by open, not by mkstemp: the file has the rights that any new file has.
         output = open(temporary, "xb")  # noqa: SIM115
     except OSError as error:
+        if error.errno not in _WRONG_PLACE:
+            raise
         raise UsageError(f"{os.fspath(path)}: can't be written: {error.strerror}") from None
     try:
         with output as file:
@@ -52,3 +61,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def leftovers(path: str | os.PathLike[str]) -> list[Path]:
+    """Temporary files beside `path` that writers of it left when they were killed, or write to now."""
+    target = Path(os.path.realpath(path))
+    return sorted(target.parent.glob(f"{glob.escape(_prefix(target))}*.tmp"))
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name[:100]}."

@@ -3,7 +3,6 @@
 To add a way, write a function StartContext -> float32 [n, columns] and name it in CODE_STARTS.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.errors import UsageError
+from queryopt.text import did_you_mean
 from queryopt.train.augment import sample_rng
 from queryopt.train.data import LabelledImages
 
@@ -60,7 +60,5 @@ CODE_STARTS: dict[str, CodeStart] = {"noise": noise, "separated": separated}
 def start_codes(name: str, context: StartContext) -> npt.NDArray[np.float32]:
     """B as it starts, float32 [n, columns]. UsageError for an unknown name."""
     if name not in CODE_STARTS:
-        close = difflib.get_close_matches(name, CODE_STARTS, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UsageError(f"codes is {name!r}: one of {', '.join(CODE_STARTS)}{hint}")
+        raise UsageError(f"codes is {name!r}: one of {', '.join(CODE_STARTS)}{did_you_mean(name, CODE_STARTS)}")
     return CODE_STARTS[name](context)

@@ -15,6 +15,7 @@ from queryopt.export import export_onnx
 from queryopt.export.onnx import build_graph, model_card
 from queryopt.export.pictures import parity_pictures
 from queryopt.images import load_image
+from queryopt.train import preset_config, train
 from queryopt.train.checkpoint import load_checkpoint
 from queryopt.train.data import load_image_folder, split_validation
 from queryopt.train.inputs import to_input
@@ -185,6 +186,17 @@ def test_the_run_s_own_pictures_are_compared_by_default(network, save_run, pictu
     assert (paths, words) == ([drawn.path(i) for i in range(2)], "the run's validation pictures")
     paths, words = parity_pictures(load_checkpoint(save_run(network, "b", validation_fraction=0.0, **options)))
     assert (len(paths), words) == (8, "the run's training pictures")
+
+
+def test_a_run_that_was_trained_on_a_relative_path_exports_from_anywhere(picture_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(picture_folder.parent)
+    config = preset_config("tiny", data=picture_folder.name, iterations=0, test_fraction=0.0, validation_fraction=0.25)
+    train(config, out=tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    paths, words = parity_pictures(load_checkpoint("run"))
+    assert words == "the run's validation pictures"
+    assert paths
+    assert all(path.is_file() and path.is_relative_to(picture_folder) for path in paths)
 
 
 def test_a_bad_checkpoint_is_a_clear_error(tmp_path):

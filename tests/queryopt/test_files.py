@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import pytest
 
 from queryopt.errors import UsageError
-from queryopt.files import replacing
+from queryopt.files import leftovers, replacing
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
@@ -48,6 +49,25 @@ with replacing({str(path)!r}) as file:
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
+
+
+def test_what_killed_writers_leave_can_be_found(tmp_path):
+    path = tmp_path / "a[1].npz"
+    (tmp_path / ".a[1].npz.mine").touch()
+    (tmp_path / ".a1.npz.12345678.tmp").touch()
+    with replacing(path) as file:
+        assert [left.stat().st_ino for left in leftovers(path)] == [os.fstat(file.fileno()).st_ino]
+    assert leftovers(path) == []
+
+
+def test_a_system_that_has_no_room_is_not_the_paths_fault(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"), replacing(tmp_path / "out"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_rights_are_those_of_a_new_file_or_of_the_one_replaced(tmp_path):
