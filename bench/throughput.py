@@ -5,7 +5,6 @@ machine that slows down or is busy with something else does so for all three, an
 """
 
 import os
-import platform
 import statistics
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from queryopt.bench.machine import describe_machine, load_average
 from queryopt.errors import ImageError, InputError, MissingError, UsageError
 from queryopt.images import load_image
 from queryopt.runtime.backends.onnxruntime import usable_cores
@@ -118,14 +118,14 @@ def measure(
         def files_to_pixels() -> None:
             deque(pool.map(decode, usable), maxlen=0)
 
-        before = _load()
+        before = load_average()
         done: list[Round] = []
         for _ in range(rounds):
             seconds = [_seconds(f) for f in (files_to_codes, lambda: hasher.hash_pixels(pixels), files_to_pixels)]
             done.append(Round(*(len(usable) / s for s in seconds)))
             if progress is not None:
                 progress(1)
-        after = _load()
+        after = load_average()
         return Throughput(
             model=str(hasher.model_path),
             backend=hasher.backend,
@@ -143,7 +143,7 @@ def measure(
             ratio=statistics.median(r.ratio for r in done),
             rounds=tuple(done),
             load=None if before is None or after is None else (before, after),
-            machine=f"{_processor()}, {usable_cores()} usable cores, {platform.platform()}",
+            machine=describe_machine(),
         )
 
 
@@ -193,17 +193,3 @@ def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def _load() -> float | None:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
