@@ -237,7 +237,8 @@ def find_model(given: str | os.PathLike[str] | None) -> Path:
     for name in _MODEL_NAMES:
         if Path(name).is_file():
             return Path(name)
-    runs = [path for name in _MODEL_NAMES for pattern in ("*", "runs/*") for path in Path().glob(f"{pattern}/{name}")]
+    found = (path for name in _MODEL_NAMES for pattern in ("*", "runs/*") for path in Path().glob(f"{pattern}/{name}"))
+    runs = [path for path in found if path.is_file()]
     if runs:
         return max(runs, key=lambda path: (path.stat().st_mtime_ns, path))
     raise InputError(
