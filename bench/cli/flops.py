@@ -76,13 +76,15 @@ def _network(report: "FlopReport") -> str:
     config = report.config
     return (
         f"{config.backbone}, {config.bits} bits, {config.image_size} x {config.image_size} pixels, "
-        f"{config.branches} branches in training\n"
+        f"{config.branches} {'branch' if config.branches == 1 else 'branches'} in training\n"
         f"{report.trainable:,} trainable parameters, {report.parameters:,} in all\n"
     )
 
 
 def _parts(report: "FlopReport") -> "Table":
-    table = _table("By part, in millions", "part", "parameters", "inference", "(torch's)", "training", "(torch's)")
+    branches = f"{report.config.branches} branches" if report.config.branches > 1 else "1 branch"
+    title = f"By part, in millions; training with {branches}"
+    table = _table(title, "part", "parameters", "inference", "(torch's)", "training", "(torch's)")
     inference, training = report.inference, report.training
     for name, part in inference.parts.items():
         trained = training.parts[name]
