@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from queryopt.errors import UsageError
 
-__all__ = ["leftovers", "replacing"]
+__all__ = ["leftovers", "replacing", "sync_folder", "temporary_beside"]
 
 _WRONG_PLACE = frozenset(
     {errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS}
@@ -35,7 +35,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with open(target, "wb") as file:
             yield file
         return
-    temporary = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(target)
     try:
         # Made by open, not by mkstemp: the file has the rights that any new file has.
         output = open(temporary, "xb")  # noqa: SIM115
@@ -55,12 +55,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    with suppress(OSError):  # not every file system lets a folder be synced
-        folder = os.open(target.parent, os.O_RDONLY)
+    sync_folder(target.parent)
+
+
+def temporary_beside(target: Path) -> Path:
+    """A name of its own for a hidden file that is to become `target`."""
+    return target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk, where its file system can do that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
 
 
 def leftovers(path: str | os.PathLike[str]) -> list[Path]:

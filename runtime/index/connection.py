@@ -10,7 +10,6 @@ WAL needs shared memory: all processes that use an index at the same time must r
 
 import logging
 import os
-import secrets
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from queryopt.errors import IndexFileError, InputError, QueryOptError, UsageError
+from queryopt.files import sync_folder, temporary_beside
 
 __all__ = [
     "APPLICATION_ID",
@@ -144,8 +144,8 @@ def publish(path: Path) -> Iterator[Path]:
     if os.path.lexists(path):
         raise taken
     if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: there is no such folder to write {path.name} to")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        raise UsageError(f"{path}: there is no folder {path.parent} to write it to")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         if wal_bytes(temporary):
@@ -175,11 +175,7 @@ def _move(temporary: Path, path: Path, taken: QueryOptError) -> None:
         if os.path.lexists(path):
             raise taken from None
         os.rename(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def open_uri(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
