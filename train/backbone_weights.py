@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,10 +87,7 @@ def _read(path: Path, where: str) -> dict[str, Tensor]:
         except safetensors.SafetensorError as error:
             raise CheckpointError(f"{where}: not a safetensors file, or cut off ({error})") from None
     else:
-        with warnings.catch_warnings():
-            # A pickle of another protocol is refused anyway; torch also warns of it.
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
-            loaded = read_torch_file(path)
+        loaded = read_torch_file(path)
         for key in _WRAPPERS:
             if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
                 loaded = loaded[key]

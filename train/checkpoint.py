@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,10 @@ def read_torch_file(path: Path) -> Any:
         )
     name = display_path(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # A pickle of another protocol than torch's is read or refused all the same.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if objects := sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error)))):
             raise CheckpointError(
@@ -167,11 +171,14 @@ def read_torch_file(path: Path) -> Any:
                 "code: it was not executed. If you made the file yourself, write its weights alone on a machine that "
                 "you trust: torch.save(torch.load(FILE, weights_only=False).state_dict(), 'weights.pt')"
             ) from None
-        raise CheckpointError(f"{name}: not a checkpoint, or a damaged one ({_first_line(error)})") from None
+        # What comes before this is advice to let the file run its code.
+        reason = _first_line(str(error).rpartition("WeightsUnpickler error:")[2])
+        raise CheckpointError(f"{name}: not a checkpoint, or a damaged one ({reason})") from None
     except OSError:
         raise
     except Exception as error:  # torch and pickle raise a dozen kinds on damaged bytes
-        raise CheckpointError(f"{name}: not a checkpoint, or cut off ({_first_line(error)})") from None
+        reason = _first_line(f"{type(error).__name__}: {error}")
+        raise CheckpointError(f"{name}: not a checkpoint, or cut off ({reason})") from None
 
 
 def _find(source: Path) -> Path:
@@ -225,7 +232,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, (file.metadata() or {}).get(CONFIG_KEY)  # noqa: SIM118
     except SafetensorError as error:
-        raise CheckpointError(f"{display_path(path)}: damaged or cut off ({_first_line(error)})") from None
+        raise CheckpointError(f"{display_path(path)}: damaged or cut off ({_first_line(str(error))})") from None
 
 
 def _read_weights(path: Path) -> tuple[Mapping[str, Any], str | None]:
@@ -287,5 +294,5 @@ def _check_finite(state: Mapping[str, torch.Tensor], name: str) -> None:
         raise CheckpointError(f"{name}: NaN or infinite weights in {listed(bad)}: the training diverged; train again")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it is empty"])[0][:200]

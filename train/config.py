@@ -96,9 +96,10 @@ class TrainConfig:
         _check_int("samples", self.samples, 2)
         if self.threads is not None:
             _check_int("threads", self.threads, 1)
-        _check_real("lr", self.lr, above=0)
+        # torch's optimizers fail on products of these two that no float32 holds.
+        _check_real("lr", self.lr, above=0, below=1e6)
+        _check_real("weight_decay", self.weight_decay, below=1e6)
         _check_real("gamma", self.gamma)
-        _check_real("weight_decay", self.weight_decay)
         _check_real("validation_fraction", self.validation_fraction, below=1)
         _check_real("test_fraction", self.test_fraction, below=1)
         for name in ("channels_last", "flip", "hold_solver", "scale_gamma"):

@@ -6,6 +6,7 @@ import pickle
 import resource
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from queryopt.errors import CheckpointError, ExitCode
-from queryopt.train.checkpoint import BEST, CONFIG, CONFIG_KEY, LAST, load_checkpoint, save_best
+from queryopt.train.checkpoint import BEST, CONFIG, CONFIG_KEY, LAST, load_checkpoint, read_torch_file, save_best
 from queryopt.train.network import QueryOpt
 from queryopt.train.presets import preset_config
 
@@ -100,6 +101,21 @@ def test_malicious_pickle_is_never_executed(tmp_path, state, legacy):
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap(mark)))
     refused(tmp_path / "plain.pt")
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_of_any_protocol_is_refused_without_a_warning_or_advice_to_run_it(tmp_path, protocol):
+    mark, path = tmp_path / "executed", tmp_path / "evil.pt"
+    path.write_bytes(pickle.dumps({"x": Trap(mark)}, protocol))
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with pytest.raises(CheckpointError) as caught:
+            read_torch_file(path)
+    assert not shown
+    assert not mark.exists()
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "Re-running" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_malicious_pickle_in_a_zip_that_torch_wrote(tmp_path, state):

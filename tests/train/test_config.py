@@ -59,6 +59,8 @@ def test_what_goes_together_follows():
         {"iterations": True},
         {"lr": float("nan")},
         {"lr": 0.0},
+        {"lr": 1e308},
+        {"weight_decay": 1e308},
         {"gamma": -1.0},
         {"validation_fraction": 1.0},
         {"crop_scale": (0.5, 0.2)},
