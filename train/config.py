@@ -111,6 +111,10 @@ class TrainConfig:
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("device", self.device, ("auto", "cpu", "cuda"))
+        for name in ("crop_scale", "lr_steps"):
+            if not isinstance(getattr(self, name), list | tuple):
+                raise UsageError(f"{name} is {getattr(self, name)!r}: a list of numbers")
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list is not equal to what is read back
         for step in self.lr_steps:
             _check_int("lr_steps", step, 1)
         scale = self.crop_scale

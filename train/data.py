@@ -18,14 +18,13 @@ from queryopt.cli import display_path
 from queryopt.errors import DataError, UsageError
 from queryopt.images import find_images
 from queryopt.text import counted, listed
-from queryopt.train.augment import sample_rng
+from queryopt.train.draws import Stream, sample_rng
 
 __all__ = ["DataSplits", "LabelledImages", "load_image_folder", "split_validation"]
 
 _log = logging.getLogger(__name__)
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
-_VALIDATION_STREAM = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +120,7 @@ def split_validation(images: LabelledImages, fraction: float, seed: int) -> tupl
         raise UsageError(
             f"validation fraction is {fraction}: it is a share of the training pictures, 0 <= fraction < 1"
         )
-    rng = sample_rng(seed, 0, 0, 0, stream=_VALIDATION_STREAM)
+    rng = sample_rng(seed, 0, 0, 0, Stream.VALIDATION)
     counts = images.counts()
     shares = counts * fraction
     takes = np.minimum(np.floor(shares).astype(np.int64), np.maximum(counts - 1, 0))

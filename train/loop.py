@@ -31,10 +31,11 @@ from queryopt import __version__
 from queryopt.card import Preprocessing
 from queryopt.cli import Advance, Progress, display_path, no_progress
 from queryopt.errors import CheckpointError, DataError, MissingError, TrainingError, UsageError
-from queryopt.train.augment import Augmentation, sample_rng
+from queryopt.train.augment import Augmentation
 from queryopt.train.checkpoint import BEST, LAST
 from queryopt.train.config import TrainConfig
 from queryopt.train.data import DataSplits, LabelledImages, load_image_folder, split_validation
+from queryopt.train.draws import Stream, epoch_batches, epoch_order, iteration_samples, sample_rng
 from queryopt.train.inputs import to_input
 from queryopt.train.loss import hashing_loss
 from queryopt.train.network import QueryOpt, load_backbone_weights
@@ -53,7 +54,6 @@ _log = logging.getLogger(__name__)
 Report = Callable[[dict[str, Any]], None]
 """Called with every line of metrics.jsonl."""
 
-_DRAW_STREAM, _ORDER_STREAM, _GALLERY_STREAM = 2, 3, 5
 _SAVE_SHARE = 0.03
 _SAVE_SECONDS = 300.0
 _CHECK_STEPS = 20
@@ -149,7 +149,7 @@ class _Run:
         self.labels = torch.from_numpy(self.images.labels).to(self.device)  # [n]
         self.samples = min(config.samples, len(self.images))
         self.gamma = config.effective_gamma(len(self.images))
-        self.batches = _batches(self.samples, config.batch)
+        self.batches = epoch_batches(self.samples, config.batch)
         self.steps = config.iterations * config.epochs * len(self.batches)
 
         self.network = _new_network(config).to(self.device)
@@ -254,7 +254,7 @@ class _Run:
         with self.progress("train", total - done, "images") as advance:
             while self.position.outer < config.iterations:
                 outer = self.position.outer
-                drawn = _draw(config.seed, outer, len(self.images), self.samples)
+                drawn = iteration_samples(config.seed, outer, len(self.images), self.samples)
                 while self.position.inner < config.epochs:
                     self._epoch(drawn, interrupted, advance)
                     if self.position.inner < config.epochs:
@@ -271,8 +271,8 @@ class _Run:
         last = inner == config.epochs - 1
         if last and not self.position.step:
             self.outputs = self._no_outputs()
-        order = sample_rng(config.seed, outer, inner, 0, stream=_ORDER_STREAM).permutation(self.samples)
-        rows = [order[batch.start : batch.stop] for batch in self.batches]  # positions in `drawn`
+        order = epoch_order(config.seed, outer, inner, self.samples)  # positions in `drawn`
+        rows = [order[batch.start : batch.stop] for batch in self.batches]
         self.network.train()
         self.epoch_start = (time.monotonic(), float(self.sums[2]))
         first = self.position.step
@@ -351,7 +351,7 @@ class _Run:
             return None
         gallery = np.arange(len(self.images))
         if len(gallery) > _VALIDATION_GALLERY:
-            rng = sample_rng(self.config.seed, 0, 0, 0, stream=_GALLERY_STREAM)
+            rng = sample_rng(self.config.seed, 0, 0, 0, Stream.GALLERY)
             gallery = np.sort(rng.choice(gallery, _VALIDATION_GALLERY, replace=False))
         query_codes, query_kept = self._network_codes(self.validation_pictures, np.arange(len(self.validation)))
         gallery_codes, gallery_kept = self._network_codes(self.pictures, gallery)
@@ -533,19 +533,6 @@ def _device(name: str) -> torch.device:
             "no CUDA device that torch can use: leave --device out, or install a driver and torch for CUDA"
         )
     return torch.device("cuda" if there and name != "cpu" else "cpu")
-
-
-def _draw(seed: int, outer: int, images: int, samples: int) -> npt.NDArray[np.int64]:
-    """The outer iteration's pictures, int64 [samples], without replacement."""
-    return sample_rng(seed, outer, 0, 0, stream=_DRAW_STREAM).choice(images, samples, replace=False)
-
-
-def _batches(samples: int, batch: int) -> list[range]:
-    """An epoch's batches. A last one of a single picture, a poor sample for BatchNorm, joins the one before."""
-    starts = list(range(0, samples, batch))
-    if len(starts) > 1 and samples - starts[-1] == 1:
-        starts.pop()
-    return [range(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
 
 
 def _digest(images: LabelledImages) -> str:

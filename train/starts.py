@@ -11,12 +11,10 @@ import numpy.typing as npt
 
 from queryopt.errors import UsageError
 from queryopt.text import did_you_mean
-from queryopt.train.augment import sample_rng
 from queryopt.train.data import LabelledImages
+from queryopt.train.draws import Stream, sample_rng
 
 __all__ = ["CODE_STARTS", "CodeStart", "StartContext", "start_codes"]
-
-_STREAM = 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ CodeStart = Callable[[StartContext], npt.NDArray[np.float32]]
 
 def noise(context: StartContext) -> npt.NDArray[np.float32]:
     """The paper's start: N(0, 1) noise a picture, not binary. The first iteration fits it, then it is solved."""
-    rng = sample_rng(context.seed, 0, 0, 0, stream=_STREAM)
+    rng = sample_rng(context.seed, 0, 0, 0, Stream.CODES)
     return rng.standard_normal((len(context.images), context.columns), dtype=np.float32)
 
 

@@ -64,6 +64,9 @@ def test_what_goes_together_follows():
         {"gamma": -1.0},
         {"validation_fraction": 1.0},
         {"crop_scale": (0.5, 0.2)},
+        {"crop_scale": 0.5},
+        {"lr_steps": (0,)},
+        {"lr_steps": 30},
         {"samples": 1},
         {"threads": 0},
         {"bits": 65},
@@ -85,6 +88,12 @@ def test_nonsense_is_refused_by_name(values):
 def test_wrong_names_get_a_suggestion(call, suggestion):
     with pytest.raises(UsageError, match=suggestion):
         call()
+
+
+def test_a_list_is_as_good_as_a_tuple():
+    assert preset_config("tiny", lr_steps=[3], crop_scale=[0.5, 1.0]) == preset_config(
+        "tiny", lr_steps=(3,), crop_scale=(0.5, 1.0)
+    )
 
 
 def test_differences_name_the_field_and_both_values():

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from queryopt.cli import Progress, display_path, no_progress
 from queryopt.errors import DataError, UsageError
 from queryopt.text import did_you_mean
-from queryopt.train.augment import sample_rng
+from queryopt.train.draws import Stream, sample_rng
 from queryopt.train.synthetic.attributes import ATTRIBUTES, MAX_CLASSES, Bird, choose_classes, class_name
 
 __all__ = ["PREFIX", "BirdsConfig", "Generated", "absolute_data", "generate", "load_attributes", "resolve_data"]
@@ -31,7 +31,6 @@ PREFIX = "synthetic:"
 
 _VERSION = 1
 """Of the pictures. A change that draws other pictures from an equal configuration counts it up."""
-_STREAM = 18
 _QUALITY = 92
 _CONFIG = "birds.json"
 _ATTRIBUTES = "attributes.csv"
@@ -248,7 +247,7 @@ def _missing(
 def _picture(bird: Bird, config: BirdsConfig, part: int, label: int, number: int) -> bytes:
     from queryopt.train.synthetic.picture import draw_bird
 
-    rng = sample_rng(config.seed, label, part, number, stream=_STREAM)
+    rng = sample_rng(config.seed, label, part, number, Stream.BIRD_PICTURES)
     data = io.BytesIO()
     draw_bird(bird, config.size, rng).save(data, "JPEG", quality=_QUALITY, subsampling=0)
     return data.getvalue()
