@@ -99,6 +99,8 @@ def update(store: Store, hasher: ImageHasher, prune: bool, force: bool, progress
     """See HashIndex.update."""
     store.check_card(hasher.card, str(hasher.model_path))
     plan = _plan(store, _list_images(store.meta.root, missing_is_empty=prune and force))
+    found = len(plan.todo), plan.unchanged, len(plan.vanished)
+    _log.debug("%s: %d new or changed, %d unchanged, %d gone", store.meta.root, *found)
     if prune:
         _check_prune(store, len(plan.vanished), force)
     store.set_meta(model_path=Path(os.path.abspath(hasher.model_path)), precision=hasher.card.precision)

@@ -79,6 +79,13 @@ def test_a_folder_and_nothing_else(here: Path) -> None:
     assert codes() == CODES
 
 
+def test_verbose_says_what_there_is_to_do(here: Path) -> None:
+    done = run("photos", "-v")
+    assert re.search(r"^debug: .*model\.onnx: tiny, fp32, 32 pixels, fingerprint 9287e8b6", done.stderr, re.M)
+    assert f"debug: {here / 'photos'}: 8 new or changed, 0 unchanged, 0 gone\n" in done.stderr
+    assert "debug" not in run("photos").stderr
+
+
 def test_again_it_does_what_is_new_or_changed() -> None:
     assert result("photos")["hashed"] == 8
     again = result("photos")

@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from queryopt.codes import pack_codes
 from queryopt.errors import IndexFileError, UsageError
 from queryopt.runtime.index import HashIndex
 from queryopt.runtime.index.connection import open_uri, publish
+from queryopt.runtime.index.meta import write_meta
 
 # Adds files of its own, `size` at a time, and prints after each commit.
 WRITER = """
@@ -114,6 +117,21 @@ def test_a_writer_waits_and_then_says_why_not(index: HashIndex, fill: Callable[.
         assert other.search(other[1].code[None], 1).ids.tolist() == [[1]]
     with HashIndex.open(index.path) as other:
         assert fill(other, ["b"]) == [2]
+
+
+def test_facts_that_two_change_at_once_are_both_kept(index: HashIndex) -> None:
+    """The second waits for its turn with what it read before, and must not write that back."""
+    with HashIndex.open(index.path) as other:
+        waiting = threading.Thread(target=lambda: other._store.set_meta(precision="int8"))
+        with index._store.change():
+            waiting.start()
+            time.sleep(0.2)  # until it waits; were it later, nothing would be lost
+            with index._store.read() as connection:
+                write_meta(connection, index.path, replace(index._store.meta, precisions=("fp32", "fp16")))
+        waiting.join()
+        assert other.info().precisions == ("fp32", "fp16", "int8")
+    with HashIndex.open(index.path) as again:
+        assert again.info().precisions == ("fp32", "fp16", "int8")
 
 
 # Updates with a slow hasher, as a command does.
