@@ -14,6 +14,7 @@ constexpr std::size_t kBucketsAhead = 3;
 constexpr std::size_t kPrefetched = 512;  // codes of a bucket
 constexpr std::size_t kUnweighed = 64;    // candidates of which nobody knows yet whether they may be found
 constexpr std::size_t kSpareCandidates = 1 << 16;
+constexpr std::size_t kLookUps = 15;      // that calibration measures
 constexpr std::size_t kKeptEntries = 1 << 20;
 
 // Bits of 16-bit numbers without the POPCNT instruction, which a plain build can't assume.
@@ -425,15 +426,18 @@ void calibrate(Index& index, const Kernels& kernels) {
     index.costs.scan = std::max(scan, 100.0);
     index.costs.code = index.costs.scan / static_cast<double>(index.unique);
     // Look-ups of the second shell around codes that are there; what their codes cost is known from the scan.
-    double spent = 0, buckets = 0;
-    for (std::size_t i = 0; i < 8; ++i) {
-        query.start(index, kernels, sample(i), 10, limit, nullptr);
+    // The median: each looks elsewhere, so none is typical, and some are interrupted.
+    std::vector<double> costs;
+    for (std::size_t i = 0; i < kLookUps; ++i) {
+        query.start(index, kernels, index.code(index.unique / kLookUps * i), 10, limit, nullptr);
         const auto start = Clock::now();
         for (std::size_t chunk = 0; chunk < index.chunks.size(); ++chunk) query.look_up_shell(chunk, 2, INFINITY);
-        spent += since(start) - static_cast<double>(query.spent().codes) * index.costs.code;
-        buckets += static_cast<double>(query.spent().buckets);
+        const double spent = since(start) - static_cast<double>(query.spent().codes) * index.costs.code;
+        const std::uint64_t buckets = query.spent().buckets;
+        if (buckets > 0) costs.push_back(std::max(spent / static_cast<double>(buckets), 1.0));
     }
-    index.costs.bucket = buckets > 0 ? std::min(std::max(spent / buckets, 1.0), 500.0) : 1.0;
+    std::sort(costs.begin(), costs.end());
+    index.costs.bucket = costs.empty() ? 1.0 : std::min(costs[costs.size() / 2], 500.0);
 }
 
 }  // namespace qo
