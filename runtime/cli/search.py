@@ -228,7 +228,7 @@ def _lines(path: Path) -> Iterator["Sink"]:
     if path == _STDOUT:
         yield lambda result: click.echo(line(result), nl=False)
         return
-    with replacing(path) as file:
+    with replacing(path, over=b'{"query": ') as file:
         yield lambda result: file.write(line(result).encode())
 
 
@@ -250,7 +250,7 @@ def _page(path: Path, index: "HashIndex", k: int | None, radius: int | None) -> 
         "Search": asked if radius is None else f"{asked} within {counted(radius, 'bit', 'bits')}",
         "Made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
-    with replacing(path) as file:
+    with replacing(path, over=b"<!doctype html>") as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="\n", write_through=True)
         page = HtmlPage(text, "Search results", facts)
         seen = 0

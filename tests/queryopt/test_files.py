@@ -104,3 +104,35 @@ def test_a_missing_folder_and_a_folder_are_refused(tmp_path):
         pass
     with pytest.raises(UsageError, match="a folder of that name"), replacing(tmp_path):
         pass
+
+
+def test_only_a_file_that_begins_as_it_should_is_replaced(tmp_path):
+    for old in (None, b"", b"{old"):
+        path = tmp_path / "out.json"
+        path.unlink(missing_ok=True)
+        if old is not None:
+            path.write_bytes(old)
+        with replacing(path, over=b"{") as file:
+            file.write(b"{new")
+        assert path.read_bytes() == b"{new"
+    path.write_bytes(b"SQLite format 3")
+    with pytest.raises(UsageError, match=r"out\.json: the file there is none that"), replacing(path, over=b"{"):
+        pass
+    assert path.read_bytes() == b"SQLite format 3"
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    code = """
+import resource
+from queryopt.files import replacing
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    with replacing("out") as file:
+        file.write(bytes(100_000))
+except OSError as error:
+    print(error.filename, error.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "out File too large\n"
+    assert os.listdir(tmp_path) == []

@@ -216,14 +216,27 @@ def test_a_vanished_gallery_file_is_listed_and_marked(here):
 
 
 def test_unreadable_queries_are_named_and_leave_old_results(here):
-    Path("hits.html").write_text("old")
+    Path("hits.html").write_text("<!doctype html>old")
     done = run("photos/none.jpg", "--html", "hits.html", "--out", "hits.jsonl")
     assert done.exit_code == 3
     assert "warning: photos/none.jpg: " in done.stderr
     assert "none of the queries could be read" in done.stderr
-    assert Path("hits.html").read_text() == "old"
+    assert Path("hits.html").read_text() == "<!doctype html>old"
     assert not Path("hits.jsonl").exists()
     assert run("photos/none.jpg", "photos/finch/1.jpg").exit_code == 1
+
+
+@pytest.mark.parametrize("option", ["--html", "--out"])
+@pytest.mark.parametrize("name", ["photos.db", "photos/finch/1.jpg", "model.onnx"])
+def test_nothing_but_old_results_is_ever_overwritten(here, option, name):
+    shutil.copy(MODEL, "model.onnx")
+    before = Path(name).read_bytes()
+    done = run("photos/finch/2.jpg", option, name)
+    assert done.exit_code == 2
+    assert f"{name}: the file there is none that this command wrote" in done.stderr
+    assert Path(name).read_bytes() == before
+    for _ in range(2):
+        assert run("photos/finch/2.jpg", option, "results").exit_code == 0
 
 
 def test_the_index_is_found_or_the_choice_is_named(here):
