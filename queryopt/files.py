@@ -29,8 +29,8 @@ def replacing(path: str | os.PathLike[str], over: bytes | None = None) -> Iterat
 
     Until then, and if the block raises or the process is killed, `path` is what it was before. The bytes are on disk
     when the name appears. What is not a regular file (a pipe, /dev/null) is written straight to; a link is followed.
-    UsageError where the folder is not there or can't be written, or what is there begins otherwise than `over`. OSError,
-    with `path` as its file name, where writing fails (a full disk).
+    UsageError where the folder is not there or can't be written, or what is there begins otherwise than `over`.
+    OSError, with `path` as its file name, where writing fails (a full disk).
     """
     name = os.fspath(path)
     target = Path(os.path.realpath(path))
