@@ -24,7 +24,7 @@ from queryopt.runtime.index.searcher import Searcher
 from queryopt.runtime.index.store import Store
 from queryopt.runtime.index.update import ImageHasher, Progress, UpdateReport
 from queryopt.runtime.index.verify import VerifyReport
-from queryopt.runtime.search import RadiusResult, SearchResult
+from queryopt.runtime.search import Explanation, RadiusResult, SearchResult
 
 __all__ = ["HashIndex", "IndexInfo"]
 
@@ -229,16 +229,36 @@ class HashIndex:
         """
         return verifying.verify(self._store, repair, progress)
 
-    def search(self, codes: npt.ArrayLike, k: int) -> SearchResult:
+    def search(
+        self, codes: npt.ArrayLike, k: int, *, allow: npt.ArrayLike | None = None, deny: npt.ArrayLike | None = None
+    ) -> SearchResult:
         """The k nearest images of each code, exactly, in (distance, id) order.
 
         codes: uint8 [queries, ceil(bits / 8)] or uint64 [queries], made with the model of this index.
-        """
-        return self._searcher.current().search(codes, k)
+        allow: only images of these ids may be found (integers [m]). deny: these may not.
 
-    def search_radius(self, codes: npt.ArrayLike, radius: int) -> RadiusResult:
-        """All images at a Hamming distance <= radius of each code, in (distance, id) order."""
-        return self._searcher.current().search_radius(codes, radius)
+        The first searches scan all codes; when about a thousand queries have come, the quicker structure of
+        HammingIndex is built (see `prepare`).
+        """
+        return self._searcher.current(_count(codes)).search(codes, k, allow=allow, deny=deny)
+
+    def search_radius(
+        self,
+        codes: npt.ArrayLike,
+        radius: int,
+        *,
+        allow: npt.ArrayLike | None = None,
+        deny: npt.ArrayLike | None = None,
+    ) -> RadiusResult:
+        """All images at a Hamming distance <= radius of each code, in (distance, id) order; the rest as in `search`."""
+        return self._searcher.current(_count(codes)).search_radius(codes, radius, allow=allow, deny=deny)
+
+    def prepare(self) -> Explanation:
+        """Read the codes and build the structure for many searches now (seconds for ten million images).
+
+        Returns how the index is searched from now on; what is added later is found without building all anew.
+        """
+        return self._searcher.current(0).explain()
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -325,6 +345,11 @@ def _absolute(path: StrPath) -> Path:
 def _name(item: Any) -> str:
     """An image as it was named, for messages."""
     return repr(os.fsdecode(item)) if isinstance(item, str | bytes | os.PathLike) else str(item)
+
+
+def _count(codes: npt.ArrayLike) -> int:
+    """How many queries; wrong ones are refused where they are searched for."""
+    return max(np.shape(codes)[0], 1) if np.ndim(codes) else 1
 
 
 def _is_id(value: Any) -> bool:

@@ -1,26 +1,42 @@
 """The index's codes in memory, ready to search, and kept up to date with what any process commits."""
 
+from typing import Final
+
 import numpy as np
+import numpy.typing as npt
 
 from queryopt.codes import code_bytes
 from queryopt.runtime.index.blocks import BLOCK_IDS, Block, read_blocks, read_revisions
 from queryopt.runtime.index.store import Store
 from queryopt.runtime.search import HammingIndex
 
-__all__ = ["Searcher"]
+__all__ = ["WORTH_BUILDING", "Searcher"]
+
+WORTH_BUILDING: Final = 1000
+"""Queries after which the time that scans took is about that of building the structure that makes them needless: until
+then searches scan, so that an index is ready as soon as its codes are read, and nobody waits much more than twice as
+long as had it been known how many queries would come."""
+
+_ANEW: Final = 4
+"""When more than one block in so many has changed, all is read anew."""
 
 
 class Searcher:
-    """Holds the blocks of a store; those that changed are read again when the next search asks."""
+    """Holds the codes of a store; blocks that changed are read again when the next search asks."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._blocks: dict[int, Block] = {}
+        self._revisions: dict[int, int] = {}
         self._seen: tuple[int, int] | None = None
         self._index: HammingIndex | None = None
+        self._asked = 0
+        self._scans = True
 
-    def current(self) -> HammingIndex:
-        """A searcher over all that is committed now. Raises IndexFileError that names a damaged block."""
+    def current(self, queries: int) -> HammingIndex:
+        """A searcher over all that is committed now, for so many queries (for none: it is to be ready for many).
+
+        Raises IndexFileError that names a damaged block.
+        """
         with self._store.read() as connection:
             # data_version tells of other connections' commits, total_changes of this one's.
             seen = (connection.execute("PRAGMA data_version").fetchone()[0], connection.total_changes)
@@ -28,26 +44,41 @@ class Searcher:
                 self._refresh()
                 self._seen = seen
             assert self._index is not None
+            self._asked += queries
+            if self._scans and (self._asked >= WORTH_BUILDING or not queries):
+                self._index.restructure("auto")
+                self._scans = False
             return self._index
 
     def _refresh(self) -> None:
         with self._store.read(snapshot=True) as connection:
             revisions = read_revisions(connection)
-            kept = {n: b for n, b in self._blocks.items() if revisions.get(n) == b.revision}
-            if self._index is not None and kept.keys() == self._blocks.keys() == revisions.keys():
-                return
+            changed = [n for n, revision in revisions.items() if self._revisions.get(n) != revision]
+            gone = [n for n in self._revisions if n not in revisions]
+            some = self._index is not None and _ANEW * (len(changed) + len(gone)) <= len(revisions)
             # Of a new index, all at once: half the time of one query a block.
-            missing = None if not kept else [n for n in revisions if n not in kept]
-            fresh = {b.number: b for b in read_blocks(connection, self._store.source, self._store.bits, missing)}
-        self._blocks = dict(sorted((kept | fresh).items()))
-        self._index = _join(list(self._blocks.values()), self._store.bits)
+            numbers = changed if some else None
+            blocks = list(read_blocks(connection, self._store.source, self._store.bits, numbers))
+        if self._index is not None and some:
+            if changed or gone:
+                self._index.replace(_range(changed + gone), *_join(blocks, self._store.bits))
+        else:
+            codes, ids = _join(blocks, self._store.bits)
+            self._index = HammingIndex(codes, self._store.bits, ids, structure="scan" if self._scans else "auto")
+        self._revisions = revisions
 
 
-def _join(blocks: list[Block], bits: int) -> HammingIndex:
+def _range(numbers: list[int]) -> npt.NDArray[np.int64]:
+    """All ids of these blocks."""
+    first = np.array(sorted(numbers), np.int64) * BLOCK_IDS
+    ids: npt.NDArray[np.int64] = (first[:, None] + np.arange(BLOCK_IDS)).ravel()
+    return ids
+
+
+def _join(blocks: list[Block], bits: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The codes that are there, and their ids, ascending."""
     if not blocks:
-        return HammingIndex(np.empty((0, code_bytes(bits)), np.uint8), bits)
+        return np.empty((0, code_bytes(bits)), np.uint8), np.empty(0, np.int64)
     live = np.concatenate([block.live for block in blocks])
     codes = np.concatenate([block.codes for block in blocks])
-    first = np.array([block.number for block in blocks], np.int64) * BLOCK_IDS
-    ids = (first[:, None] + np.arange(BLOCK_IDS)).ravel()
-    return HammingIndex(codes[live], bits, ids[live])
+    return codes[live], _range([block.number for block in blocks])[live]

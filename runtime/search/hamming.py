@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.codes import check_bits, check_codes
+from queryopt.codes import check_bits, check_codes, code_bytes
 from queryopt.errors import UsageError
 from queryopt.runtime.search import saved
 from queryopt.runtime.search.core import core_path
@@ -81,9 +81,7 @@ class HammingIndex:
         threads: int | None = None,
     ) -> None:
         self._bits = check_bits(bits)
-        if structure not in STRUCTURES:
-            raise UsageError(f"structure is {structure!r}: it is one of {', '.join(STRUCTURES)}")
-        self._structure = structure
+        self._structure = _check_structure(structure)
         self._threads = _check_threads(threads)
         self._path = core_path()
         self._changing = threading.Lock()
@@ -202,25 +200,7 @@ class HammingIndex:
         """
         packed = check_codes(codes, self._bits)
         given = None if ids is None else _check_ids(ids, len(packed))
-        with self._changing:
-            state = self._state
-            if given is None:
-                if len(packed) > _MAX_ID + 1 - state.next_id:
-                    raise UsageError(
-                        f"the largest id is {_MAX_ID}: there are no {len(packed)} after {state.next_id - 1}"
-                    )
-                given = np.arange(state.next_id, state.next_id + len(packed))
-            if len(packed) == 0:
-                return given
-            packed, sorted_ids = _sorted(packed, given)
-            for segment in state.segments:
-                there = segment.rows_of(sorted_ids)
-                if len(there):
-                    id = there[0] if segment.ids is None else segment.ids[there[0]]
-                    raise UsageError(f"id {id} is there already: remove it first")
-            added = self._build(packed, sorted_ids)
-            self._set([*state.segments, added], max(state.next_id, int(sorted_ids[-1]) + 1))
-            return given
+        return self._change(np.empty(0, np.int64), packed, given)[1]
 
     def remove(self, ids: npt.ArrayLike) -> int:
         """Remove codes by id; searches that begin from now on don't find them. Returns how many were there.
@@ -228,27 +208,63 @@ class HammingIndex:
         ids: integers [m]; those that are not there don't matter.
         """
         wanted = _check_wanted(ids, "ids")
+        return self._change(wanted, np.empty((0, code_bytes(self._bits)), np.uint8), np.empty(0, np.int64))[0]
+
+    def replace(self, remove: npt.ArrayLike, codes: npt.ArrayLike, ids: npt.ArrayLike) -> int:
+        """`remove` and `add` in one step: a search sees both or neither. Returns how many were removed.
+
+        An id may be in both: its code is replaced.
+        """
+        wanted = _check_wanted(remove, "remove")
+        packed = check_codes(codes, self._bits)
+        return self._change(wanted, packed, _check_ids(ids, len(packed)))[0]
+
+    def _change(self, remove: Ids, packed: Packed, ids: Ids | None) -> tuple[int, Ids]:
+        """How many were removed, and the ids of the codes that were added."""
         with self._changing:
             state = self._state
+            next_id = state.next_id
+            if ids is None:
+                if len(packed) > _MAX_ID + 1 - next_id:
+                    raise UsageError(f"the largest id is {_MAX_ID}: there are no {len(packed)} after {next_id - 1}")
+                ids = np.arange(next_id, next_id + len(packed))
             segments, removed = [], 0
             for segment in state.segments:
-                rows = segment.rows_of(wanted)
+                rows = segment.rows_of(remove)
                 segments.append(segment.without(rows) if len(rows) else segment)
                 removed += len(rows)
-            if removed:
-                self._set(segments, state.next_id)
-            return removed
+            if len(packed):
+                packed, ascending = _sorted(packed, ids)
+                for segment in segments:
+                    there = segment.rows_of(ascending)
+                    if len(there):
+                        id = there[0] if segment.ids is None else segment.ids[there[0]]
+                        raise UsageError(f"id {id} is there already: remove it first")
+                segments.append(self._build(packed, ascending))
+                next_id = max(next_id, int(ascending[-1]) + 1)
+            if removed or len(packed):
+                self._set(segments, next_id)
+            return removed, ids
 
     def compact(self) -> None:
         """Build all anew as one segment: what added and removed codes cost a search is gone."""
         with self._changing:
-            state = self._state
-            if len(state.segments) > 1 or any(segment.live is not None for segment in state.segments):
-                self._set(
-                    [merged(list(state.segments), self._structure, self._path, self._threads)],
-                    state.next_id,
-                    settle=False,
-                )
+            segments = self._state.segments
+            if len(segments) > 1 or any(segment.live is not None for segment in segments):
+                self._rebuild()
+
+    def restructure(self, structure: str) -> None:
+        """Keep the codes, all of them and those to come, in another of STRUCTURES."""
+        _check_structure(structure)
+        with self._changing:
+            self._structure = structure
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        state = self._state
+        if state.segments:
+            whole = merged(list(state.segments), self._structure, self._path, self._threads)
+            self._set([whole], state.next_id, settle=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file that `open` takes. A file of that name is replaced, when the new one is whole.
@@ -371,6 +387,12 @@ def _total(costs: Sequence[Cost]) -> Cost:
         sum(cost.shells for cost in costs),
         any(cost.scanned for cost in costs),
     )
+
+
+def _check_structure(structure: str) -> str:
+    if structure not in STRUCTURES:
+        raise UsageError(f"structure is {structure!r}: it is one of {', '.join(STRUCTURES)}")
+    return structure
 
 
 def _check_threads(threads: int | None) -> int:

@@ -77,13 +77,13 @@ class PixelHasher:
             yield PixelBatch(done, codes, array, failures)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_card() -> Callable[..., ModelCard]:
     """(bits=12, seed=0, precision="fp32") -> a card; the seed makes the fingerprint."""
     return _make_card
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def random_codes() -> Callable[..., Codes]:
     """(count, bits=12, seed=0) -> codes and logits that belong together."""
     return _random_codes
@@ -95,7 +95,7 @@ def draw() -> Callable[[Path, int], None]:
     return _draw
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fill() -> Callable[..., list[int]]:
     """(index, names, seed=0) -> ids: add files of these names, which needn't be pictures, with random codes."""
     return _fill
