@@ -119,11 +119,22 @@ def test_the_command_as_a_process() -> None:
 
 def test_a_wrong_result_of_ours_is_said_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Ours.hits
-    monkeypatch.setattr(Ours, "hits", lambda self, found: [Hits(h.ids[::-1], h.distances) for h in right(self, found)])
+    monkeypatch.setattr(Ours, "hits", lambda self, found: [Hits(h.ids, h.distances + 1) for h in right(self, found)])
     done = run(*QUICK, "--peers", "faiss")
     assert done.exit_code == 1
     assert "not those of an exact search" in done.stderr
     assert "NO" in done.stdout
+    report = json.loads(run(*QUICK, "--peers", "faiss", "--structures", "auto,scan", "--json").stdout)
+    # What is wrong with queryopt is not taken for what is wrong with a peer.
+    exact = {row["searcher"]: row["verdict"]["exact"] for row in report["groups"][0]["rows"]}
+    assert exact == {"queryopt auto": False, "queryopt scan": False, "faiss": True}
+
+
+def test_how_many_results_were_checked() -> None:
+    report = values(*QUICK, "--queries", 50, "--structures", "auto,scan", "--peers", "faiss")
+    checked = {row["searcher"]: row["verdict"]["checked"] for row in report["groups"][0]["rows"]}
+    # The first structure against the plain search, all others against that and the first structure.
+    assert checked == {"queryopt auto": 20, "queryopt scan": 50, "faiss": 50}
 
 
 @pytest.mark.parametrize(

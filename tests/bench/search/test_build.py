@@ -17,7 +17,7 @@ def test_memory_is_that_of_the_build() -> None:
     assert build.held is not None
     # The words alone: neither the codes, which were there before, nor the interpreter.
     assert 31e6 < build.held < 40e6
-    assert build.held <= build.peak
+    assert build.held <= build.peak < 60e6
     assert build.peak_ratio == build.peak / build.result
     assert build.to_dict()["peak_ratio"] == build.peak_ratio
 

@@ -45,6 +45,16 @@ def test_nearest(name: str, batch: int, bits: int) -> None:
         searcher.close()
 
 
+@pytest.mark.parametrize("name", HERE)
+def test_a_gallery_of_more_than_one_chunk(name: str) -> None:
+    data = make_data(DataSpec("uniform", 48, 70_000, queries=8))
+    searcher = open_searcher(name, data.codes, 48, Task(3, batch=8))
+    answers = dict(enumerate(searcher.hits(searcher.ask(searcher.prepare(data.queries)))))
+    right = {row: plain_search(data.codes, query, searcher.task) for row, query in enumerate(data.queries)}
+    assert judge(answers, right, data.codes, data.queries).exact
+    searcher.close()
+
+
 @pytest.mark.parametrize("batch", [1, 20])
 @pytest.mark.parametrize("name", OURS + [name for name in HERE if name != "usearch"])
 def test_within(name: str, batch: int) -> None:
