@@ -77,14 +77,14 @@ def _count(text: str) -> int:
     callback=_listed(str, "auto,scan"),
     default="auto",
     show_default=True,
-    help="queryopt's: auto, scan, table, multi-index.",
+    help="queryopt's own: auto, scan, table, multi-index; or none.",
 )
 @click.option(
     "--peers",
     callback=_listed(str, "faiss,numpy"),
     default="faiss,usearch,numpy,duckdb,torch",
     show_default=True,
-    help="Others to measure; those not installed are skipped. '' for none.",
+    help="Others to measure; those not installed are skipped; or none.",
 )
 @click.option(
     "--measure",
@@ -161,7 +161,7 @@ def command(
     from queryopt.bench.search.report import Settings, run_benchmark
     from queryopt.bench.search.tables import render
 
-    names = searcher_names(list(structures), list(peers))
+    names = searcher_names(*([] if one == ("none",) else list(one) for one in (structures, peers)))
     if not names:
         raise UsageError("nobody to measure: give --structures or --peers")
     settings = Settings(

@@ -24,23 +24,26 @@ _WARM_UP, _WARM_UP_SHARE = 5, 0.05
 
 @dataclass
 class Timing:
-    """What a searcher took: seconds of its calls, by round; CPU and wall seconds of all slices; its answers by query
-    (row number), those of the last time where it was asked more than once."""
+    """What a searcher took: seconds of its calls, wall time by round and CPU time of the whole process; its answers by
+    query (row number), those of the last time where it was asked more than once.
+
+    On a machine that does other things too, wall time is longer than the work for a long call more often than for a
+    short one; CPU time is the work.
+    """
 
     rounds: list[list[float]] = field(default_factory=list)
-    cpu: float = 0.0
-    wall: float = 0.0
+    cpu: list[float] = field(default_factory=list)
     answers: dict[int, Hits] = field(default_factory=dict)
 
     @property
     def calls(self) -> npt.NDArray[np.float64]:
-        """Seconds of every call."""
+        """Wall seconds of every call."""
         return np.array([seconds for one in self.rounds for seconds in one])
 
     @property
     def cores(self) -> float:
         """CPU time as a share of wall time: above 1, the searcher used more than one thread."""
-        return self.cpu / self.wall if self.wall else float("nan")
+        return float(sum(self.cpu) / self.calls.sum())
 
 
 def run_rounds(
@@ -93,21 +96,20 @@ def _slice(searcher: Searcher, calls: list[Any], seconds: float, timing: Timing)
     """Time calls until `seconds` are over, at least one; returns what they found."""
     found: list[Any] = []
     took: list[float] = []
-    clock, ask = time.perf_counter, searcher.ask
+    clock, work, ask = time.perf_counter, time.process_time, searcher.ask
     collecting = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
-        cpu, begun = time.process_time(), clock()
+        begun = clock()
         for call in calls:
-            started = clock()
-            found.append(ask(call))
+            worked, started = work(), clock()
+            answer = ask(call)
             ended = clock()
+            timing.cpu.append(work() - worked)
             took.append(ended - started)
+            found.append(answer)
             if ended - begun > seconds:
                 break
-        timing.wall += clock() - begun
-        timing.cpu += time.process_time() - cpu
     finally:
         if collecting:
             gc.enable()

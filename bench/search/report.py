@@ -24,6 +24,9 @@ __all__ = ["Group", "Row", "SearchReport", "Settings", "run_benchmark"]
 _PLAIN_QUERIES = 20
 """Queries whose right answer is found without any searcher's code; the others' is queryopt's."""
 
+_BUILDS = 3
+"""Processes a build is measured in, where there are as many rounds."""
+
 Log = Callable[[str], object]
 
 
@@ -58,7 +61,7 @@ class Row:
 
     calls: how many were timed; answered: different queries in them. ratio: how many times the first peer's median this
     one's is smaller (None without it). nbytes: what it holds of the gallery, in bytes. build: seconds, once, in this
-    process. cpu: CPU time a query, the mean. cores: CPU time by wall time; much below 1, other programs had
+    process. cpu_p50, cpu_ratio: of CPU time. cores: CPU time by wall time; much below 1, other programs had
     the processor meanwhile, and wall times are theirs too. facts: what else the searcher says of itself.
     """
 
@@ -78,7 +81,8 @@ class Row:
     promises_order: bool
     nbytes: int | None
     build: float
-    cpu: float
+    cpu_p50: float
+    cpu_ratio: float | None
     cores: float
     facts: dict[str, Any]
 
@@ -263,11 +267,14 @@ def _rows(searchers: Sequence[Searcher], timings: Sequence[Timing], data: Data, 
     for count in {len(searcher.codes) for searcher in searchers}:
         here = [i for i, searcher in enumerate(searchers) if len(searcher.codes) == count]
         verdicts |= _verdicts(here, timings, searchers, data, task)
-    medians = {(s.name, len(s.codes)): float(np.median(t.calls)) for s, t in zip(searchers, timings, strict=True)}
+    batch = min(task.batch, len(data.queries))
+    wall = [float(np.median(timing.calls)) for timing in timings]
+    cpu = [float(np.median(timing.cpu)) for timing in timings]
+    peers = {len(searcher.codes): i for i, searcher in enumerate(searchers) if searcher.name == PEERS[0]}
     for i, (searcher, timing) in enumerate(zip(searchers, timings, strict=True)):
-        micros = timing.calls / min(task.batch, len(data.queries)) * 1e6
+        micros = timing.calls / batch * 1e6
         p50, p95, p99 = np.percentile(micros, (50, 95, 99))
-        peer = medians.get((PEERS[0], len(searcher.codes)))
+        peer = peers.get(len(searcher.codes))
         yield Row(
             searcher=searcher.label,
             n=len(searcher.codes),
@@ -279,15 +286,14 @@ def _rows(searchers: Sequence[Searcher], timings: Sequence[Timing], data: Data, 
             calls=len(micros),
             answered=len(timing.answers),
             hits=float(np.mean([len(hits.ids) for hits in timing.answers.values()])),
-            round_medians=tuple(
-                float(np.median(one)) / min(task.batch, len(data.queries)) * 1e6 for one in timing.rounds
-            ),
-            ratio=None if peer is None else peer / float(np.median(timing.calls)),
+            round_medians=tuple(float(np.median(one)) / batch * 1e6 for one in timing.rounds),
+            ratio=None if peer is None else wall[peer] / wall[i],
             verdict=verdicts[i],
             promises_order=searcher.ordered,
             nbytes=searcher.nbytes,
             build=searcher.build_seconds,
-            cpu=timing.cpu / len(micros) / min(task.batch, len(data.queries)) * 1e6,
+            cpu_p50=cpu[i] / batch * 1e6,
+            cpu_ratio=None if peer is None else cpu[peer] / cpu[i],
             cores=timing.cores,
             facts=searcher.facts,
         )
@@ -319,7 +325,7 @@ def _run_builds(
     for count in settings.counts or (None,):
         for name in settings.searchers:
             try:
-                build = measure_build(name, spec.resized(count))
+                build = measure_build(name, spec.resized(count), min(_BUILDS, settings.rounds))
             except UnavailableError as error:
                 report.skipped.setdefault(name.replace(":", " "), str(error))
                 continue

@@ -81,7 +81,7 @@ def _search_table(group: Group) -> "Table":
 
 
 def _details(group: Group) -> "Table":
-    columns = ("build s", "calls", "checked", "hits", "mean CPU µs", "cores", "how")
+    columns = ("build s", "calls", "checked", "CPU p50", "x CPU", "cores", "how")
     table = _table("", "N", "searcher", *columns)
     table.title = None
     table.columns[-1].justify = "left"
@@ -92,8 +92,8 @@ def _details(group: Group) -> "Table":
             f"{row.build:.2f}",
             f"{row.calls:,}",
             f"{row.verdict.checked:,}",
-            f"{row.hits:,.1f}",
-            _micros(row.cpu),
+            _micros(row.cpu_p50),
+            "" if row.cpu_ratio is None else _ratio(row.cpu_ratio),
             f"{row.cores:.2f}",
             ", ".join(str(value) for value in row.facts.values()),
         )
@@ -102,7 +102,10 @@ def _details(group: Group) -> "Table":
 
 def _notes(group: Group) -> Iterator[str]:
     if any(row.cores < _BUSY for row in group.rows):
-        yield "Other programs had the processor for a part of the time (cores below 1): trust CPU times, not p95."
+        yield "Other programs had the processor for a part of the time (cores below 1): trust CPU, not wall times."
+    if group.task.radius is not None and group.rows:
+        hits = ", ".join(f"{row.hits:,.1f} at {short_count(row.n)}" for row in group.of(group.rows[0].searcher))
+        yield f"hits a query, on average: {hits}"
     for name, shares in group.p95_to_scan().items():
         for size, share in shares.items():
             yield f"{name} at {short_count(size)}: its p95 is {share:.3g} x the scan's"
@@ -154,6 +157,8 @@ def _process_table(report: SearchReport) -> "Table":
 
 
 def _micros(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:.2f} s"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 

@@ -17,7 +17,12 @@ from queryopt.errors import CheckpointError, DataError, TrainingError, UsageErro
 from queryopt.train import TrainResult, load_checkpoint, preset_config, train
 from queryopt.train.checkpoint import BEST, CONFIG, CURVES, LAST, METRICS, read_run_config
 from queryopt.train.data import load_image_folder
+from queryopt.train.draws import iteration_samples
+from queryopt.train.loss import hashing_loss
 from queryopt.train.runs import RunFolder
+from queryopt.train.schedule import rates_at
+from queryopt.train.solver import solve_codes
+from queryopt.train.starts import StartContext, start_codes
 
 SETTINGS = {"iterations": 3, "epochs": 2, "samples": 80, "hold": 1, "bits": 8, "threads": 1, "lr": 3e-3}
 
@@ -242,7 +247,7 @@ def test_two_processes_never_write_to_one_run(labelled_folder, tmp_path):
 def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(labelled_folder, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(TrainingError, match=r"outer iteration \d.*--lr"):
-        train(config_of(labelled_folder, optimizer="sgd", lr=1e30, schedule="constant"), labelled_folder, run)
+        train(config_of(labelled_folder, optimizer="sgd", lr=9e5, weight_decay=9e5), labelled_folder, run)
     state = torch.load(run / LAST, weights_only=True)["model"]
     assert all(bool(v.isfinite().all()) for v in state.values() if v.is_floating_point())
     if (run / BEST).exists():
@@ -251,7 +256,7 @@ def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(labelled_fo
 
 def test_weights_that_are_not_finite_are_never_saved(labelled_folder, tmp_path):
     # The first step's loss is finite, and its update is not: Ctrl-C right after it finds nothing worth saving.
-    config = config_of(labelled_folder, optimizer="sgd", lr=3e38, schedule="constant")
+    config = config_of(labelled_folder, optimizer="sgd", lr=9e5, gamma=1e36, schedule="constant")
     with pytest.raises(TrainingError, match="weights are not finite"):
         train(config, labelled_folder, tmp_path / "run", progress=stopping_after(1, interrupt))
     state = torch.load(tmp_path / "run" / LAST, weights_only=True)["model"]
@@ -317,9 +322,41 @@ def test_the_paper_way_at_a_small_scale(labelled_folder, tmp_path):
     )
     train(config, labelled_folder, tmp_path / "run")
     assert [line["lr"] for line in lines_of(tmp_path / "run")] == pytest.approx([3e-4, 3e-5])
+    assert lines_of(tmp_path / "run")[0]["codes_changed"] > 0.2  # noise is solved from the first iteration on
     codes = torch.load(tmp_path / "run" / LAST, weights_only=True)["codes"]
     assert codes.shape == (len(load_image_folder(labelled_folder).train), 8 * small.branches)
     assert set(codes.unique().tolist()) == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("start", ["noise", "separated"])
+def test_an_iteration_is_the_loss_and_the_solver_on_the_pictures_drawn(labelled_folder, tmp_path, start):
+    """One step of all that is drawn: its loss and the codes solved from its outputs, computed beside the loop."""
+    settings = {"iterations": 1, "epochs": 1, "samples": 24, "batch": 24, "hold": 0, "gamma": 3.0, "codes": start}
+    config = config_of(labelled_folder, validation_fraction=0.0, **settings)
+    train(config, labelled_folder, tmp_path / "run")
+    images = load_image_folder(labelled_folder, seed=config.seed, test_fraction=config.test_fraction).train
+    labels = torch.from_numpy(images.labels)
+    before = torch.from_numpy(
+        start_codes(start, StartContext(images, config.network.bits, config.network.branches, config.seed))
+    )
+    drawn = torch.from_numpy(iteration_samples(config.seed, 0, len(images), 24))
+    last = torch.load(tmp_path / "run" / LAST, weights_only=True)
+    outputs = last["outputs"]
+    loss = hashing_loss(outputs, before, labels[drawn], labels, drawn, 3.0)
+    (line,) = lines_of(tmp_path / "run")
+    assert line["hash_loss"] == pytest.approx(float(loss.hash), rel=1e-4)
+    assert line["quantisation_loss"] == pytest.approx(float(loss.quantisation), rel=1e-4)
+    assert torch.equal(last["codes"], solve_codes(before, outputs, drawn, labels, 3.0))
+    equal = ((outputs >= 0) == (before[drawn] >= 0))[:, : config.network.bits]
+    assert line["bit_accuracy"] == pytest.approx(float(equal.double().mean()))
+    changed = (last["codes"] >= 0) != (before >= 0)
+    assert line["codes_changed"] == pytest.approx(float(changed.double().mean()))
+
+
+def test_the_learning_rate_follows_the_step_in_the_whole_run(reference, labelled_folder):
+    config = config_of(labelled_folder)
+    rates = [rates_at(config, 0, step, 3 * 2 * 5).lr for step in range(4, 30, 5)]  # the last step of each epoch
+    assert [line["lr"] for line in lines_of(reference)] == pytest.approx(rates)
 
 
 @pytest.mark.parametrize("hold", [{"hold": 9}, {"hold": 0, "hold_solver": True}])

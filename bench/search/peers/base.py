@@ -28,7 +28,7 @@ class Task:
         """UsageError where this is nothing to ask."""
         if (self.k is None) == (self.radius is None):
             raise UsageError("a search asks either for the k nearest codes or for all within a radius")
-        if self.batch < 1 or (self.k or 1) < 1 or (self.radius or 0) < 0:
+        if self.batch < 1 or (self.k is not None and self.k < 1) or (self.radius is not None and self.radius < 0):
             raise UsageError("k and batch are at least 1, a radius at least 0")
 
     def describe(self) -> str:

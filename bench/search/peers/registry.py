@@ -2,6 +2,7 @@
 
 import importlib
 import time
+import warnings
 from typing import Final
 
 import numpy as np
@@ -48,7 +49,10 @@ def open_searcher(name: str, codes: npt.NDArray[np.uint8], bits: int, task: Task
         importlib.import_module(f"queryopt.bench.search.peers.{module}"), "Ours" if kind == OURS else _PEERS[kind]
     )
     try:
-        importlib.import_module(cls.package)
+        with warnings.catch_warnings():
+            # Of SWIG's types in FAISS, from Python 3.12 on; nobody here can mend it.
+            warnings.filterwarnings("ignore", "builtin type [Ss]wig", DeprecationWarning)
+            importlib.import_module(cls.package)
     except ImportError:
         raise UnavailableError("not installed: pip install 'queryopt[bench]'") from None
     if task.radius is not None and not cls.has_radius:

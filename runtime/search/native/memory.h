@@ -121,6 +121,9 @@ class Integers {
 
     // All of [begin, end), so that it is there a little later.
     void prefetch(std::size_t begin, std::size_t end) const {
+        // To GCC (12 at least), a function that does nothing but prefetch has no effect, and its calls may go. This one
+        // has: an empty statement that must stay.
+        __asm__ volatile("");
         const std::size_t width = low_width();
         const auto* low = low_.data();
         for (std::size_t at = begin * width & ~std::size_t{63}; at < end * width; at += 64) __builtin_prefetch(low + at);
