@@ -67,6 +67,7 @@ $(DEMO)/run/model.onnx: $(DEMO)/trained
 
 # The same network with its first random weights: what the evaluation compares with.
 $(DEMO)/untrained/model.onnx: $(DEMO)/trained
+	@echo "== the same network untrained, to compare with"
 	@$(BIN)/qo-train --data 'synthetic:birds?folder=$(DEMO)/data' --preset demo --iterations 0 --out $(DEMO)/untrained --resume -q
 	@$(BIN)/qo-export --ckpt $(DEMO)/untrained -q
 
