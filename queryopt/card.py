@@ -23,6 +23,9 @@ FORMAT_VERSION = 1
 FORMAT_KEY = "queryopt.format_version"
 CARD_KEY = "queryopt.card"
 
+_MAX_SIZE = 1 << 14
+"""No picture is resized to more pixels a side: a damaged card takes no memory."""
+
 _CODE_CONTRACT = "bit i = logit i >= 0; little-endian; padding zero"
 
 
@@ -120,12 +123,16 @@ class ModelCard:
         if not (
             isinstance(size.image_size, int)
             and isinstance(size.resize_size, int)
-            and 1 <= size.image_size <= size.resize_size
+            and 1 <= size.image_size <= size.resize_size <= _MAX_SIZE
         ):
             raise ModelError(
                 f"{source}: the model card's image size {size.image_size!r} and resize size {size.resize_size!r} "
                 "don't fit"
             )
+        words = {"backbone": self.backbone, "precision": self.precision, "method": self.method, "created": self.created}
+        for name, value in words.items():
+            if not isinstance(value, str):
+                raise ModelError(f"{source}: the model card's {name} {value!r} is not text")
         if not (isinstance(self.fingerprint, str) and len(self.fingerprint) == 64):
             raise ModelError(f"{source}: the model card's fingerprint {self.fingerprint!r} is not a SHA-256")
         if not (isinstance(self.logit_scale, int | float) and 0 < self.logit_scale < float("inf")):

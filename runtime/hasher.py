@@ -214,7 +214,11 @@ class _Decoding:
     ) -> None:
         self._items = items
         self._load = load
-        self._pixels = np.empty((len(items), size.image_size, size.image_size, 3), np.uint8)
+        shape = (len(items), size.image_size, size.image_size, 3)
+        try:
+            self._pixels = np.empty(shape, np.uint8)
+        except MemoryError:
+            raise UsageError(f"no memory for a batch of pixels {list(shape)}: take a smaller batch") from None
         self._rows: list[Future[str | None]] = [pool.submit(self._fill, row) for row in range(len(items))]
 
     def wait(self) -> tuple[tuple[Any, ...], _Pixels, dict[Any, str]]:

@@ -20,9 +20,11 @@ import numpy.typing as npt
 from queryopt.codes import code_bytes
 from queryopt.errors import IndexFileError
 
-__all__ = ["BLOCK_IDS", "Block", "describe", "read_blocks", "read_revisions", "write_block"]
+__all__ = ["BLOCKS", "BLOCK_IDS", "Block", "describe", "read_blocks", "read_revisions", "write_block"]
 
 BLOCK_IDS = 4096
+BLOCKS = (1 << 63) // BLOCK_IDS - 1
+"""Numbers are below this: SQLite's integers have 63 bits and a sign."""
 
 
 @dataclass
@@ -101,11 +103,13 @@ def _decode(row: tuple[Any, ...], source: str, bits: int) -> Block:
         and len(live) == BLOCK_IDS // 8
         and len(codes) == BLOCK_IDS * width
         and crc == _crc(number, revision, live, codes)
+        and 0 <= number < BLOCKS
+        and not (bits % 8 and any(code >> bits % 8 for code in set(codes[width - 1 :: width])))
     )
     if not whole:
         raise IndexFileError(
-            f"{source}: {describe(number)} is damaged (its CRC32 or its size is wrong): qo-index verify --repair "
-            "builds it anew from the rows"
+            f"{source}: {describe(number)} is damaged (its CRC32, its size or its padding is wrong): qo-index verify "
+            "--repair builds it anew from the rows"
         )
     mask = np.unpackbits(np.frombuffer(live, np.uint8), bitorder="little").view(np.bool_)
     return Block(number, revision, mask, np.frombuffer(codes, np.uint8).reshape(BLOCK_IDS, width))

@@ -6,6 +6,7 @@ import sqlite3
 import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from queryopt import __version__
 from queryopt.card import ModelCard
@@ -47,16 +48,23 @@ class State:
 
 def read_meta(connection: sqlite3.Connection, path: Path) -> Meta:
     """Read the facts. Raises IndexFileError where they are damaged."""
-    model = _get(connection, path, "model_path")
+    root, model = _get(connection, path, "root"), _get(connection, path, "model_path")
+    if b"\0" in root + model:
+        raise _damaged(path, "root" if b"\0" in root else "model_path")
     try:
         card = ModelCard.from_json(_get(connection, path, "card").decode(), f"{path} (model card)")
-    except (ModelError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise _damaged(path, "card") from None
+    except ModelError as error:
         raise IndexFileError(str(error)) from None
+    precisions = _get_json(connection, path, "precisions")
+    if not (isinstance(precisions, list) and all(isinstance(one, str) for one in precisions)):
+        raise _damaged(path, "precisions")
     return Meta(
         card=card,
-        root=_from_stored(_get(connection, path, "root"), path),
+        root=_from_stored(root, path),
         model_path=_from_stored(model, path) if model else None,
-        precisions=tuple(json.loads(_get(connection, path, "precisions"))),
+        precisions=tuple(precisions),
         created_by=_get(connection, path, "created_by").decode(),
     )
 
@@ -72,7 +80,11 @@ def write_meta(connection: sqlite3.Connection, path: Path, meta: Meta) -> None:
 
 def read_state(connection: sqlite3.Connection, path: Path) -> State:
     """Read the counters. Raises IndexFileError where they are damaged, or disagree with SQLite's own of the ids."""
-    state = State(**json.loads(_get(connection, path, "state")))
+    values = _get_json(connection, path, "state")
+    known = isinstance(values, dict) and values.keys() == asdict(State()).keys()
+    if not (known and all(map(_is_count, values.values()))):
+        raise _damaged(path, "state")
+    state = State(**values)
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'images'").fetchone()
     if (row[0] if row else 0) != state.last_id:
         raise IndexFileError(f"{path}: the counter of ids is damaged, and an id could be given twice: {_REBUILD}")
@@ -87,9 +99,24 @@ def write_state(connection: sqlite3.Connection, state: State) -> None:
 def _get(connection: sqlite3.Connection, path: Path, key: str) -> bytes:
     row = connection.execute("SELECT value, crc FROM meta WHERE key = ?", (key,)).fetchone()
     if row is None or not isinstance(row[0], bytes) or row[1] != _crc(key, row[0]):
-        raise IndexFileError(f"{path}: the entry {key!r} of the index is missing or damaged: {_REBUILD}")
+        raise _damaged(path, key)
     value: bytes = row[0]
     return value
+
+
+def _get_json(connection: sqlite3.Connection, path: Path, key: str) -> Any:
+    try:
+        return json.loads(_get(connection, path, key))
+    except (ValueError, RecursionError):
+        raise _damaged(path, key) from None
+
+
+def _damaged(path: Path, key: str) -> IndexFileError:
+    return IndexFileError(f"{path}: the entry {key!r} of the index is missing or damaged: {_REBUILD}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _put(connection: sqlite3.Connection, key: str, value: bytes) -> None:

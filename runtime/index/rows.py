@@ -130,6 +130,7 @@ def decode_row(row: tuple[Any, ...], source: str, root: Path, bits: int) -> Inde
         typed
         and len(code) == code_bytes(bits)
         and len(margins) == bits
+        and not (bits % 8 and code[-1] >> bits % 8)
         and _stays_inside(path)
         and crc == _crc(id, path, size, mtime_ns, code, margins, label, stale)
     ):
@@ -183,7 +184,7 @@ def update_row(connection: sqlite3.Connection, id: int, row: Row) -> None:
 
 def _stays_inside(path: bytes) -> bool:
     """Whether a relative path can't leave its folder: an index may come from anywhere."""
-    return path != b"" and not path.startswith(b"/") and b".." not in path.split(b"/")
+    return path != b"" and b"\0" not in path and not path.startswith(b"/") and b".." not in path.split(b"/")
 
 
 def _crc(

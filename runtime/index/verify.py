@@ -8,7 +8,7 @@ import numpy as np
 
 from queryopt.codes import unpack_codes
 from queryopt.errors import IndexFileError
-from queryopt.runtime.index.blocks import BLOCK_IDS, Block, describe, read_blocks
+from queryopt.runtime.index.blocks import BLOCK_IDS, BLOCKS, Block, describe, read_blocks
 from queryopt.runtime.index.meta import read_meta, read_state
 from queryopt.runtime.index.rows import IndexedImage, read_range
 from queryopt.runtime.index.store import Store
@@ -111,6 +111,8 @@ def _check_block(connection: sqlite3.Connection, store: Store, number: int) -> _
     part = _Part()
 
     def rows() -> None:
+        if not 0 <= number < BLOCKS:
+            return
         for row in read_range(connection, number * BLOCK_IDS, (number + 1) * BLOCK_IDS):
             part.rows += 1
             part.row_problems += _attempt(lambda row=row: part.images.append(store.decode(row)))  # type: ignore[misc]

@@ -48,6 +48,8 @@ def test_a_card_with_fields_of_a_later_minor_version_is_read() -> None:
         ({CARD_KEY: replace(CARD, fingerprint="x").to_json()}, "fingerprint"),
         ({CARD_KEY: replace(CARD, logit_scale=0.0).to_json()}, "logit_scale"),
         ({CARD_KEY: replace(CARD, preprocessing=Preprocessing(224, 200)).to_json()}, "don't fit"),
+        ({CARD_KEY: replace(CARD, preprocessing=Preprocessing(10**6, 10**6)).to_json()}, "don't fit"),
+        ({CARD_KEY: replace(CARD, precision=None).to_json()}, "precision None is not text"),  # type: ignore[arg-type]
     ],
 )
 def test_a_damaged_or_newer_card_is_refused_by_name(change: dict[str, str | None], message: str) -> None:

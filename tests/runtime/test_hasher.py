@@ -2,6 +2,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from PIL import Image
 
 import queryopt.images
+from queryopt.card import Preprocessing
 from queryopt.errors import InputError, UsageError
 from queryopt.images import load_image, open_rgb
 from queryopt.runtime import Hasher, find_model
-from queryopt.runtime.hasher import MODEL_VARIABLE
+from queryopt.runtime.hasher import MODEL_VARIABLE, _Decoding
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +173,11 @@ class TestStream:
         assert sum(len(b) for b in rest) + sum(len(b.failures) for b in rest) > 0
         assert {reason for b in rest for reason in b.failures.values()} <= {"no such file or folder"}
         assert rest[-1].failures
+
+    def test_a_batch_that_no_memory_holds(self) -> None:
+        """800 TB of pixels."""
+        with ThreadPoolExecutor(1) as pool, pytest.raises(UsageError, match="take a smaller batch"):
+            _Decoding(pool, list(range(10**6)), load_image, Preprocessing(1 << 14, 1 << 14))  # type: ignore[arg-type]
 
 
 class TestArrays:

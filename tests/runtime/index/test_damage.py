@@ -4,6 +4,7 @@ import os
 import sqlite3
 import struct
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from queryopt.errors import IndexFileError, InputError, QueryOptError
 from queryopt.runtime.index import HashIndex
+from queryopt.runtime.index.blocks import Block, read_blocks
 
 
 def contents(index: HashIndex) -> list[Any]:
@@ -171,7 +173,49 @@ def test_a_header_that_claims_a_huge_file(closed: Path) -> None:
         HashIndex.open(closed)
 
 
-@pytest.mark.parametrize("path", [b"../../etc/passwd", b"/etc/passwd", b"a/../../b", b""])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("state", b"[]"),
+        ("state", b'{"revision": 1, "last_id": "30", "images": 29}'),
+        ("state", b'{"revision": 1, "last_id": 30, "images": -1}'),
+        ("state", b'{"revision": 1, "last_id": 30}'),
+        ("state", b"{" * 100_000),
+        ("precisions", b"5"),
+        ("precisions", b"[1]"),
+        ("precisions", b"\xff"),
+        ("root", b"a\0b"),
+        ("model_path", b"\0"),
+        ("created_by", b"\xff"),
+        ("card", b"\xff"),
+        ("card", b"{}"),
+    ],
+)
+def test_facts_that_are_none_with_checksums_that_are_right(closed: Path, key: str, value: bytes) -> None:
+    crc = zlib.crc32(value, zlib.crc32(key.encode()))
+    change(closed, "UPDATE meta SET value = ?, crc = ? WHERE key = ?", value, crc, key)
+    with pytest.raises(IndexFileError, match="damaged"), HashIndex.open(closed) as index:
+        len(index)
+
+
+def test_blocks_of_another_code_length_with_checksums_that_are_right(closed: Path) -> None:
+    """Bits beyond the last, or ids beyond what an id can be."""
+    with HashIndex.open(closed) as index:
+        with index._store.read() as connection:
+            [good] = read_blocks(connection, "", 12)
+        padded = good.writable()
+        padded.codes[3, 1] |= 0x80
+        for block in (padded, Block(2**60, 0, good.live, good.codes)):
+            with index._store.change() as changes:
+                changes.rebuild_block(block)
+            with pytest.raises(IndexFileError, match=f"block {block.number} .*damaged"):
+                index.search(np.zeros((1, 2), np.uint8), 1)
+            assert len(index.verify(repair=True).repaired) == 1
+            assert index.verify().ok
+            assert index.search(np.zeros((1, 2), np.uint8), 40).ids[0, 28] > 0
+
+
+@pytest.mark.parametrize("path", [b"../../etc/passwd", b"/etc/passwd", b"a/../../b", b"", b"a\0b"])
 def test_a_path_that_leaves_the_folder_is_damage(index: HashIndex, fill: Any, path: bytes) -> None:
     """An index may come from anywhere, with checksums that are right."""
     from queryopt.runtime.index.rows import Row
