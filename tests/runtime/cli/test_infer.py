@@ -218,7 +218,7 @@ class TestNothingUsable:
         done = run("bad", *options)
         assert done.exit_code == 3
         assert done.stderr.count("a.jpg: zero bytes") == 1
-        assert "none of its 2 pictures could be read" in done.stderr
+        assert "nothing in it could be read: each of the 2 is named" in done.stderr
         assert not Path("photos.db").exists()
         assert not Path("codes.csv").exists()
 
