@@ -19,7 +19,7 @@ $(VENV)/.dependencies: pyproject.toml
 	@touch $@
 
 # A real install, not an editable one: what is tested is what users get.
-$(VENV)/.package: $(VENV)/.dependencies $(SOURCES) pyproject.toml
+$(VENV)/.package: $(VENV)/.dependencies $(SOURCES)
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 	@touch $@
 
@@ -30,9 +30,11 @@ lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
+# From inside .venv: here, queryopt/ without its rooms would hide the installed package.
 types: setup
 	@echo "== types"
-	@cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p queryopt
+	@ln -sfn ../tests $(VENV)/tests
+	@cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p queryopt -p tests
 
 unit: setup
 	@echo "== tests"
@@ -53,16 +55,18 @@ demo: $(DEMO)/hits.html $(DEMO)/run/model.onnx $(DEMO)/untrained/model.onnx
 	@echo "  model           $(DEMO)/run/model.onnx"
 	@echo "  index           $(DEMO)/photos.db   (try: $(BIN)/qo-search A_PICTURE --index $(DEMO)/photos.db)"
 
-$(DEMO)/run/best.safetensors: | setup
+# A run has a checkpoint from its first iteration on: that it came to its end is said by a file of its own.
+$(DEMO)/trained: | setup
 	@echo "== train: a small network on generated birds, 32 classes that differ in a few visual attributes"
 	@$(BIN)/qo-train --data 'synthetic:birds?folder=$(DEMO)/data' --preset demo --out $(DEMO)/run --resume
+	@touch $@
 
-$(DEMO)/run/model.onnx: $(DEMO)/run/best.safetensors
+$(DEMO)/run/model.onnx: $(DEMO)/trained
 	@echo "== export: the auxiliary branch stripped, ONNX, behind the parity gate"
 	@$(BIN)/qo-export --ckpt $(DEMO)/run
 
 # The same network with its first random weights: what the evaluation compares with.
-$(DEMO)/untrained/model.onnx: $(DEMO)/run/best.safetensors
+$(DEMO)/untrained/model.onnx: $(DEMO)/trained
 	@$(BIN)/qo-train --data 'synthetic:birds?folder=$(DEMO)/data' --preset demo --iterations 0 --out $(DEMO)/untrained --resume -q
 	@$(BIN)/qo-export --ckpt $(DEMO)/untrained -q
 

@@ -29,7 +29,7 @@ def plot_flops(report: FlopReport, path: Path) -> None:
     FigureCanvasAgg(figure)
     costs, sizes = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
     for y, row in enumerate(PAPER_TABLE_4):
-        costs.barh(y, row.inference / 1e9, color=_PAPER)
+        costs.barh(y, row.inference / 1e9, color=_PAPER, label="the paper's figures for inference" if not y else None)
         sizes.barh(y, row.parameters / 1e6, color=_PAPER)
         costs.text(row.inference / 1e9, y, f" {row.inference / 1e9:.2f}", va="center")
         sizes.text(row.parameters / 1e6, y, f" {row.parameters / 1e6:.2f}", va="center")
@@ -53,11 +53,12 @@ def plot_flops(report: FlopReport, path: Path) -> None:
     sizes.set_xlabel("trainable parameters [M]")
     for axes in (costs, sizes):
         axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
         axes.set_xmargin(0.12)
     config = report.config
     title = f"{config.backbone}, {config.bits} bits, {config.image_size} x {config.image_size} pixels"
     figure.suptitle(f"What a network costs: {title}", x=0.01, ha="left", weight="bold")
-    figure.legend(loc="outside lower left", ncols=len(_PARTS), frameon=False)
+    figure.legend(loc="outside lower left", ncols=len(_PARTS) + 1, frameon=False)
     figure.savefig(path, dpi=130, format="png")
 
 

@@ -5,7 +5,6 @@ machine that slows down or is busy with something else does so for all three, an
 """
 
 import os
-import platform
 import statistics
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from queryopt.bench.machine import describe_machine, load_average
 from queryopt.errors import ImageError, InputError, MissingError, UsageError
 from queryopt.images import load_image
 from queryopt.runtime.backends.onnxruntime import usable_cores
@@ -118,14 +118,14 @@ def measure(
         def files_to_pixels() -> None:
             deque(pool.map(decode, usable), maxlen=0)
 
-        before = _load()
+        before = load_average()
         done: list[Round] = []
         for _ in range(rounds):
             seconds = [_seconds(f) for f in (files_to_codes, lambda: hasher.hash_pixels(pixels), files_to_pixels)]
             done.append(Round(*(len(usable) / s for s in seconds)))
             if progress is not None:
                 progress(1)
-        after = _load()
+        after = load_average()
         return Throughput(
             model=str(hasher.model_path),
             backend=hasher.backend,
@@ -143,7 +143,7 @@ def measure(
             ratio=statistics.median(r.ratio for r in done),
             rounds=tuple(done),
             load=None if before is None or after is None else (before, after),
-            machine=f"{_processor()}, {usable_cores()} usable cores, {platform.platform()}",
+            machine=describe_machine(),
         )
 
 
@@ -172,20 +172,17 @@ def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12) -> P
     try:
         import torch
 
+        from queryopt.bench.networks import network_config
         from queryopt.export import export_onnx
         from queryopt.train.checkpoint import Checkpoint
         from queryopt.train.config import TrainConfig
-        from queryopt.train.network import NetworkConfig, QueryOpt
+        from queryopt.train.network import QueryOpt
     except ImportError as error:
         raise MissingError(
             f"an untrained network needs the packages of training ({error}): pip install 'queryopt[train]', "
             "or give --model"
         ) from None
-    small = {"small": {"image_size": 64, "dim": 128, "feedforward": 256}, "tiny": {"image_size": 32, "dim": 32}}
-    settings: dict[str, Any] = small.get(backbone, {})
-    if backbone == "tiny":
-        settings = settings | {"heads": 4, "feedforward": 64}
-    config = NetworkConfig(bits, backbone=backbone, **settings)
+    config = network_config(bits, backbone)
     torch.manual_seed(0)
     state = QueryOpt(config).eval().state_dict()
     export_onnx(Checkpoint(TrainConfig(config), state, path.with_suffix(".safetensors")), path, parity=False)
@@ -196,17 +193,3 @@ def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def _load() -> float | None:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -3,8 +3,9 @@
 Nothing heavy is imported until it is used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from queryopt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from queryopt.export.onnx import ExportResult, export_onnx
@@ -13,22 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportResult", "InferenceNetwork", "ParityReport", "check_parity", "export_onnx"]
 
-_HOMES = {
-    "ExportResult": "onnx",
-    "InferenceNetwork": "strip",
-    "ParityReport": "parity",
-    "check_parity": "parity",
-    "export_onnx": "onnx",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ExportResult": "onnx",
+        "InferenceNetwork": "strip",
+        "ParityReport": "parity",
+        "check_parity": "parity",
+        "export_onnx": "onnx",
+    },
+)

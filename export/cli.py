@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_PACKAGES = {"torch": "train", "onnx": "train", "onnxscript": "train", "safetensors": "train", "onnxruntime": "cpu"}
+"""What an export needs, and the extra that brings it."""
+
 _EPILOG = """\b
 Examples:
   qo-export --ckpt runs/a
@@ -57,9 +60,9 @@ def main(
     real pictures: at least 20,000 bits are compared, with flips and crops of the pictures where there are too few. A
     model whose bits differ by more than --max-flip-rate is not written, and an older one at its place stays.
     """
-    for package in ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"):
+    for package, extra in _PACKAGES.items():
         if importlib.util.find_spec(package) is None:
-            raise MissingError(f"exporting needs {package}, which is not installed: pip install 'queryopt[train]'")
+            raise MissingError(f"exporting needs {package}, which is not installed: pip install 'queryopt[{extra}]'")
     from queryopt.export.onnx import export_onnx
 
     if no_parity:
@@ -104,9 +107,10 @@ def _print(out: Output, result: "ExportResult") -> None:
     if parity is None:
         out.print("parity:   not checked (--no-parity)")
         return
+    rate = f"{parity.flip_rate:.1e}" if parity.flipped else "0"
     out.print(
         f"parity:   {parity.flipped:,} of {parity.bits_compared:,} bits flipped against torch on {parity.backend} "
-        f"(rate {parity.flip_rate:.1e}, with 95 % confidence below {parity.flip_rate_upper_95:.1e})"
+        f"(rate {rate}, with 95 % confidence below {parity.flip_rate_upper_95:.1e})"
     )
     noun = "picture" if parity.pictures == 1 else "pictures"
     out.print(

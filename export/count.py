@@ -71,14 +71,14 @@ _Shape = tuple[int, ...]
 
 def _conv(node: onnx.NodeProto, shapes: list[_Shape]) -> int:
     _, weight, output = shapes
-    return math.prod(output) * math.prod(weight[1:])  # weight [out, in / group, *kernel]
+    # weight [out, in / group, *kernel]
+    return math.prod(output) * math.prod(weight[1:])
 
 
 def _conv_transpose(node: onnx.NodeProto, shapes: list[_Shape]) -> int:
     data, weight, _ = shapes
-    return math.prod(data) * math.prod(
-        weight[1:]
-    )  # weight [in, out / group, *kernel]: each input element meets it once
+    # weight [in, out / group, *kernel]: each input element meets it once
+    return math.prod(data) * math.prod(weight[1:])
 
 
 def _matmul(node: onnx.NodeProto, shapes: list[_Shape]) -> int:

@@ -2,11 +2,11 @@
 
 import contextlib
 import datetime
-import importlib.metadata
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,9 @@ import torch
 
 from queryopt import __version__
 from queryopt.card import ModelCard, Preprocessing, fingerprint
-from queryopt.cli import display_path
+from queryopt.cli import Progress, display_path
 from queryopt.errors import MissingError, ParityError, UsageError
-from queryopt.export.parity import MAX_FLIP_RATE, ParityReport, Progress, check_parity
+from queryopt.export.parity import MAX_FLIP_RATE, ParityReport, check_parity
 from queryopt.export.pictures import parity_pictures
 from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
 from queryopt.files import replacing
@@ -37,7 +37,7 @@ _BACKEND = "onnxruntime"
 _TRAINING_OPERATORS = frozenset(
     {"Bernoulli", "Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
-_VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime")
+_MADE_BY = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,14 @@ def export_onnx(
 
     Nothing is written to `path` before everything is checked, and then in one step: a refused or interrupted export
     leaves what was there. Raises CheckpointError (the checkpoint), DataError (no pictures), ParityError (above
-    max_flip_rate, or the strip is not exact), UsageError (path, max_flip_rate), MissingError (packages).
+    max_flip_rate, or the strip is not exact), UsageError (path, or a value out of range), MissingError (packages).
     """
     _check_packages()
     if not 0 <= max_flip_rate <= 1:
         raise UsageError(f"the largest flip rate is {max_flip_rate}: it is a share, 0 to 1")
+    for name, value in (("batch", batch), ("threads", threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}: at least 1")
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
     target = _target(loaded, path)
     replaced = _existing(target)
@@ -114,9 +117,8 @@ def build_graph(network: "QueryOpt", explain: bool = False) -> onnx.ModelProto:
     """The ONNX graph of the inference network, without a model card.
 
     Input `images` uint8 [batch, s, s, 3]; outputs `codes` uint8 [batch, ceil(bits / 8)], `logits` float32
-    [batch, bits], and with `explain` `attention` float32 [batch, bits, tokens]. Checked with
-    onnx.checker; it holds no operator of training, no local function, no external data and nothing of the machine
-    that made it.
+    [batch, bits], and with `explain` `attention` float32 [batch, bits, tokens]. Checked with onnx.checker; it holds no
+    operator of training, no local function, no external data and nothing of the machine that made it.
     """
     size = network.config.image_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
@@ -156,7 +158,7 @@ def model_card(network: "QueryOpt") -> ModelCard:
         precision="fp32",
         logit_scale=network.logit_scale,
         fingerprint=fingerprint(network.inference_weights(), preprocessing, network.config.bits),
-        versions={"queryopt": __version__, **{name: importlib.metadata.version(name) for name in _VERSIONS}},
+        versions={"queryopt": __version__, **{name: _version(name) for name in _MADE_BY}},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -254,8 +256,13 @@ def _cast_first(graph: onnx.GraphProto) -> None:
     graph.node.extend(ordered)
 
 
+def _version(package: str) -> str:
+    """What the module itself says: it may have come with a distribution of another name (onnxruntime-gpu)."""
+    return str(import_module(package).__version__)
+
+
 def _check_packages() -> None:
-    version = importlib.metadata.version("onnx")
+    version = onnx.__version__
     if tuple(int(part) for part in version.split(".")[:2]) < (1, 21):
         raise MissingError(
             f"onnx {version} follows external data out of a model's folder (CVE-2026-34445): pip install 'onnx>=1.21'"

@@ -7,8 +7,7 @@ confidence bound that so many bits allow; logit differences and the overlap of s
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from queryopt import images
 from queryopt.card import Preprocessing
-from queryopt.cli import Advance, display_path
+from queryopt.cli import Progress, display_path, no_progress
 from queryopt.codes import codes_to_uint64, pack_codes, unpack_codes
 from queryopt.errors import DataError, ImageError, MismatchError, ParityError, UsageError
 
@@ -32,7 +31,6 @@ __all__ = [
     "MIN_BITS",
     "NEAR_ZERO",
     "ParityReport",
-    "Progress",
     "check_parity",
     "flip_rate_upper_bound",
     "network_logits",
@@ -47,9 +45,6 @@ MIN_BITS = 20_000
 NEAR_ZERO = 1e-4
 """A logit nearer to zero than this may change its sign by rounding alone."""
 _OVERLAP_QUERIES = 1_000
-
-Progress = Callable[[str, int, str], AbstractContextManager[Advance]]
-"""Opens a progress bar for (description, total, unit): `Output.progress` is one."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +137,7 @@ def check_parity(
         if card.bits != bits:
             raise MismatchError(f"{display_path(model_path)}: its codes have {card.bits} bits, the network's {bits}")
         views = parity_views(pictures, card.preprocessing, wanted, failures)
-        opened = progress("parity", wanted, "views") if progress else contextlib.nullcontext(_silent)
-        with opened as advance, _evaluating(module):
+        with (progress or no_progress)("parity", wanted, "views") as advance, _evaluating(module):
             for members, pixels in _batches(views, batch):
                 expected = network_logits(module, pixels, card.preprocessing)
                 output = model.run(pixels)
@@ -335,7 +329,3 @@ def _spread(n: int, count: int) -> npt.NDArray[np.int64]:
     if n <= count:
         return np.arange(n)
     return np.arange(count) * n // count
-
-
-def _silent(count: int = 1, note: str | None = None) -> None:
-    pass

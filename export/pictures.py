@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from queryopt.cli import display_path
+from queryopt.cli import Progress, display_path
 from queryopt.errors import DataError, QueryOptError
 from queryopt.images import find_images
 
 if TYPE_CHECKING:
-    from queryopt.export.parity import Progress
     from queryopt.train.checkpoint import Checkpoint
 
 __all__ = ["PicturePath", "parity_pictures"]
@@ -21,7 +20,7 @@ PicturePath = str | bytes | os.PathLike[Any]
 def parity_pictures(
     checkpoint: "Checkpoint",
     given: str | os.PathLike[str] | Sequence[PicturePath] | None = None,
-    progress: "Progress | None" = None,
+    progress: Progress | None = None,
 ) -> tuple[list[PicturePath], str]:
     """Paths of the pictures to compare on, and in words what they are.
 
@@ -44,7 +43,7 @@ def parity_pictures(
     return list(given), "the given pictures"
 
 
-def _of_run(checkpoint: "Checkpoint", progress: "Progress | None") -> tuple[list[PicturePath], str]:
+def _of_run(checkpoint: "Checkpoint", progress: Progress | None) -> tuple[list[PicturePath], str]:
     from queryopt.train.data import load_image_folder, split_validation
     from queryopt.train.synthetic import resolve_data
 
@@ -54,10 +53,9 @@ def _of_run(checkpoint: "Checkpoint", progress: "Progress | None") -> tuple[list
             f"{display_path(checkpoint.path)}: its configuration doesn't say where its pictures lie: pass some "
             "with --images FOLDER"
         )
-    generating = (lambda text, total: progress(text, total, "images")) if progress else None
     try:
         data = load_image_folder(
-            resolve_data(config.data, progress=generating), seed=config.seed, test_fraction=config.test_fraction
+            resolve_data(config.data, progress=progress), seed=config.seed, test_fraction=config.test_fraction
         )
         _, validation = split_validation(data.train, config.validation_fraction, config.seed)
     except (QueryOptError, OSError) as error:

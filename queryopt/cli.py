@@ -14,7 +14,7 @@ import sys
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -31,13 +31,19 @@ __all__ = [
     "Command",
     "Group",
     "Output",
+    "Progress",
     "batch_option",
     "common_options",
     "device_option",
     "display_path",
+    "no_progress",
     "threads_option",
 ]
 
+
+_MAX_THREADS = 1024
+_MAX_BATCH = 1 << 16
+"""More of either is a slip of the finger, and some libraries crash over it."""
 
 _JOINERS = "\u200c\u200d"
 """Zero-width non-joiner and joiner."""
@@ -48,6 +54,15 @@ class Advance(Protocol):
 
     def __call__(self, count: int = 1, note: str | None = None) -> None:
         """Count `count` items as done."""
+
+
+Progress = Callable[[str, int, str], AbstractContextManager[Advance]]
+"""Opens a progress bar for (description, total, unit): `Output.progress` is one."""
+
+
+def no_progress(description: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+    """A `Progress` that shows nothing: what a library function uses where it was given none."""
+    return nullcontext(_no_advance)
 
 
 def display_path(path: bytes | str | os.PathLike[Any]) -> str:
@@ -177,14 +192,28 @@ class _Main:
             return super().main(args, prog_name, standalone_mode=False, **extra)  # type: ignore[misc]
         sys.exit(self._run(args, prog_name, extra))
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _reader_gone():  # --help and --version are printed here
+            context: click.Context = super().make_context(*args, **extra)  # type: ignore[misc]
+            return context
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for before, argument in zip(["", *args], args, strict=False):
+            if not argument:
+                where = f"after {before}" if before else "at the start"
+                raise click.UsageError(f"An argument ({where}) is empty: a variable that is not set?", ctx)
+            if argument.startswith("--") and argument.endswith("="):
+                raise click.UsageError(f"{argument} is empty: a variable that is not set?", ctx)
+        rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        return rest
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _reader_gone():
             return super().invoke(ctx)  # type: ignore[misc]
-        except BrokenPipeError as error:
-            raise _ReaderGoneError from error  # click itself would exit with 1
 
     def _run(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
         name: str = prog_name or getattr(self, "name", None) or "queryopt"
+        _open_standard_streams()
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A class or file name that the terminal's encoding has not is shown with escapes, as on stderr.
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -211,12 +240,47 @@ class _Main:
             where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
             click.echo(display_path(f"{name}: error: {where}{error.strerror or error}"), err=True)
             return ExitCode.INPUT
+        except MemoryError as error:
+            reason = " ".join(str(error).split()) or "there is none left"
+            click.echo(
+                display_path(f"{name}: error: not enough memory ({reason}): try a smaller --batch, or less at once"),
+                err=True,
+            )
+            return ExitCode.INPUT
         except Exception:
             return _bug(name)
 
 
 class _ReaderGoneError(Exception):
     """Whoever read stdout closed it."""
+
+
+@contextmanager
+def _reader_gone() -> Iterator[None]:
+    """Click itself would exit with 1 on a broken pipe."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ReaderGoneError from error
+
+
+def _open_standard_streams() -> None:
+    """Where a caller closed stdin, stdout or stderr (`>&-`), have what goes there go nowhere.
+
+    Without this, Python has no such stream, and the next file to be opened (an index, say) gets its number, and with it
+    whatever a library of C prints.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 class Command(_Main, click.Command):  # type: ignore[misc]
@@ -254,14 +318,20 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add --threads (int or None: as many as this process may use)."""
     return click.option(
-        "--threads", type=click.IntRange(1), help="Threads to use.  [default: all that this process may use]"
+        "--threads",
+        type=click.IntRange(1, _MAX_THREADS),
+        help="Threads to use.  [default: all that this process may use]",
     )(function)
 
 
 def batch_option(default: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add --batch (int)."""
     return click.option(
-        "--batch", type=click.IntRange(1), default=default, show_default=True, help="Images in one run of the model."
+        "--batch",
+        type=click.IntRange(1, _MAX_BATCH),
+        default=default,
+        show_default=True,
+        help="Images in one run of the model.",
     )
 
 

@@ -14,6 +14,7 @@ A message says what is wrong, where, and how to mend it.
     │       └── IndexFileError    an index.db
     ├── TrainingError             training can't go on (the loss is not finite)                         exit 3
     ├── MissingError              a device or package that is needed is not there                       exit 4
+    │   └── DeviceMemoryError     a GPU has not so much memory free                                     exit 4
     └── ParityError               the exported model's codes differ too much from the network's         exit 5
 """
 
@@ -23,6 +24,7 @@ from typing import ClassVar
 __all__ = [
     "CheckpointError",
     "DataError",
+    "DeviceMemoryError",
     "ExitCode",
     "FormatError",
     "ImageError",
@@ -109,6 +111,10 @@ class MissingError(QueryOptError):
     """A needed device or package is not there; the message says what to install."""
 
     exit_code = ExitCode.MISSING
+
+
+class DeviceMemoryError(MissingError):
+    """A GPU has not so much memory free."""
 
 
 class ParityError(QueryOptError):

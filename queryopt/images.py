@@ -67,15 +67,18 @@ MAX_PIXELS = 89_478_485
 _log = logging.getLogger("queryopt")
 
 
-def open_rgb(source: ImageSource) -> "Image.Image":
+def open_rgb(source: ImageSource, at_least: int | None = None) -> "Image.Image":
     """Decode a picture to a Pillow image of mode RGB, 8 bits a channel, upright, as a person sees it.
+
+    at_least: for a thumbnail: a JPEG may come at a half, a quarter or an eighth of its size, as long as neither side
+    falls below so many pixels. That is several times quicker, and not what a model may be shown.
 
     A stream is read from its start and not closed. ImageError (the reason alone, without the file's name) for what
     can't be read: not a picture, of another format, cut off, too many pixels, not a regular file, no permission.
     """
     if isinstance(source, str | bytes | os.PathLike):
         with _open_regular(source) as file:
-            return _decode(file)
+            return _decode(file, at_least)
     if not callable(getattr(source, "read", None)):
         raise UsageError(f"a picture is given as {type(source).__name__}: give a path or a binary stream")
     with _reasons():
@@ -85,7 +88,7 @@ def open_rgb(source: ImageSource) -> "Image.Image":
         file.seek(0)
     if empty:
         raise ImageError("zero bytes")
-    return _decode(file)
+    return _decode(file, at_least)
 
 
 def resize_crop(image: "Image.Image", preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -239,7 +242,7 @@ def _reasons() -> Iterator[None]:
         raise ImageError(f"not a picture that can be read ({text or type(error).__name__})") from None
 
 
-def _decode(file: BinaryIO) -> "Image.Image":
+def _decode(file: BinaryIO, at_least: int | None) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
     _quiet_pillow()
@@ -255,6 +258,8 @@ def _decode(file: BinaryIO) -> "Image.Image":
                 raise ImageError(
                     f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels (a decompression bomb?)"
                 )
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))
             image.load()
             return _to_rgb(_upright(image))
 

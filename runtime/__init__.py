@@ -1,9 +1,9 @@
 """Images to codes to an index to search results. Importing this loads NumPy alone, and nothing here needs torch."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from queryopt.codes import pack_codes, unpack_codes
+from queryopt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from queryopt.runtime.backends import open_backend
@@ -25,21 +25,17 @@ __all__ = [
     "unpack_codes",
 ]
 
-_WHERE = {
-    "HammingIndex": "search",
-    "HashBatch": "hasher",
-    "HashIndex": "index",
-    "Hasher": "hasher",
-    "IndexedImage": "index",
-    "RadiusResult": "search",
-    "SearchResult": "search",
-    "find_model": "hasher",
-    "open_backend": "backends",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for."""
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "HammingIndex": "search",
+        "HashBatch": "hasher",
+        "HashIndex": "index",
+        "Hasher": "hasher",
+        "IndexedImage": "index",
+        "RadiusResult": "search",
+        "SearchResult": "search",
+        "find_model": "hasher",
+        "open_backend": "backends",
+    },
+)

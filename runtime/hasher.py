@@ -1,5 +1,6 @@
 """Pictures to codes: decoding runs ahead of the model in threads, within a bounded memory."""
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ MODEL_VARIABLE = "QUERYOPT_MODEL"
 _MODEL_NAMES = ("model.onnx",)
 _AHEAD = 2
 """Batches that are decoded ahead of the one in the model."""
+
+_log = logging.getLogger("queryopt")
 
 StrPath = str | bytes | os.PathLike[Any]
 _Pixels = npt.NDArray[np.uint8]
@@ -67,6 +70,11 @@ class Hasher:
         self._model_path = Path(os.path.abspath(model))
         self._threads = threads or usable_cores()
         self._batch = batch
+        card = self.card
+        _log.debug(
+            "%s: %s, %s, %d pixels, fingerprint %s; batches of %d",
+            *(self._model_path, card.backbone, card.precision, card.preprocessing.image_size, card.fingerprint, batch),
+        )
 
     @property
     def card(self) -> ModelCard:
@@ -237,7 +245,8 @@ def find_model(given: str | os.PathLike[str] | None) -> Path:
     for name in _MODEL_NAMES:
         if Path(name).is_file():
             return Path(name)
-    runs = [path for name in _MODEL_NAMES for pattern in ("*", "runs/*") for path in Path().glob(f"{pattern}/{name}")]
+    found = (path for name in _MODEL_NAMES for pattern in ("*", "runs/*") for path in Path().glob(f"{pattern}/{name}"))
+    runs = [path for path in found if path.is_file()]
     if runs:
         return max(runs, key=lambda path: (path.stat().st_mtime_ns, path))
     raise InputError(

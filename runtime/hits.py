@@ -44,8 +44,8 @@ class Hit:
             "rank": self.rank,
             "distance": self.distance,
             "id": self.id,
-            "path": _path_text(self.path),
-            "label": self.label,
+            "path": _json_text(self.path),
+            "label": None if self.label is None else _json_text(self.label),
             "code": code_hex(self.code),
             "differs": {str(bit): [int(asked[bit]), int(found[bit])] for bit in self.differs},
             "stale": self.stale,
@@ -75,9 +75,9 @@ class QueryResult:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
-            "query": _path_text(self.path),
+            "query": _json_text(self.path),
             "id": self.id,
-            "label": self.label,
+            "label": None if self.label is None else _json_text(self.label),
             "code": code_hex(self.code),
             "stored": self.stored,
             "hits": [hit.to_dict(self) for hit in self.hits],
@@ -93,7 +93,7 @@ class FailedQuery:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"query": _path_text(self.path), "error": self.reason}
+        return {"query": _json_text(self.path), "error": self.reason}
 
 
 def code_hex(code: npt.NDArray[np.uint8]) -> str:
@@ -106,11 +106,13 @@ def differing_bits(code: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) ->
     return tuple(np.flatnonzero(np.unpackbits(code ^ other, bitorder="little")).tolist())
 
 
-def _path_text(path: bytes) -> str:
-    """A path for JSON: itself where it is UTF-8, and else with the bytes that are not as escapes."""
+def _json_text(name: bytes | str) -> str:
+    """A path or label for JSON: itself where it is text, and with escapes where the file system's bytes are none."""
+    text = os.fsdecode(name)
     try:
-        return path.decode()
-    except UnicodeDecodeError:
+        text.encode()
+    except UnicodeEncodeError:
         from queryopt.cli import display_path
 
-        return display_path(os.fsdecode(path))
+        return display_path(text)
+    return text

@@ -20,6 +20,7 @@ from queryopt.codes import unpack_codes
 from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, code_hex
 from queryopt.runtime.markup import Markup, breakable, element
 from queryopt.runtime.thumbnails import Thumbnails
+from queryopt.text import counted
 
 __all__ = ["MAX_HITS", "HtmlPage"]
 
@@ -66,7 +67,8 @@ class HtmlPage:
 
     def finish(self, note: str | None = None) -> None:
         """Write the end of the page. `note` is a last word to the reader."""
-        done = f"{_count(self._queries, 'query', 'queries')}{f', {self._failed} not readable' if self._failed else ''}."
+        failed = f", {self._failed:,} not readable" if self._failed else ""
+        done = f"{counted(self._queries, 'query', 'queries')}{failed}."
         footer = element(
             "footer",
             element("p", note) if note else None,
@@ -81,7 +83,7 @@ class HtmlPage:
         about = [
             element(
                 "figure",
-                self._picture(result.path, _QUERY_PIXELS, f"Query {self._queries}: {os.fsdecode(result.path)}"),
+                self._picture(result.path, _QUERY_PIXELS, False, f"Query {self._queries}: {os.fsdecode(result.path)}"),
                 element(
                     "figcaption",
                     element("h2", _hidden("Query: "), breakable(base), id=name),
@@ -103,7 +105,7 @@ class HtmlPage:
                 element("ol", *(self._card(hit, result) for hit in shown), class_="hits")
                 if shown
                 else element("p", "Nothing found.", class_="none"),
-                element("p", f"{_count(hidden, 'more hit', 'more hits')} not shown.", class_="none")
+                element("p", f"{counted(hidden, 'more hit', 'more hits')} not shown.", class_="none")
                 if hidden
                 else None,
             ),
@@ -114,11 +116,11 @@ class HtmlPage:
     def _card(self, hit: Hit, query: QueryResult) -> Markup:
         name = os.fsdecode(os.path.basename(hit.name))
         label = f", {hit.label}" if hit.label is not None else ""
-        distance = _count(hit.distance, "bit", "bits") if hit.distance else "same code"
+        distance = counted(hit.distance, "bit", "bits") if hit.distance else "same code"
         same = hit.label is not None and hit.label == query.label
         picture = element(
             "div",
-            self._picture(hit.path, _HIT_PIXELS, f"Hit {hit.rank}{label}: {os.fsdecode(hit.name)}"),
+            self._picture(hit.path, _HIT_PIXELS, True, f"Hit {hit.rank}{label}: {os.fsdecode(hit.name)}"),
             element("span", str(hit.rank), class_="rank", aria_hidden="true"),
             element("span", _hidden("Distance: "), distance, class_="distance" if hit.distance else "distance zero"),
             class_="picture",
@@ -131,6 +133,7 @@ class HtmlPage:
                 element("span", " ✓", _hidden(" the class of the query"), class_="same", title="The class of the query")
                 if same
                 else None,
+                title=os.fsdecode(hit.path),
             ),
             element("p", breakable(name), class_="name", title=os.fsdecode(hit.path))
             if hit.label is not None
@@ -141,8 +144,8 @@ class HtmlPage:
         strip = _strip(hit.code, query.bits, hit.margins, hit.differs, "Code: ")
         return element("li", picture, about, strip, _differences(hit, query.bits), class_="card")
 
-    def _picture(self, path: bytes, pixels: int, alt: str) -> Markup:
-        source, problem = self._thumbnails.get(path, pixels)
+    def _picture(self, path: bytes, pixels: int, square: bool, alt: str) -> Markup:
+        source, problem = self._thumbnails.get(path, pixels, square)
         if source is None:
             note = element("span", problem)
             return element("div", note, class_="placeholder", role="img", aria_label=f"{alt} ({problem})")
@@ -242,13 +245,9 @@ def _summary(result: QueryResult) -> str:
     if not result.hits:
         return "no hits"
     near, far = result.hits[0].distance, result.hits[-1].distance
-    distance = f"{near} to {far} bits" if near != far else _count(near, "bit", "bits")
-    return f"{_count(len(result.hits), 'hit', 'hits')}, {distance} away"
+    distance = f"{near} to {far} bits" if near != far else counted(near, "bit", "bits")
+    return f"{counted(len(result.hits), 'hit', 'hits')}, {distance} away"
 
 
 def _hidden(text: str) -> Markup:
     return element("span", text, class_="visually-hidden")
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"

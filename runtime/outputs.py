@@ -56,6 +56,8 @@ def check_output(path: "Path") -> None:
     suffix = path.suffix.lower()
     if suffix not in OUTPUT_SUFFIXES:
         raise UsageError(f"{display_path(path)}: the ending says the format; there are {', '.join(OUTPUT_SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"{display_path(path)}: there is no folder {display_path(path.parent)} to write it to")
     if suffix == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401

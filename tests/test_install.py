@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from collections.abc import Sequence
@@ -15,9 +16,11 @@ ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"
 
 
-def run(command: Sequence[str | Path], folder: Path) -> str:
+def run(command: Sequence[object], folder: Path) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "QUERYOPT"))}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(part) for part in command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -25,8 +28,8 @@ def run(command: Sequence[str | Path], folder: Path) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
-    run(pip, folder)
+    options = ["--quiet", "--no-deps", "--no-build-isolation"]
+    run([sys.executable, "-m", "pip", "wheel", *options, "-w", folder, ROOT], folder)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -37,14 +40,26 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {"queryopt/py.typed", "queryopt/train/__init__.py", "queryopt/runtime/__init__.py"} <= set(names)
 
 
+def test_the_source_distribution_holds_what_a_wheel_is_made_from_and_no_more(tmp_path: Path) -> None:
+    build = "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
+    run([sys.executable, "-P", "-c", build, tmp_path], ROOT)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        found = {name.split("/")[1] for name in file.getnames()}
+    assert {"queryopt", "train", "export", "runtime", "bench"} <= found
+    assert {"pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md"} <= found
+    assert not {"tests", "build", "demo", ".venv", ".ci"} & found
+
+
 def test_an_empty_environment_hashes_and_searches_a_folder(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", with_pip=True, symlinks=True)
     python = tmp_path / "env" / "bin" / "python"
     run([python, "-m", "pip", "install", "--quiet", f"{wheel}[cpu]"], tmp_path)
     assert "torch" not in run([python, "-m", "pip", "list"], tmp_path)
     commands = python.parent
-    arguments = [DATA / "pictures", "--model", DATA / "v1" / "model.onnx", "--index", "photos.db", "--json"]
-    summary = json.loads(run([commands / "qo-infer", *arguments], tmp_path))
+    model = DATA / "v1" / "model.onnx"
+    hashing = [commands / "qo-infer", DATA / "pictures", "--model", model, "--index", "photos.db", "--json"]
+    summary = json.loads(run(hashing, tmp_path))
     assert summary["hashed"] == len([p for p in (DATA / "pictures").rglob("*") if p.is_file()])
     query = next(p for p in sorted((DATA / "pictures").rglob("*")) if p.is_file())
     found = json.loads(run([commands / "qo-search", query, "--index", "photos.db", "-k", "1", "--json"], tmp_path))

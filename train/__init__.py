@@ -1,7 +1,8 @@
 """Training: data, network, loss, code solver, loop. Nothing heavy is imported before it is used."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from queryopt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from queryopt.train.checkpoint import Checkpoint, load_checkpoint
@@ -22,26 +23,17 @@ __all__ = [
     "train",
 ]
 
-_MODULES = {
-    "PRESETS": "presets",
-    "Checkpoint": "checkpoint",
-    "NetworkConfig": "network",
-    "QueryOpt": "network",
-    "TrainConfig": "config",
-    "TrainResult": "loop",
-    "load_checkpoint": "checkpoint",
-    "preset_config": "presets",
-    "train": "loop",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "PRESETS": "presets",
+        "Checkpoint": "checkpoint",
+        "NetworkConfig": "network",
+        "QueryOpt": "network",
+        "TrainConfig": "config",
+        "TrainResult": "loop",
+        "load_checkpoint": "checkpoint",
+        "preset_config": "presets",
+        "train": "loop",
+    },
+)

@@ -69,8 +69,8 @@ class FeedForward(nn.Module):
         return out
 
 
-class EncoderLayer(nn.Module):
-    """Post-norm self-attention over the tokens; the position is added to queries and keys, not to values."""
+class PostNormLayer(nn.Module):
+    """What both layers consist of: attention, then a feed-forward block, each added to its input and normed after."""
 
     def __init__(self, dim: int, heads: int, feedforward: int) -> None:
         super().__init__()
@@ -78,30 +78,34 @@ class EncoderLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(dim)
         self.feedforward = FeedForward(dim, feedforward)
         self.feedforward_norm = nn.LayerNorm(dim)
+
+    def _after_attention(self, x: Tensor) -> Tensor:
+        """x: the layer's input plus what attention gathered, [b, n, dim]. Returns the layer's output, [b, n, dim]."""
+        x = self.attention_norm(x)
+        out: Tensor = self.feedforward_norm(x + self.feedforward(x))
+        return out
+
+
+class EncoderLayer(PostNormLayer):
+    """Post-norm self-attention over the tokens; the position is added to queries and keys, not to values."""
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """tokens: [b, t, dim]; positions: [t, dim]. Returns [b, t, dim]."""
         placed = tokens + positions
         attended, _ = self.attention(placed, placed, tokens)
-        tokens = self.attention_norm(tokens + attended)
-        out: Tensor = self.feedforward_norm(tokens + self.feedforward(tokens))
-        return out
+        return self._after_attention(tokens + attended)
 
 
-class CrossAttentionLayer(nn.Module):
+class CrossAttentionLayer(PostNormLayer):
     """Post-norm cross-attention from the queries to the memory, without self-attention.
 
     Queries don't see each other, so leaving some out changes nothing for the others: that is what makes the auxiliary
-    branch free to drop. The target starts at zero, so attention's query input is the query vector itself. One more
-    LayerNorm follows the layer's own last one.
+    branch free to drop. The target starts at zero, so attention's query input is the query vector itself, and nothing
+    is added to what it gathered. One more LayerNorm follows the layer's own last one.
     """
 
     def __init__(self, dim: int, heads: int, feedforward: int) -> None:
-        super().__init__()
-        self.attention = MultiHeadAttention(dim, heads)
-        self.attention_norm = nn.LayerNorm(dim)
-        self.feedforward = FeedForward(dim, feedforward)
-        self.feedforward_norm = nn.LayerNorm(dim)
+        super().__init__(dim, heads, feedforward)
         self.final_norm = nn.LayerNorm(dim)
 
     def forward(self, queries: Tensor, memory: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,6 +114,4 @@ class CrossAttentionLayer(nn.Module):
         Returns (output [b, q, dim], attention [b, heads, q, t]).
         """
         attended, attention = self.attention(queries.unsqueeze(0), memory + positions, memory)
-        target = self.attention_norm(attended)
-        target = self.feedforward_norm(target + self.feedforward(target))
-        return self.final_norm(target), attention
+        return self.final_norm(self._after_attention(attended)), attention

@@ -1,8 +1,4 @@
-"""Random views of a picture for training: torchvision's RandomResizedCrop and a horizontal flip.
-
-Every draw derives from (seed, outer, inner, sample), never from a generator's state: a resumed run, another number of
-threads or another order of decoding gives the same views.
-"""
+"""Random views of a picture for training: torchvision's RandomResizedCrop and a horizontal flip."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +12,7 @@ from queryopt.errors import UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["RATIO", "SCALE", "Augmentation", "crop_box", "sample_rng", "train_view"]
+__all__ = ["RATIO", "SCALE", "Augmentation", "crop_box", "train_view"]
 
 SCALE = (0.08, 1.0)
 """Share of the picture's area that a crop takes: torchvision's default, the paper's setting."""
@@ -45,23 +41,6 @@ class Augmentation:
             )
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise UsageError(f"crop ratio is {self.ratio}: it is a range of width / height, 0 < low <= high")
-
-
-def sample_rng(seed: int, outer: int, inner: int, sample: int, stream: int = 0) -> np.random.Generator:
-    """A fresh generator for one sample of one epoch.
-
-    Philox is counter-based: its key is (seed, stream) and its counter starts at (0, outer, inner, sample), so two
-    different tuples never share a draw (each has 2**64 blocks of its own). All five are 0..2**64 - 1. `stream`
-    separates purposes: 0 is the training view; others are free, for example for the order of an epoch.
-    """
-    words = (seed, stream, outer, inner, sample)
-    if not all(0 <= word < 2**64 for word in words):
-        raise UsageError(
-            f"seed {seed}, outer {outer}, inner {inner}, sample {sample}, stream {stream}: each must be 0 to 2**64 - 1"
-        )
-    key = np.array([seed, stream], np.uint64)
-    counter = np.array([0, outer, inner, sample], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def crop_box(

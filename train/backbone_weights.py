@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from queryopt.cli import display_path
 from queryopt.errors import CheckpointError, MissingError, UsageError
+from queryopt.text import listed
 from queryopt.train.backbones import check_backbone
 from queryopt.train.checkpoint import clean_state, read_torch_file
 
@@ -23,7 +23,6 @@ __all__ = ["load_backbone_weights"]
 _WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts save a state dict beside other things."""
 _CLASSIFIER = ("fc.weight", "fc.bias")
-_LISTED = 5
 
 
 def load_backbone_weights(model: "QueryOpt", source: str | os.PathLike[str]) -> None:
@@ -88,10 +87,7 @@ def _read(path: Path, where: str) -> dict[str, Tensor]:
         except safetensors.SafetensorError as error:
             raise CheckpointError(f"{where}: not a safetensors file, or cut off ({error})") from None
     else:
-        with warnings.catch_warnings():
-            # A pickle of another protocol is refused anyway; torch also warns of it.
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
-            loaded = read_torch_file(path)
+        loaded = read_torch_file(path)
         for key in _WRAPPERS:
             if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
                 loaded = loaded[key]
@@ -110,7 +106,7 @@ def _load(backbone: nn.Module, state: Mapping[str, Tensor], where: str, name: st
     missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in given if k not in own]
     if missing or unexpected:
-        parts = [f"{what} {_some(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+        parts = [f"{what} {listed(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
         raise CheckpointError(f"{where}: not the weights of a {name}: {'; '.join(parts)}")
     for key, value in given.items():
         if value.shape != own[key].shape:
@@ -123,8 +119,3 @@ def _load(backbone: nn.Module, state: Mapping[str, Tensor], where: str, name: st
                 f"{where}: {key} holds NaN or infinite values: the file is damaged, or of a training that diverged"
             )
     backbone.load_state_dict({**own, **given})
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

@@ -4,13 +4,13 @@ A backbone maps images [b, 3, s, s] to the outputs of its last two stages, [b, c
 g = ceil(s / stride).
 """
 
-import difflib
 from dataclasses import dataclass
 
 import torchvision
 from torch import Tensor, nn
 
 from queryopt.errors import UsageError
+from queryopt.text import did_you_mean
 
 __all__ = ["BACKBONES", "Backbone", "BackboneSpec", "build_backbone", "check_backbone"]
 
@@ -49,9 +49,7 @@ def check_backbone(name: str) -> BackboneSpec:
     """The spec of a backbone by name; UsageError with a suggestion for any other name."""
     if name in BACKBONES:
         return BACKBONES[name]
-    near = difflib.get_close_matches(str(name), BACKBONES, n=1)
-    hint = f"did you mean {near[0]!r}? There are" if near else "there are"
-    raise UsageError(f"no backbone is called {name!r}: {hint} {', '.join(BACKBONES)}")
+    raise UsageError(f"no backbone is called {name!r}: there are {', '.join(BACKBONES)}{did_you_mean(name, BACKBONES)}")
 
 
 class Backbone(nn.Module):

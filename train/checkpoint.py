@@ -4,23 +4,23 @@ A run folder holds best.safetensors (weights to use; its header's `queryopt.conf
 alone is enough) and last.pt (everything that a resumed run needs; it loads with weights_only=True).
 """
 
-import contextlib
-import difflib
 import json
 import os
 import pickle
 import re
 import struct
-import tempfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from queryopt.cli import display_path
 from queryopt.errors import CheckpointError, FormatError, MissingError, UsageError
+from queryopt.files import replacing
+from queryopt.text import did_you_mean, listed
 from queryopt.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ __all__ = [
     "METRICS",
     "RUN_FILES",
     "Checkpoint",
-    "atomic_write",
     "clean_state",
     "load_checkpoint",
     "read_run_config",
@@ -56,7 +55,6 @@ CONFIG_KEY = "queryopt.config"
 
 _PREFIXES = ("module.", "_orig_mod.")
 _WRAPPERS = ("model", "state_dict", "network")
-_LISTED = 6
 
 
 @dataclass(frozen=True)
@@ -114,36 +112,8 @@ def save_best(path: Path, state: Mapping[str, torch.Tensor], config: TrainConfig
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     # One key alone: the header's order of several keys changes from run to run.
     data = save(tensors, metadata={CONFIG_KEY: config.to_json()})
-    atomic_write(path, lambda file: file.write(data))
-
-
-def atomic_write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file through `write`, so that `path` is at every moment the old file or the whole new one.
-
-    The bytes go to a temporary file in the same folder, are fsynced and renamed. Where that fails (a full disk), the
-    temporary file is removed, `path` is as it was, and an OSError is raised.
-    """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            guarded = _Guarded(file)
-            try:
-                write(guarded)  # type: ignore[arg-type]
-            except Exception as error:
-                # torch.save hides the system's reason behind a RuntimeError of its own.
-                raise (guarded.error or error) from None
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files private; a checkpoint has the rights of any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(path.parent)
+    with replacing(path) as file:
+        file.write(data)
 
 
 def read_run_config(folder: Path) -> TrainConfig | None:
@@ -190,7 +160,10 @@ def read_torch_file(path: Path) -> Any:
         )
     name = display_path(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # A pickle of another protocol than torch's is read or refused all the same.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if objects := sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error)))):
             raise CheckpointError(
@@ -198,17 +171,20 @@ def read_torch_file(path: Path) -> Any:
                 "code: it was not executed. If you made the file yourself, write its weights alone on a machine that "
                 "you trust: torch.save(torch.load(FILE, weights_only=False).state_dict(), 'weights.pt')"
             ) from None
-        raise CheckpointError(f"{name}: not a checkpoint, or a damaged one ({_first_line(error)})") from None
+        # What comes before this is advice to let the file run its code.
+        reason = _first_line(str(error).rpartition("WeightsUnpickler error:")[2])
+        raise CheckpointError(f"{name}: not a checkpoint, or a damaged one ({reason})") from None
     except OSError:
         raise
     except Exception as error:  # torch and pickle raise a dozen kinds on damaged bytes
-        raise CheckpointError(f"{name}: not a checkpoint, or cut off ({_first_line(error)})") from None
+        reason = _first_line(f"{type(error).__name__}: {error}")
+        raise CheckpointError(f"{name}: not a checkpoint, or cut off ({reason})") from None
 
 
 def _find(source: Path) -> Path:
     name = display_path(source)
     if not source.exists():
-        raise CheckpointError(f"{name}: no such file or folder{_did_you_mean(source)}")
+        raise CheckpointError(f"{name}: no such file or folder{_near(source)}")
     if not source.is_dir():
         if not source.is_file():
             raise CheckpointError(f"{name}: not a regular file")
@@ -217,17 +193,15 @@ def _find(source: Path) -> Path:
         if (source / file).is_file():
             return source / file
     runs = sorted(p.name for p in source.iterdir() if p.is_dir() and ((p / BEST).is_file() or (p / LAST).is_file()))
-    hint = f"; runs in it: {', '.join(display_path(r) for r in runs[:_LISTED])}" if runs else ""
+    hint = f"; runs in it: {listed([display_path(r) for r in runs])}" if runs else ""
     raise CheckpointError(f"{name}: no run folder: neither {BEST} nor {LAST} is in it{hint}")
 
 
-def _did_you_mean(source: Path) -> str:
+def _near(source: Path) -> str:
     try:
-        names = [p.name for p in source.parent.iterdir()]
+        return did_you_mean(source.name, [display_path(p.name) for p in source.parent.iterdir()])
     except OSError:
         return ""
-    close = difflib.get_close_matches(source.name, names, 1)
-    return f": did you mean {display_path(source.parent / close[0])}?" if close else ""
 
 
 def _kind(path: Path) -> str:
@@ -258,7 +232,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, (file.metadata() or {}).get(CONFIG_KEY)  # noqa: SIM118
     except SafetensorError as error:
-        raise CheckpointError(f"{display_path(path)}: damaged or cut off ({_first_line(error)})") from None
+        raise CheckpointError(f"{display_path(path)}: damaged or cut off ({_first_line(str(error))})") from None
 
 
 def _read_weights(path: Path) -> tuple[Mapping[str, Any], str | None]:
@@ -300,8 +274,8 @@ def _check_shapes(state: Mapping[str, torch.Tensor], config: TrainConfig, name: 
     missing = sorted(set(expected) - set(state))
     unexpected = sorted(set(state) - set(expected))
     if missing or unexpected:
-        parts = [f"missing: {_some(missing)}"] if missing else []
-        parts += [f"unexpected: {_some(unexpected)}"] if unexpected else []
+        parts = [f"missing: {listed(missing)}"] if missing else []
+        parts += [f"unexpected: {listed(unexpected)}"] if unexpected else []
         raise CheckpointError(f"{name}: the weights are not those of its configuration ({what}); {'; '.join(parts)}")
     wrong = [
         f"{key} is {list(state[key].shape)}, not {list(expected[key].shape)}"
@@ -309,47 +283,16 @@ def _check_shapes(state: Mapping[str, torch.Tensor], config: TrainConfig, name: 
         if state[key].shape != expected[key].shape
     ]
     if wrong:
-        raise CheckpointError(f"{name}: the weights are not those of its configuration ({what}); {_some(wrong, '; ')}")
+        raise CheckpointError(
+            f"{name}: the weights are not those of its configuration ({what}); {listed(wrong, joint='; ')}"
+        )
 
 
 def _check_finite(state: Mapping[str, torch.Tensor], name: str) -> None:
     bad = [key for key, value in state.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
     if bad:
-        raise CheckpointError(f"{name}: NaN or infinite weights in {_some(bad)}: the training diverged; train again")
+        raise CheckpointError(f"{name}: NaN or infinite weights in {listed(bad)}: the training diverged; train again")
 
 
-def _some(names: list[str], joint: str = ", ") -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return joint.join(names[:_LISTED]) + more
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _sync_folder(folder: Path) -> None:
-    # Without this the rename itself can be lost in a power cut. Not every system lets a folder be opened.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-class _Guarded:
-    """A file that remembers the OSError of a write."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it is empty"])[0][:200]

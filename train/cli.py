@@ -45,6 +45,9 @@ Presets:
 @click.option("--backbone", help="resnet50, resnet18, resnet34, resnet101, small or tiny.")
 @click.option("--weights", help="Backbone weights to start from: imagenet, none, or a file.")
 @click.option("--image-size", type=int, help="Pixels of the square input.")
+@click.option("--dim", type=int, help="Width of tokens and queries.")
+@click.option("--heads", type=int, help="Heads of an attention.")
+@click.option("--feedforward", type=int, help="Hidden width of the feed-forward blocks.")
 @click.option("--branches", type=int, help="N, the queries and their rolled copies in training, 1 to 384.")
 @click.option("--fusion/--no-fusion", default=None, help="Top-down fusion and encoder (off: an ablation).")
 @click.option("--queries/--no-queries", default=None, help="A query a bit (off: an ablation).")
@@ -56,8 +59,16 @@ Presets:
 @click.option("--optimizer", help="sgd or adamw.")
 @click.option("--lr", type=float, help="Learning rate (the peak of one-cycle).")
 @click.option("--schedule", help="steps, one-cycle or constant.")
-@click.option("--weight-decay", type=float)
+@click.option(
+    "--lr-step",
+    "lr_steps",
+    type=int,
+    multiple=True,
+    help="Outer iteration at which the schedule steps multiplies the rate by 0.1; can be given several times.",
+)
+@click.option("--weight-decay", type=float, help="Of the optimizer.")
 @click.option("--gamma", type=float, help="Weight of the quantisation term, as it is (presets may scale theirs).")
+@click.option("--scale-gamma/--no-scale-gamma", default=None, help="Lower it on sets smaller than CUB-200-2011.")
 @click.option("--codes", help="How the training pictures' codes start: noise (the paper) or separated.")
 @click.option("--hold", type=int, help="Outer iterations, from the first, that leave these codes as they start.")
 @click.option("--hold-solver/--no-hold-solver", default=None, help="Leave these codes as they start for good.")
@@ -65,7 +76,7 @@ Presets:
 @click.option("--flip/--no-flip", default=None, help="Mirror training pictures at random.")
 @click.option("--validation-fraction", type=float, help="Share of the training pictures that choose the checkpoint.")
 @click.option("--test-fraction", type=float, help="Share of each class kept for tests where there is no test/.")
-@click.option("--seed", type=int)
+@click.option("--seed", type=int, help="What every random draw derives from.")
 @click.option("--channels-last/--no-channels-last", default=None, help="Memory layout of the pictures.")
 @click.option("--device", help="auto, cpu or cuda.")
 @click.option("--strict", is_flag=True, help="Stop at the first picture that can't be read.")
@@ -86,28 +97,25 @@ def main(
     for package in ("torch", "torchvision", "safetensors", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise MissingError(f"training needs {package}, which is not installed: pip install 'queryopt[train]'")
-    from queryopt.train.data import load_image_folder
+    from queryopt.train.checkpoint import LAST
     from queryopt.train.loop import train
     from queryopt.train.runs import check_unused
-    from queryopt.train.synthetic import resolve_data
 
     run = Path(folder)
     check_unused(run, resume)
     config = _config(run, preset, resume, {**options, "data": data}, out)
-    root = resolve_data(config.data, progress=out.progress)
-    pictures = load_image_folder(root, seed=config.seed, test_fraction=config.test_fraction)
     try:
         result = train(
             config,
-            pictures,
-            run,
+            out=run,
             resume=resume,
             strict=strict,
             progress=out.progress,
             report=lambda line: _log_line(out, line, config),
         )
     except KeyboardInterrupt:
-        out.log(f"stopped; continue with: qo-train --out {display_path(run)} --resume")
+        if (run / LAST).is_file():
+            out.log(f"stopped; continue with: qo-train --out {display_path(run)} --resume")
         raise
     for path, reason in sorted(result.skipped.items()):
         out.warn(f"{display_path(path)}: {reason}: left out")
@@ -121,6 +129,7 @@ def _config(run: Path, preset: str | None, resume: bool, options: dict[str, Any]
     from queryopt.train.checkpoint import read_run_config
     from queryopt.train.presets import default_preset, preset_config
 
+    options = {**options, "lr_steps": options["lr_steps"] or None}
     begun = read_run_config(run) if resume else None
     if begun is not None and preset is None:
         return begun.override(**options)
@@ -162,10 +171,10 @@ def _print(out: Output, result: "TrainResult") -> None:
         )
     if result.skipped:
         out.print(f"left out: {len(result.skipped)} pictures that can't be read")
-    out.print(f"model:  {display_path(result.checkpoint)}  (next: qo-export --ckpt {where})")
+    out.print(f"model:   {display_path(result.checkpoint)}  (next: qo-export --ckpt {where})")
     for name in ("curves.png", "metrics.jsonl"):
         if (result.out / name).exists():
-            out.print(f"{name.partition('.')[0] + ':':8}{display_path(result.out / name)}")
+            out.print(f"{name.partition('.')[0] + ':':9}{display_path(result.out / name)}")
 
 
 def _duration(seconds: float) -> str:

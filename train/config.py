@@ -1,6 +1,5 @@
 """What a training run is: one frozen object that is written beside its results and read back from them."""
 
-import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -8,11 +7,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from queryopt.errors import FormatError, UsageError
+from queryopt.text import did_you_mean
 
 if TYPE_CHECKING:
     from queryopt.train.network import NetworkConfig
 
-__all__ = ["CONFIG_FORMAT", "ENVIRONMENT_FIELDS", "OPTIMIZERS", "SCHEDULES", "TrainConfig"]
+__all__ = ["CONFIG_FORMAT", "ENVIRONMENT_FIELDS", "OPTIMIZERS", "SCHEDULES", "TrainConfig", "json_text"]
 
 CONFIG_FORMAT = 1
 """Version of the configuration's layout in config.json and in checkpoints. A reader refuses newer ones."""
@@ -20,8 +20,10 @@ CONFIG_FORMAT = 1
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("steps", "one-cycle", "constant")
 
-ENVIRONMENT_FIELDS = frozenset({"device", "threads"})
-"""Fields that say where a run computes, not what: a resumed run may change them."""
+ENVIRONMENT_FIELDS = frozenset({"data", "device", "threads"})
+"""Fields that say where a run computes and where its pictures lie, not what it learns: a resumed run may change them.
+(That the pictures are the same ones is seen from their names.)
+"""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class TrainConfig:
 
     network: "NetworkConfig"
     data: str = ""
-    """Where the pictures are, as given to qo-train: a folder, or synthetic:…"""
+    """Where the pictures are: a folder, or synthetic:… A run's own is absolute, so that it is found from anywhere."""
     preset: str = "custom"
 
     iterations: int = 40
@@ -83,7 +85,7 @@ class TrainConfig:
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int | None = None
-    """CPU threads; None: as many as torch takes by itself."""
+    """CPU threads of the network, and as many that decode ahead of it; None: all that this process may use."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -94,9 +96,10 @@ class TrainConfig:
         _check_int("samples", self.samples, 2)
         if self.threads is not None:
             _check_int("threads", self.threads, 1)
-        _check_real("lr", self.lr, above=0)
+        # torch's optimizers fail on products of these two that no float32 holds.
+        _check_real("lr", self.lr, above=0, below=1e6)
+        _check_real("weight_decay", self.weight_decay, below=1e6)
         _check_real("gamma", self.gamma)
-        _check_real("weight_decay", self.weight_decay)
         _check_real("validation_fraction", self.validation_fraction, below=1)
         _check_real("test_fraction", self.test_fraction, below=1)
         for name in ("channels_last", "flip", "hold_solver", "scale_gamma"):
@@ -108,6 +111,10 @@ class TrainConfig:
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("device", self.device, ("auto", "cpu", "cuda"))
+        for name in ("crop_scale", "lr_steps"):
+            if not isinstance(getattr(self, name), list | tuple):
+                raise UsageError(f"{name} is {getattr(self, name)!r}: a list of numbers")
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list is not equal to what is read back
         for step in self.lr_steps:
             _check_int("lr_steps", step, 1)
         scale = self.crop_scale
@@ -159,7 +166,7 @@ class TrainConfig:
 
     def to_json(self) -> str:
         """The configuration as JSON text, one field a line."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        return json_text(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "TrainConfig":
@@ -177,20 +184,24 @@ class TrainConfig:
         own = {f.name for f in fields(self)} - {"network"}
         for name in given:
             if name not in network | own:
-                close = difflib.get_close_matches(name, sorted(network | own), 1)
-                raise UsageError(f"{name} is no training option" + (f": did you mean {close[0]}?" if close else ""))
+                raise UsageError(f"{name} is no training option{did_you_mean(name, sorted(network | own))}")
         changed = replace(self.network, **{k: v for k, v in given.items() if k in network})
         return replace(self, network=changed, **{k: v for k, v in given.items() if k in own})
 
     def differences(self, other: "TrainConfig") -> list[str]:
-        """What differs in `other`, a line a field (`lr: 0.001, not 0.0003`); where it computes is left out."""
+        """What differs in `other`, a line a field (`lr: 0.001, not 0.0003`); the environment is left out."""
         mine, theirs = _flat(self), _flat(other)
         return [f"{k}: {theirs[k]!r}, not {mine[k]!r}" for k in mine if mine[k] != theirs[k]]
 
 
+def json_text(values: Mapping[str, Any]) -> str:
+    """JSON, one field a line, valid UTF-8 also where a path is not: its bytes become escapes that are read back."""
+    return json.dumps(values, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+
+
 def _flat(config: TrainConfig) -> dict[str, Any]:
     values = {**asdict(config), **config.network.to_dict()}
-    # Where it computes may change, and a preset is only the name of values that are compared themselves.
+    # The environment may change, and a preset is only the name of values that are compared themselves.
     return {k: v for k, v in values.items() if k not in {"network", "preset"} | ENVIRONMENT_FIELDS}
 
 
@@ -208,7 +219,4 @@ def _check_real(name: str, value: Any, above: float | None = None, below: float 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, 1)
-        raise UsageError(
-            f"{name} is {value!r}: one of {', '.join(choices)}" + (f"; did you mean {close[0]}?" if close else "")
-        )
+        raise UsageError(f"{name} is {value!r}: one of {', '.join(choices)}{did_you_mean(value, choices)}")

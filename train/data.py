@@ -17,15 +17,14 @@ import numpy.typing as npt
 from queryopt.cli import display_path
 from queryopt.errors import DataError, UsageError
 from queryopt.images import find_images
-from queryopt.train.augment import sample_rng
+from queryopt.text import counted, listed
+from queryopt.train.draws import Stream, sample_rng
 
 __all__ = ["DataSplits", "LabelledImages", "load_image_folder", "split_validation"]
 
 _log = logging.getLogger(__name__)
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
-_NAMED = 5
-_VALIDATION_STREAM = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +120,7 @@ def split_validation(images: LabelledImages, fraction: float, seed: int) -> tupl
         raise UsageError(
             f"validation fraction is {fraction}: it is a share of the training pictures, 0 <= fraction < 1"
         )
-    rng = sample_rng(seed, 0, 0, 0, stream=_VALIDATION_STREAM)
+    rng = sample_rng(seed, 0, 0, 0, Stream.VALIDATION)
     counts = images.counts()
     shares = counts * fraction
     takes = np.minimum(np.floor(shares).astype(np.int64), np.maximum(counts - 1, 0))
@@ -157,7 +156,7 @@ def _read_test(train: LabelledImages, name: str) -> LabelledImages:
     unknown = sorted(set(test.classes) - set(train.classes))
     if unknown:
         raise DataError(
-            f"{display_path(train.root)}: {name}/ has {_count(len(unknown), 'class', 'classes')} without pictures "
+            f"{display_path(train.root)}: {name}/ has {counted(len(unknown), 'class', 'classes')} without pictures "
             f"in train/: {_names(unknown)}; rename or remove them, or add their pictures to train/"
         )
     position = {name: label for label, name in enumerate(train.classes)}
@@ -183,7 +182,7 @@ def _read_classes(root: Path, part: str, least: int = 2) -> LabelledImages:
         names.append(name)
     if empty:
         _log.warning(
-            "%s: %s without pictures, passed over: %s", shown, _count(len(empty), "class", "classes"), _names(empty)
+            "%s: %s without pictures, passed over: %s", shown, counted(len(empty), "class", "classes"), _names(empty)
         )
     if not names:
         raise DataError(
@@ -200,7 +199,7 @@ def _split_classes(images: LabelledImages, seed: int, fraction: float) -> DataSp
     lone = [name for name, count in zip(images.classes, counts.tolist(), strict=True) if count < 2]
     if lone and fraction > 0:
         raise DataError(
-            f"{display_path(images.root)}: {_count(len(lone), 'class has', 'classes have')} one picture only, "
+            f"{display_path(images.root)}: {counted(len(lone), 'class has', 'classes have')} one picture only, "
             f"which can't be both trained on and tested: {_names(lone)}; add a second one, remove the class, "
             "or make train/ and test/ yourself"
         )
@@ -236,9 +235,4 @@ def _sub_folders(folder: Path) -> list[str]:
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(display_path(name) for name in names[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
-
-
-def _count(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
+    return listed([display_path(name) for name in names])

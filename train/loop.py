@@ -17,7 +17,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -30,33 +29,31 @@ from torch import Tensor
 
 from queryopt import __version__
 from queryopt.card import Preprocessing
-from queryopt.cli import Advance, display_path
-from queryopt.errors import DataError, MissingError, TrainingError, UsageError
-from queryopt.train.augment import Augmentation, sample_rng
-from queryopt.train.checkpoint import BEST, CURVES
+from queryopt.cli import Advance, Progress, display_path, no_progress
+from queryopt.errors import CheckpointError, DataError, MissingError, TrainingError, UsageError
+from queryopt.train.augment import Augmentation
+from queryopt.train.checkpoint import BEST, LAST
 from queryopt.train.config import TrainConfig
 from queryopt.train.data import DataSplits, LabelledImages, load_image_folder, split_validation
+from queryopt.train.draws import Stream, epoch_batches, epoch_order, iteration_samples, sample_rng
 from queryopt.train.inputs import to_input
 from queryopt.train.loss import hashing_loss
 from queryopt.train.network import QueryOpt, load_backbone_weights
 from queryopt.train.pictures import Batch, PictureSource
-from queryopt.train.plots import save_curves
-from queryopt.train.runs import Position, RunFolder, RunState
+from queryopt.train.runs import Position, RunFolder, RunState, check_unused
 from queryopt.train.schedule import rates_at
 from queryopt.train.solver import solve_codes
 from queryopt.train.starts import StartContext, start_codes
+from queryopt.train.synthetic import absolute_data, resolve_data
 from queryopt.train.validate import Validation, network_codes, validate
 
-__all__ = ["Progress", "Report", "TrainResult", "train"]
+__all__ = ["Report", "TrainResult", "train"]
 
 _log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, str], AbstractContextManager[Advance]]
-"""Opens a progress bar for (description, total, unit): `Output.progress` is one."""
 Report = Callable[[dict[str, Any]], None]
 """Called with every line of metrics.jsonl."""
 
-_DRAW_STREAM, _ORDER_STREAM, _GALLERY_STREAM = 2, 3, 5
 _SAVE_SHARE = 0.03
 _SAVE_SECONDS = 300.0
 _CHECK_STEPS = 20
@@ -104,20 +101,26 @@ def train(
     data: a data set, or where it lies (None: config.data); only its training part is touched. out: the run folder;
     one that holds a run already is refused, unless `resume` is set. resume: go on from its last.pt, if there is one,
     else start. strict: stop at the first picture that can't be read, instead of leaving it out. progress, report: see
-    `Progress` and `Report`.
+    queryopt.cli.Progress and `Report`.
 
     Ctrl-C saves and raises KeyboardInterrupt. Raises UsageError (a wrong option, a folder in use, a resumed run of
     another configuration or other pictures), DataError, MissingError (no GPU, no backbone weights), CheckpointError (a
     damaged last.pt), TrainingError (a loss that is not finite, a disk that is full: the last good checkpoint is kept).
     """
-    if data is None or isinstance(data, str | os.PathLike):
-        from queryopt.train.synthetic import resolve_data
-
-        where = config.data if data is None else os.fspath(data)
-        config = replace(config, data=where)
-        data = load_image_folder(resolve_data(where), seed=config.seed, test_fraction=config.test_fraction)
+    check_unused(Path(out), resume)
+    where = config.data if data is None or isinstance(data, DataSplits) else os.fspath(data)
+    if where:
+        # As it was typed, it would mean something else where the run is exported or continued from another folder.
+        config = replace(config, data=absolute_data(where))
+    if not isinstance(data, DataSplits):
+        if not where:
+            raise UsageError(
+                "there is nothing to train on: give a folder with one sub-folder a class, or synthetic:birds"
+            )
+        root = resolve_data(config.data, progress=progress)
+        data = load_image_folder(root, seed=config.seed, test_fraction=config.test_fraction)
     with RunFolder(Path(out), resume) as folder, _threads(config.threads):
-        run = _Run(config, data.train, folder, strict, progress or _no_progress, report or _no_report)
+        run = _Run(config, data.train, folder, strict, progress or no_progress, report or _no_report)
         return run.start(resume)
 
 
@@ -140,12 +143,13 @@ class _Run:
         self.device = _device(config.device)
         self.preprocessing = Preprocessing.for_size(config.network.image_size)
         augmentation = Augmentation(scale=config.crop_scale, flip=config.flip)
-        self.pictures = PictureSource(self.images, self.preprocessing, augmentation)
-        self.validation_pictures = PictureSource(self.validation, self.preprocessing)
+        self.pictures = PictureSource(self.images, self.preprocessing, augmentation, threads=config.threads)
+        self.validation_pictures = PictureSource(self.validation, self.preprocessing, threads=config.threads)
+        self.digest = _digest(self.images)
         self.labels = torch.from_numpy(self.images.labels).to(self.device)  # [n]
         self.samples = min(config.samples, len(self.images))
         self.gamma = config.effective_gamma(len(self.images))
-        self.batches = _batches(self.samples, config.batch)
+        self.batches = epoch_batches(self.samples, config.batch)
         self.steps = config.iterations * config.epochs * len(self.batches)
 
         self.network = _new_network(config).to(self.device)
@@ -161,7 +165,7 @@ class _Run:
         self.earlier_seconds = 0.0
         self.started = self.saved_at = time.monotonic()
         self.save_cost = 0.0
-        self.epoch_started = self.started
+        self.epoch_start = (self.started, 0.0)  # when, and pictures in `sums` by then: a resumed epoch has some
 
     def start(self, resume: bool) -> TrainResult:
         """Begin or go on, and run to the end."""
@@ -170,7 +174,7 @@ class _Run:
             self._begin()
         else:
             self._restore(*last)
-            if self.position.outer >= self.config.iterations and (self.folder.path / BEST).is_file():
+            if self.position.outer >= self.config.iterations:
                 return self._result(already_finished=True)
         with contextlib.closing(self.pictures), contextlib.closing(self.validation_pictures):
             with _interruptible() as interrupted:
@@ -183,6 +187,7 @@ class _Run:
         config = self.config
         context = StartContext(self.images, config.network.bits, config.network.branches, config.seed)
         self.codes = torch.from_numpy(start_codes(config.codes, context)).to(self.device)
+        load_backbone_weights(self.network, config.weights)
         self.folder.write_config(config, self._about())
         self.folder.cut_metrics(Position())
         if not config.iterations:
@@ -196,7 +201,7 @@ class _Run:
                 f"{where}: this run has another configuration: {'; '.join(differences)}. Leave these options out to "
                 "continue it, or choose another --out"
             )
-        if state.data != _digest(self.images):
+        if state.data != self.digest:
             raise UsageError(
                 f"{where}: the training pictures are not those that this run began with ({len(self.images):,} now, "
                 f"{len(state.codes):,} then): restore them to continue it, or choose another --out"
@@ -204,6 +209,11 @@ class _Run:
         if state.computed_on != self._computed_on():
             before, now = state.computed_on, self._computed_on()
             _log.warning("this run began on %s and goes on on %s: results will differ by rounding", before, now)
+        if state.best and not (self.folder.path / BEST).is_file():
+            raise CheckpointError(
+                f"{where}: {BEST} is gone, and {LAST} holds other weights (after outer iteration "
+                f"{state.position.outer}): put it back, export {LAST} instead, or train anew into another --out"
+            )
         self.network.load_state_dict(state.weights)
         self.optimizer.load_state_dict(state.optimizer)
         self.codes = state.codes.to(self.device)
@@ -212,6 +222,8 @@ class _Run:
         self.sums = torch.tensor(state.sums, dtype=torch.float64, device=self.device)
         self.earlier_seconds = state.seconds
         self.folder.cut_metrics(self.position)
+        if config != self.config:  # another environment
+            self.folder.write_config(self.config, self._about())
 
     def _save(self) -> None:
         begun = time.monotonic()
@@ -223,7 +235,7 @@ class _Run:
             outputs=self.outputs.cpu(),
             position=self.position,
             sums=self.sums.tolist(),
-            data=_digest(self.images),
+            data=self.digest,
             computed_on=self._computed_on(),
             best=self.best,
             skipped=self.skipped,
@@ -242,7 +254,7 @@ class _Run:
         with self.progress("train", total - done, "images") as advance:
             while self.position.outer < config.iterations:
                 outer = self.position.outer
-                drawn = _draw(config.seed, outer, len(self.images), self.samples)
+                drawn = iteration_samples(config.seed, outer, len(self.images), self.samples)
                 while self.position.inner < config.epochs:
                     self._epoch(drawn, interrupted, advance)
                     if self.position.inner < config.epochs:
@@ -251,7 +263,7 @@ class _Run:
                 self._finish_outer(drawn, advance)
                 self._save()
                 self._stop_if(interrupted)
-        save_curves(self.folder.path / CURVES, self.folder.read_metrics())
+        self.folder.draw_curves()
 
     def _epoch(self, drawn: npt.NDArray[np.int64], interrupted: threading.Event, advance: Advance) -> None:
         """The rest of the inner epoch at the position."""
@@ -259,10 +271,10 @@ class _Run:
         last = inner == config.epochs - 1
         if last and not self.position.step:
             self.outputs = self._no_outputs()
-        order = sample_rng(config.seed, outer, inner, 0, stream=_ORDER_STREAM).permutation(self.samples)
-        rows = [order[batch.start : batch.stop] for batch in self.batches]  # positions in `drawn`
+        order = epoch_order(config.seed, outer, inner, self.samples)  # positions in `drawn`
+        rows = [order[batch.start : batch.stop] for batch in self.batches]
         self.network.train()
-        self.epoch_started = time.monotonic()
+        self.epoch_start = (time.monotonic(), float(self.sums[2]))
         first = self.position.step
         views = self.pictures.view_batches([drawn[row] for row in rows[first:]], config.seed, outer, inner)
         for step, (row, view) in enumerate(zip(rows[first:], views, strict=True), first):
@@ -282,6 +294,12 @@ class _Run:
                 if time.monotonic() - self.saved_at > _SAVE_SECONDS:
                     self._save()
                 self._stop_if(interrupted)
+        if not self.sums[2]:  # codes can't be solved from nothing
+            path, reason = next(iter(self.skipped.items()))
+            raise DataError(
+                f"{display_path(self.images.root)}: none of the {self.samples} pictures of an iteration can be read "
+                f"({display_path(path)}: {reason}): mend or remove such pictures, or draw more (--samples)"
+            )
         if not last:
             self._write_metrics(self._epoch_line(outer, inner))
         self.position = Position(outer, inner + 1)
@@ -312,7 +330,7 @@ class _Run:
         index = torch.from_numpy(drawn).to(self.device)[seen]
         outputs = self.outputs[seen]
         before = self.codes >= 0
-        line["bit_accuracy"] = float((((outputs >= 0) == before[index])[:, : config.network.bits]).double().mean())
+        line["bit_accuracy"] = float(((outputs >= 0) == before[index])[:, : config.network.bits].double().mean())
         if not config.hold_solver and outer >= config.hold:
             self.codes = solve_codes(self.codes, outputs, index, self.labels, self.gamma)
         line["codes_changed"] = float(((self.codes >= 0) != before).double().mean())
@@ -333,7 +351,7 @@ class _Run:
             return None
         gallery = np.arange(len(self.images))
         if len(gallery) > _VALIDATION_GALLERY:
-            rng = sample_rng(self.config.seed, 0, 0, 0, stream=_GALLERY_STREAM)
+            rng = sample_rng(self.config.seed, 0, 0, 0, Stream.GALLERY)
             gallery = np.sort(rng.choice(gallery, _VALIDATION_GALLERY, replace=False))
         query_codes, query_kept = self._network_codes(self.validation_pictures, np.arange(len(self.validation)))
         gallery_codes, gallery_kept = self._network_codes(self.pictures, gallery)
@@ -384,7 +402,7 @@ class _Run:
         if interrupted.is_set():
             if self.position.step or self.position.inner:
                 self._save()
-            save_curves(self.folder.path / CURVES, self.folder.read_metrics())
+            self.folder.draw_curves()
             raise KeyboardInterrupt
 
     def _require_readable(self, batch: Batch, source: PictureSource) -> None:
@@ -418,8 +436,9 @@ class _Run:
         """The epoch's line of metrics; the next epoch's sums begin."""
         hash_loss, quantisation, pictures = self.sums.tolist()
         self.sums.zero_()
+        begun, pictures_then = self.epoch_start
+        speed = (pictures - pictures_then) / max(time.monotonic() - begun, 1e-9)
         pictures = max(pictures, 1.0)
-        seconds = time.monotonic() - self.epoch_started
         return {
             "outer": outer,
             "inner": inner,
@@ -427,7 +446,7 @@ class _Run:
             "hash_loss": hash_loss / pictures,
             "quantisation_loss": quantisation / pictures,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": round(pictures / max(seconds, 1e-9), 1),
+            "images_per_second": round(speed, 1),
         }
 
     def _write_metrics(self, line: dict[str, Any]) -> None:
@@ -493,11 +512,11 @@ class _Run:
 
 
 def _new_network(config: TrainConfig) -> QueryOpt:
-    # The seed decides the weights, and the caller's generator is left as it was.
+    # The seed decides the weights, and the caller's generators are left as they were (torch.manual_seed would also set
+    # those of the GPUs).
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         network = QueryOpt(config.network)
-    load_backbone_weights(network, config.weights)
     return network.to(memory_format=torch.channels_last) if config.channels_last else network
 
 
@@ -514,19 +533,6 @@ def _device(name: str) -> torch.device:
             "no CUDA device that torch can use: leave --device out, or install a driver and torch for CUDA"
         )
     return torch.device("cuda" if there and name != "cpu" else "cpu")
-
-
-def _draw(seed: int, outer: int, images: int, samples: int) -> npt.NDArray[np.int64]:
-    """The outer iteration's pictures, int64 [samples], without replacement."""
-    return sample_rng(seed, outer, 0, 0, stream=_DRAW_STREAM).choice(images, samples, replace=False)
-
-
-def _batches(samples: int, batch: int) -> list[range]:
-    """An epoch's batches. A last one of a single picture, a poor sample for BatchNorm, joins the one before."""
-    starts = list(range(0, samples, batch))
-    if len(starts) > 1 and samples - starts[-1] == 1:
-        starts.pop()
-    return [range(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
 
 
 def _digest(images: LabelledImages) -> str:
@@ -568,14 +574,6 @@ def _interruptible() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
-
-
-@contextlib.contextmanager
-def _no_progress(description: str, total: int, unit: str) -> Iterator[Advance]:
-    def advance(count: int = 1, note: str | None = None) -> None:
-        pass
-
-    yield advance
 
 
 def _no_report(line: dict[str, Any]) -> None:

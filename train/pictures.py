@@ -19,8 +19,9 @@ from queryopt.card import Preprocessing
 from queryopt.cli import display_path
 from queryopt.errors import DataError, ImageError
 from queryopt.images import open_rgb, resize_crop
-from queryopt.train.augment import Augmentation, sample_rng, train_view
+from queryopt.train.augment import Augmentation, train_view
 from queryopt.train.data import LabelledImages
+from queryopt.train.draws import sample_rng
 
 if TYPE_CHECKING:
     from PIL.Image import Image

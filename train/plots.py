@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from queryopt.train.checkpoint import atomic_write
+from queryopt.files import replacing
 
 __all__ = ["save_curves"]
 
@@ -55,4 +55,5 @@ def save_curves(path: Path, lines: Sequence[dict[str, Any]]) -> None:
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    atomic_write(path, lambda file: file.write(buffer.getvalue()))
+    with replacing(path) as file:
+        file.write(buffer.getvalue())

@@ -1,11 +1,11 @@
 """Named settings of a training run. A preset is where the options start from; every option overrides its field."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from queryopt.errors import UsageError
+from queryopt.text import did_you_mean
 from queryopt.train.config import TrainConfig
 
 __all__ = ["PRESETS", "Preset", "default_preset", "preset_config"]
@@ -99,15 +99,14 @@ def preset_config(name: str, **overrides: Any) -> TrainConfig:
     """The configuration of a preset, with these fields of TrainConfig or NetworkConfig overridden (None: left alone).
 
     Fields that go together follow: branches from bits; random weights for a backbone without pretrained ones, and then
-    no frozen layers; gamma as it is given. UsageError for an unknown preset or field, or a value that makes no sense.
+    no frozen layers; gamma as it is given; codes that start as noise, which nothing can be learnt from, are not held.
+    UsageError for an unknown preset or field, or a value that makes no sense.
     """
     from queryopt.train.backbones import check_backbone
     from queryopt.train.network import NetworkConfig
 
     if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, 1)
-        hint = f"did you mean {close[0]}? There are" if close else "there are"
-        raise UsageError(f"no preset is called {name!r}: {hint} {', '.join(PRESETS)}")
+        raise UsageError(f"no preset is called {name!r}: there are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
     preset = PRESETS[name]
     given = {k: v for k, v in overrides.items() if v is not None}
     network_fields = {f.name for f in fields(NetworkConfig)}
@@ -115,6 +114,8 @@ def preset_config(name: str, **overrides: Any) -> TrainConfig:
     settings = {"preset": name, **preset.settings}
     if "gamma" in given:
         settings["scale_gamma"] = False
+    if given.get("codes") == "noise":
+        settings["hold"] = 0
     if network.get("branches") is None and network.get("queries", True):
         network["branches"] = max(1, preset.columns // NetworkConfig(bits=network["bits"]).bits)
     if not check_backbone(network.get("backbone", "resnet50")).pretrained:

@@ -1,31 +1,34 @@
 """The run folder: who may write to it, what is saved in it, and how a run finds its place again."""
 
 import contextlib
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from queryopt.cli import display_path
 from queryopt.errors import CheckpointError, TrainingError, UsageError
+from queryopt.files import leftovers, replacing
 from queryopt.train.checkpoint import (
     BEST,
     CONFIG,
     CONFIG_KEY,
+    CURVES,
     LAST,
     METRICS,
     RUN_FILES,
-    atomic_write,
     read_torch_file,
     save_best,
 )
-from queryopt.train.config import TrainConfig
+from queryopt.train.config import TrainConfig, json_text
+from queryopt.train.plots import save_curves
 
 __all__ = ["Position", "RunFolder", "RunState", "check_unused"]
 
@@ -91,7 +94,10 @@ class RunFolder:
         check_unused(path, resume)
         self._made = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        if self._lock():
+            # Nobody else writes here: these are of processes that were killed, and half a last.pt can be large.
+            for left in [left for name in RUN_FILES for left in leftovers(path / name)]:
+                left.unlink(missing_ok=True)
 
     def __enter__(self) -> "RunFolder":
         """Hold the folder."""
@@ -114,9 +120,8 @@ class RunFolder:
 
     def write_config(self, config: TrainConfig, about: Mapping[str, Any]) -> None:
         """Write config.json: the configuration, and beside it under "run" what is worth knowing about the run."""
-        values = {**config.to_dict(), "run": dict(about)}
-        data = json.dumps(values, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        self._write(CONFIG, lambda file: file.write(data))
+        with self._replacing(CONFIG) as file:
+            file.write(json_text({**config.to_dict(), "run": dict(about)}).encode())
 
     def save_last(self, state: RunState, config: TrainConfig) -> None:
         """Write last.pt in one step."""
@@ -135,7 +140,11 @@ class RunFolder:
             "skipped": state.skipped,
             "seconds": state.seconds,
         }
-        self._write(LAST, lambda file: torch.save(values, file))
+        # Into memory first: of a write that fails, torch.save hides the system's reason.
+        data = io.BytesIO()
+        torch.save(values, data)
+        with self._replacing(LAST) as file:
+            file.write(data.getbuffer())
 
     def save_best(self, weights: Mapping[str, Tensor], config: TrainConfig) -> None:
         """Write best.safetensors in one step."""
@@ -186,32 +195,43 @@ class RunFolder:
         """Drop the lines of epochs that are not done at `position`, so that a resumed run writes no line twice."""
         lines = self.read_metrics()
         kept = [m for m in lines if (m.get("outer", 0), m.get("inner", 0)) < (position.outer, position.inner)]
-        data = "".join(json.dumps(line) + "\n" for line in kept).encode()
-        if lines or (self.path / METRICS).exists():
-            self._write(METRICS, lambda file: file.write(data))
+        if (self.path / METRICS).exists():
+            with self._replacing(METRICS) as file:
+                file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
-    def _write(self, name: str, write: Any) -> None:
-        with _explained(self.path / name):
-            atomic_write(self.path / name, write)
+    def draw_curves(self) -> None:
+        """Write curves.png: the lines of metrics.jsonl, drawn."""
+        with _explained(self.path / CURVES):
+            save_curves(self.path / CURVES, self.read_metrics())
 
-    def _lock(self) -> None:
-        # On the folder itself: no extra file, and the system lets go of it however the process ends.
+    @contextlib.contextmanager
+    def _replacing(self, name: str) -> Iterator[BinaryIO]:
+        with _explained(self.path / name), replacing(self.path / name) as file:
+            yield file
+
+    def _lock(self) -> bool:
+        """Hold the folder, and say whether that can be done here; UsageError where another process holds it.
+
+        The lock is on the folder itself: no extra file, and the system lets go of it however the process ends.
+        """
         try:
             import fcntl
         except ImportError:  # Windows: a second writer is not noticed there
-            return
-        self._descriptor = os.open(self.path, os.O_RDONLY)
+            return False
+        descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise UsageError(f"{display_path(self.path)}: another qo-train is writing to it") from None
-        except OSError:  # a file system without locks
-            self.close()
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                raise UsageError(f"{display_path(self.path)}: another qo-train is writing to it") from None
+            return False  # a file system without locks
+        self._descriptor = descriptor
+        return True
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Any:
+def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -3,7 +3,6 @@
 To add a way, write a function StartContext -> float32 [n, columns] and name it in CODE_STARTS.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.errors import UsageError
-from queryopt.train.augment import sample_rng
+from queryopt.text import did_you_mean
 from queryopt.train.data import LabelledImages
+from queryopt.train.draws import Stream, sample_rng
 
 __all__ = ["CODE_STARTS", "CodeStart", "StartContext", "start_codes"]
-
-_STREAM = 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ CodeStart = Callable[[StartContext], npt.NDArray[np.float32]]
 
 def noise(context: StartContext) -> npt.NDArray[np.float32]:
     """The paper's start: N(0, 1) noise a picture, not binary. The first iteration fits it, then it is solved."""
-    rng = sample_rng(context.seed, 0, 0, 0, stream=_STREAM)
+    rng = sample_rng(context.seed, 0, 0, 0, Stream.CODES)
     return rng.standard_normal((len(context.images), context.columns), dtype=np.float32)
 
 
@@ -60,7 +58,5 @@ CODE_STARTS: dict[str, CodeStart] = {"noise": noise, "separated": separated}
 def start_codes(name: str, context: StartContext) -> npt.NDArray[np.float32]:
     """B as it starts, float32 [n, columns]. UsageError for an unknown name."""
     if name not in CODE_STARTS:
-        close = difflib.get_close_matches(name, CODE_STARTS, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UsageError(f"codes is {name!r}: one of {', '.join(CODE_STARTS)}{hint}")
+        raise UsageError(f"codes is {name!r}: one of {', '.join(CODE_STARTS)}{did_you_mean(name, CODE_STARTS)}")
     return CODE_STARTS[name](context)

@@ -3,7 +3,7 @@
 import click
 
 from queryopt import __version__
-from queryopt.bench.cli import flops, throughput
+from queryopt.bench.cli import flops, search, throughput
 from queryopt.cli import Group
 
 __all__ = ["main"]
@@ -12,13 +12,15 @@ __all__ = ["main"]
 @click.group("qo-bench", cls=Group)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
-    """Measure what a network costs and how fast it runs.
+    """Measure what a network costs, how fast it runs, and how fast codes are searched.
 
     \b
-    Example:
+    Examples:
       qo-bench flops --bits 12
+      qo-bench throughput photos/ --model model.onnx
     """
 
 
 main.add_command(flops.command)
+main.add_command(search.command)
 main.add_command(throughput.command)

@@ -1,6 +1,7 @@
 """qo-eval: how well a model retrieves pictures of the query's class, ties counted fairly."""
 
 import json
+import math
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _MAP = "mAP, mean over orders of ties"
+_MOST = 2**31 - 1
+"""The largest k or radius: more than any gallery holds."""
 
 
 def _numbers(low: int) -> "Callable[[click.Context, click.Parameter, str], tuple[int, ...]]":
@@ -34,6 +37,8 @@ def _numbers(low: int) -> "Callable[[click.Context, click.Parameter, str], tuple
             raise click.BadParameter(f"{text!r} is not a list of whole numbers such as 1,10,100") from None
         if min(numbers) < low:
             raise click.BadParameter(f"{min(numbers)} is too small: give numbers of at least {low}")
+        if max(numbers) > _MOST:
+            raise click.BadParameter(f"{max(numbers)} is too large: give numbers of at most {_MOST}")
         return numbers
 
     return parse
@@ -103,49 +108,48 @@ def main(
     gallery = labelled_folder(gallery_path) if gallery_path is not None else None
     for folder in (queries, gallery):
         if folder is not None and folder.unlabelled:
-            out.warn(
-                f"{display_path(folder.root)}: {folder.unlabelled} pictures directly in it have no class: left out"
-            )
+            some = "1 picture" if folder.unlabelled == 1 else f"{folder.unlabelled:,} pictures"
+            out.warn(f"{display_path(folder.root)}: {some} directly in it, without a class: left out")
 
     evaluations: dict[str, Evaluation] = {}
     cards: dict[str, ModelCard] = {}
     failed: dict[bytes, str] = {}
-    with _open_index(index_path) as index:
+    writing = nullcontext() if out_path is None else replacing(out_path, over=b"{")
+    with _open_index(index_path) as index, writing as written:
         for path in _models(model, index, compare):
-            hasher = Hasher(path, threads=threads, batch=batch)
-            out.log(f"model: {display_path(path)}")
-            if index is not None:
-                index.check_card(hasher.card, display_path(path))
-                found = index_codes(index)
-            else:
-                assert gallery is not None
-                found = hash_labelled(hasher, gallery, out.progress, "gallery")
-            asked = hash_labelled(hasher, queries, out.progress, "queries")
-            evaluations[path], cards[path] = evaluate(found, asked, ks, radii), hasher.card
+            with Hasher(path, threads=threads, batch=batch) as hasher:
+                out.log(f"model: {display_path(path)}")
+                if index is not None:
+                    index.check_card(hasher.card, display_path(path))
+                    found = index_codes(index)
+                else:
+                    assert gallery is not None
+                    found = hash_labelled(hasher, gallery, out.progress, "gallery")
+                asked = hash_labelled(hasher, queries, out.progress, "queries")
+                evaluations[path], cards[path] = evaluate(found, asked, ks, radii), hasher.card
             failed |= found.failures | asked.failures
 
-    first, *others = evaluations
-    for name, reason in failed.items():
-        out.warn(f"{display_path(name)}: {reason}")
-    for label in evaluations[first].absent:
-        out.warn(f"class {display_path(label)}: only queries have it: left out")
-    ratios = {other: evaluations[first].metrics.map / evaluations[other].metrics.map for other in others}
-    passed = require_ratio is None or all(ratio >= require_ratio for ratio in ratios.values())
-    result = {
-        "gallery": gallery_path if gallery_path is not None else index_path,
-        "queries_folder": queries_path,
-        "models": [
-            {"model": path, "fingerprint": cards[path].fingerprint} | evaluation.to_dict()
-            for path, evaluation in evaluations.items()
-        ],
-        "ratios": ratios,
-        "required_ratio": require_ratio,
-        "passed": passed,
-        "failed": {display_path(name): reason for name, reason in failed.items()},
-    }
-    if out_path is not None:
-        with replacing(out_path) as file:
-            file.write(json.dumps(result, indent=2).encode() + b"\n")
+        first, *others = evaluations
+        for name, reason in failed.items():
+            out.warn(f"{display_path(name)}: {reason}")
+        for label in evaluations[first].absent:
+            out.warn(f"class {display_path(label)}: only queries have it: left out")
+        ratios = {other: evaluations[first].metrics.map / evaluations[other].metrics.map for other in others}
+        passed = require_ratio is None or all(ratio >= require_ratio for ratio in ratios.values())
+        result = {
+            "gallery": gallery_path if gallery_path is not None else index_path,
+            "queries_folder": queries_path,
+            "models": [
+                {"model": path, "fingerprint": cards[path].fingerprint} | evaluation.to_dict()
+                for path, evaluation in evaluations.items()
+            ],
+            "ratios": ratios,
+            "required_ratio": require_ratio,
+            "passed": passed,
+            "failed": {display_path(name): reason for name, reason in failed.items()},
+        }
+        if written is not None:
+            written.write(json.dumps(result, indent=2).encode() + b"\n")
     out.result(result)
     out.print(_table(evaluations), "")
     for other, ratio in ratios.items():
@@ -168,6 +172,8 @@ def _check_usage(gallery: str | None, index: str | None, compare: tuple[str, ...
         raise UsageError("an index holds the codes of one model: to --compare others, give its folder as --gallery")
     if require_ratio is not None and not compare:
         raise UsageError("--require-ratio needs a model to compare with: give it with --compare")
+    if require_ratio is not None and not math.isfinite(require_ratio):
+        raise UsageError(f"--require-ratio is {require_ratio}: a number above 0")
 
 
 def _open_index(path: str | None) -> "AbstractContextManager[HashIndex | None]":
@@ -182,7 +188,10 @@ def _models(model: str | None, index: "HashIndex | None", compare: tuple[str, ..
 
     if model is None and index is not None and index.model_path is not None:
         model = str(index.model_path)
-    return list(dict.fromkeys([str(find_model(model)), *compare]))
+    models = [str(find_model(model)), *compare]
+    if twice := next((path for path in models if models.count(path) > 1), None):
+        raise UsageError(f"{display_path(twice)} is given twice: --compare is for other models")
+    return models
 
 
 def _table(evaluations: "Mapping[str, Evaluation]") -> "Table":

@@ -21,8 +21,10 @@ __all__ = ["command"]
 @click.option("--ckpt", metavar="RUN_OR_FILE", help="Count the network of a run folder or checkpoint.")
 @click.option("--bits", type=int, help="Code length, 1 to 64, of a network that need not be trained.")
 @click.option("--backbone", metavar="NAME", help="Its backbone.  [default: resnet50]")
-@click.option("--branches", type=int, help="Its branches in training, N.  [default: max(1, 96 // bits)]")
-@click.option("--image-size", type=int, help="Its input, in pixels.  [default: 224]")
+@click.option(
+    "--branches", type=int, help="Its branches in training, N.  [default: max(1, 96 // bits); small, tiny: fewer]"
+)
+@click.option("--image-size", type=int, help="Its input, in pixels.  [default: 224; small: 64, tiny: 32]")
 @click.option("--out", "folder", metavar="DIR", help="Write flops.json and flops.png into this folder.")
 @common_options
 def command(out: Output, ckpt: str | None, folder: str | None, **settings: Any) -> None:
@@ -55,13 +57,13 @@ def command(out: Output, ckpt: str | None, folder: str | None, **settings: Any) 
 
 def _config(ckpt: str | None, settings: dict[str, Any]) -> "NetworkConfig":
     """The network to count: a checkpoint's, or that of the options."""
-    from queryopt.train.network import NetworkConfig
-
     given = {name: value for name, value in settings.items() if value is not None}
     if ckpt is None:
         if "bits" not in given:
             raise UsageError("nothing to count: give a checkpoint (--ckpt runs/a) or a code length (--bits 12)")
-        return NetworkConfig(**given)
+        from queryopt.bench.networks import network_config
+
+        return network_config(**given)
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UsageError(f"{names}: the checkpoint says what its network is; leave this out, or leave out --ckpt")
@@ -74,13 +76,15 @@ def _network(report: "FlopReport") -> str:
     config = report.config
     return (
         f"{config.backbone}, {config.bits} bits, {config.image_size} x {config.image_size} pixels, "
-        f"{config.branches} branches in training\n"
+        f"{config.branches} {'branch' if config.branches == 1 else 'branches'} in training\n"
         f"{report.trainable:,} trainable parameters, {report.parameters:,} in all\n"
     )
 
 
 def _parts(report: "FlopReport") -> "Table":
-    table = _table("By part, in millions", "part", "parameters", "inference", "(torch's)", "training", "(torch's)")
+    branches = f"{report.config.branches} branches" if report.config.branches > 1 else "1 branch"
+    title = f"By part, in millions; training with {branches}"
+    table = _table(title, "part", "parameters", "inference", "(torch's)", "training", "(torch's)")
     inference, training = report.inference, report.training
     for name, part in inference.parts.items():
         trained = training.parts[name]

@@ -1,12 +1,12 @@
 """What can run a model."""
 
-import difflib
 import os
 from pathlib import Path
 
 from queryopt.cli import display_path
 from queryopt.errors import MissingError, ModelError, UsageError
 from queryopt.runtime.backends.base import Backend, BackendOutput
+from queryopt.text import did_you_mean
 
 __all__ = ["BACKENDS", "Backend", "BackendOutput", "open_backend"]
 
@@ -21,14 +21,14 @@ def open_backend(model: str | os.PathLike[str], backend: str = "auto", threads: 
     newer), MissingError where the backend's package is not installed, UsageError for an unknown name.
     """
     if backend not in BACKENDS:
-        near = difflib.get_close_matches(backend, BACKENDS, 1)
-        hint = f"did you mean {near[0]}? There are" if near else "there are"
-        raise UsageError(f"no backend is called {backend!r}: {hint} {', '.join(BACKENDS)}")
+        raise UsageError(
+            f"no backend is called {backend!r}: there are {', '.join(BACKENDS)}{did_you_mean(backend, BACKENDS)}"
+        )
     path = Path(model)
     if path.suffix.lower() == ".plan":
         raise MissingError(
-            f"{display_path(path)}: this queryopt {'has no backend for' if path.exists() else 'does not run'} TensorRT "
-            "engines: give the model.onnx that it was built from"
+            f"{display_path(path)}: this queryopt has no backend that runs TensorRT engines: give the model.onnx that "
+            "it was built from"
         )
     if path.is_dir():
         inside = path / "model.onnx"

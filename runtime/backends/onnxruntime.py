@@ -10,8 +10,9 @@ import numpy.typing as npt
 from queryopt.card import ModelCard
 from queryopt.cli import display_path
 from queryopt.codes import code_bytes
-from queryopt.errors import MissingError, ModelError
+from queryopt.errors import MissingError, ModelError, UsageError
 from queryopt.runtime.backends.base import BackendOutput, check_pixels
+from queryopt.text import counted
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -42,9 +43,9 @@ class OnnxRuntimeBackend:
             import onnxruntime
         except ImportError as error:
             raise MissingError(f"running a model needs onnxruntime ({error}): pip install 'queryopt[cpu]'") from None
-        where = display_path(path)
-        self._threads = threads or usable_cores()
-        self._session = _session(onnxruntime, _read(path, where), where, self._threads)
+        self._where = where = display_path(path)
+        threads = threads or usable_cores()
+        self._session = _session(onnxruntime, _read(path, where), where, threads)
         if self._session.get_providers() != [_PROVIDER]:
             raise MissingError(
                 f"onnxruntime runs {where} on {', '.join(self._session.get_providers())} instead of {_PROVIDER}: "
@@ -52,7 +53,7 @@ class OnnxRuntimeBackend:
             )
         self._card = ModelCard.from_metadata(self._session.get_modelmeta().custom_metadata_map, where)
         _check_interface(self._session, self._card, where)
-        self._name = f"onnxruntime {onnxruntime.__version__} (CPU, {self._threads} threads)"
+        self._name = f"onnxruntime {onnxruntime.__version__} (CPU, {counted(threads, 'thread', 'threads')})"
 
     @property
     def card(self) -> ModelCard:
@@ -65,12 +66,29 @@ class OnnxRuntimeBackend:
         return self._name
 
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        """Run the model on uint8 [b, s, s, 3]; b may be 0. UsageError for another shape or dtype."""
+        """Run the model on uint8 [b, s, s, 3]; b may be 0. UsageError for another shape or dtype.
+
+        ModelError where the model fails, or gives something else than its card promises.
+        """
+        if self._session is None:
+            raise UsageError(f"{self._where}: the model was closed: open it again")
         pixels = check_pixels(images, self._card)
+        bits = self._card.bits
+        expected = (len(pixels), code_bytes(bits)), (len(pixels), bits)
         if not len(pixels):
-            bits = self._card.bits
-            return BackendOutput(np.empty((0, code_bytes(bits)), np.uint8), np.empty((0, bits), np.float32))
-        codes, logits = self._session.run(["codes", "logits"], {"images": pixels})
+            return BackendOutput(np.empty(expected[0], np.uint8), np.empty(expected[1], np.float32))
+        try:
+            codes, logits = self._session.run(["codes", "logits"], {"images": pixels})
+        except Exception as error:  # its exceptions have no base of their own
+            raise ModelError(
+                f"{self._where}: failed on a batch of {len(pixels)} ({_reason(error)}): if memory was short, take a "
+                "smaller batch; else export it again with qo-export"
+            ) from None
+        if (codes.shape, logits.shape) != expected:
+            raise ModelError(
+                f"{self._where}: gave codes {list(codes.shape)} and logits {list(logits.shape)} for {len(pixels)} "
+                f"images of {bits} bits: export it again with qo-export"
+            )
         return BackendOutput(codes, logits)
 
     def close(self) -> None:
@@ -79,7 +97,10 @@ class OnnxRuntimeBackend:
 
 
 def _read(path: Path, where: str) -> bytes:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{where}: can't be read: {error.strerror}") from None
     if not content:
         raise ModelError(f"{where}: zero bytes: export the model again with qo-export")
     # A file that names others could have any file of this machine read into the model (CVE-2025-51480 and its kin). The
@@ -101,11 +122,14 @@ def _session(onnxruntime: Any, content: bytes, where: str, threads: int) -> "onn
     try:
         return onnxruntime.InferenceSession(content, options, providers=[_PROVIDER])
     except Exception as error:  # its exceptions have no base of their own
-        reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"{where}: not a model that onnxruntime {onnxruntime.__version__} can load ({reason}): it is cut off, "
-            "damaged, or no ONNX file; export it again with qo-export"
+            f"{where}: not a model that onnxruntime {onnxruntime.__version__} can load ({_reason(error)}): it is cut "
+            "off, damaged, or no ONNX file; export it again with qo-export"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _check_interface(session: Any, card: ModelCard, where: str) -> None:

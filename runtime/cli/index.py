@@ -3,13 +3,14 @@
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from queryopt import __version__
 from queryopt.cli import Group, Output, common_options, display_path
 from queryopt.errors import ExitCode, UsageError
+from queryopt.text import counted
 
 if TYPE_CHECKING:
     from queryopt.runtime.index import HashIndex
@@ -43,11 +44,14 @@ def info(index: Path, out: Output) -> None:
     Example:
       qo-index info photos.db
     """
+    from queryopt.runtime.index.connection import Access
+
     with _open(index, readonly=True) as opened:
         facts = opened.info()
     card = facts.card
+    alone = f", {facts.access}" if facts.access == Access.FROZEN.value else ""
     rows = {
-        "index": f"{display_path(facts.path)} ({_bytes(facts.bytes)}, schema {facts.schema_version}, {facts.access})",
+        "index": f"{display_path(facts.path)} ({_bytes(facts.bytes)}, schema {facts.schema_version}{alone})",
         "pictures": f"{facts.images:,}" + (f", {facts.stale:,} of them stale" if facts.stale else ""),
         "labels": f"{facts.labels:,}",
         "folder": display_path(facts.root) + ("" if facts.root_exists else "  (not there)"),
@@ -57,7 +61,7 @@ def info(index: Path, out: Output) -> None:
         "made by": facts.created_by,
     }
     out.print("\n".join(f"{name:12}{value}" for name, value in rows.items()))
-    out.result(_plain(asdict(facts)))
+    out.result(asdict(facts))
 
 
 @main.command()
@@ -65,13 +69,14 @@ def info(index: Path, out: Output) -> None:
 @click.option("--repair", is_flag=True, help="Build damaged blocks of codes anew from the rows.")
 @common_options
 def verify(index: Path, repair: bool, out: Output) -> ExitCode:
-    """Check every checksum of INDEX, and that all that is stored twice agrees.
+    """Check that INDEX is whole and sound.
 
     \b
     Example:
       qo-index verify photos.db
 
-    What is damaged is named, a line each; the exit code is 1 then.
+    Every checksum is checked, and that all that is stored twice agrees. What is damaged is named, a line each; the exit
+    code is 1 then.
     """
     with _open(index, readonly=not repair) as opened:
         report = opened.verify(repair, out.progress)
@@ -80,8 +85,9 @@ def verify(index: Path, repair: bool, out: Output) -> ExitCode:
     for mended in report.repaired:
         out.log(f"mended: {mended}")
     out.print(
-        f"{display_path(index)}: {report.images:,} pictures and {report.blocks:,} blocks checked, "
-        + ("all well" if report.ok else f"{len(report.problems)} problems, named above")
+        f"{display_path(index)}: {counted(report.images, 'picture', 'pictures')} and "
+        f"{counted(report.blocks, 'block', 'blocks')} checked, "
+        + ("all well" if report.ok else f"{counted(len(report.problems), 'problem', 'problems')}, named above")
     )
     out.result(asdict(report) | {"ok": report.ok})
     return ExitCode.DONE if report.ok else ExitCode.SOME_FAILED
@@ -93,12 +99,14 @@ def verify(index: Path, repair: bool, out: Output) -> ExitCode:
 @click.option("--ids", is_flag=True, help="The arguments are ids, not paths.")
 @common_options
 def remove(index: Path, images: tuple[bytes, ...], ids: bool, out: Output) -> None:
-    """Remove pictures from INDEX (never from the disk), by path or id: all that are named, or none.
+    """Remove pictures from INDEX, never from the disk.
 
     \b
     Examples:
       qo-index remove photos.db photos/birds/17.jpg
       qo-index remove photos.db --ids 17 18
+
+    All that are named are removed, or, if one of them is not in INDEX, none.
     """
     with _open(index) as opened:
         removed = opened.remove([_id(text) for text in images] if ids else [_named(opened, text) for text in images])
@@ -112,7 +120,7 @@ def remove(index: Path, images: tuple[bytes, ...], ids: bool, out: Output) -> No
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 @common_options
 def export(index: Path, path: Path, out: Output) -> None:
-    """Write the codes of INDEX to FILE, whose ending says the format: .npz, .csv or .parquet.
+    """Write the codes of INDEX to a .npz, .csv or .parquet FILE.
 
     \b
     Example:
@@ -120,7 +128,7 @@ def export(index: Path, path: Path, out: Output) -> None:
     """
     with _open(index, readonly=True) as opened:
         count = opened.export(path, out.progress)
-    out.print(f"{count:,} codes: {display_path(path)}")
+    out.print(f"{counted(count, 'code', 'codes')}: {display_path(path)}")
     out.result({"codes": count, "out": path})
 
 
@@ -130,14 +138,14 @@ def export(index: Path, path: Path, out: Output) -> None:
 @click.option("--root", type=click.Path(path_type=Path), help="The folder of a new INDEX, above those of all others.")
 @common_options
 def merge(index: Path, others: tuple[Path, ...], root: Path | None, out: Output) -> None:
-    """Take the pictures of the OTHER indexes, of the same model, into INDEX; it is made if it isn't there.
+    """Take the pictures of OTHER indexes into INDEX.
 
     \b
     Example:
       qo-index merge all.db photos.db more.db
 
-    A new INDEX is of the nearest folder that is above those of all OTHERs. Pictures that both know keep the newer
-    code. The others are left as they are.
+    All must be of the same model. INDEX is made if it isn't there, for the nearest folder that is above those of all
+    OTHERs. Pictures that both know keep the newer code. The others are left as they are.
     """
     counts = {"added": 0, "updated": 0, "kept": 0}
     with _open_or_create(index, others, root) as opened:
@@ -147,7 +155,8 @@ def merge(index: Path, others: tuple[Path, ...], root: Path | None, out: Output)
             for name, value in asdict(report).items():
                 counts[name] += value
         images = len(opened)
-    out.print(f"{counts['added']:,} added, {counts['updated']:,} updated, {counts['kept']:,} kept; {images:,} pictures")
+    done = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    out.print(f"{done}; {counted(images, 'picture', 'pictures')}")
     out.result(counts | {"index": index, "images": images})
 
 
@@ -156,7 +165,7 @@ def merge(index: Path, others: tuple[Path, ...], root: Path | None, out: Output)
 @click.argument("copy", metavar="COPY", type=click.Path(path_type=Path))
 @common_options
 def backup(index: Path, copy: Path, out: Output) -> None:
-    """Write a COPY of INDEX as it is now, also while others write to it.
+    """Copy INDEX as it is now, also while others write to it.
 
     \b
     Example:
@@ -165,7 +174,7 @@ def backup(index: Path, copy: Path, out: Output) -> None:
     with _open(index, readonly=True) as opened:
         opened.backup(copy)
         images = len(opened)
-    out.print(f"{images:,} pictures: {display_path(copy)}")
+    out.print(f"{counted(images, 'picture', 'pictures')}: {display_path(copy)}")
     out.result({"images": images, "backup": copy})
 
 
@@ -174,7 +183,9 @@ def backup(index: Path, copy: Path, out: Output) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @common_options
 def root(index: Path, folder: Path, out: Output) -> None:
-    """Say that the pictures of INDEX lie in FOLDER now, under the same names.
+    """Say that the pictures of INDEX lie in FOLDER now.
+
+    Their names below it are to be the same as before.
 
     \b
     Example:
@@ -219,7 +230,13 @@ def _open_or_create(path: Path, others: tuple[Path, ...], root: Path | None) -> 
 def _named(index: "HashIndex", path: bytes) -> bytes:
     """A path as typed is relative to here; where there is no such picture, it may be meant relative to the root."""
     here = os.path.abspath(path)
-    return path if index.find(path) is not None and index.find(here) is None else here
+    if index.find(here) is not None:
+        return here
+    if index.find(path) is not None:
+        return path
+    if path.isdigit():
+        raise UsageError(f"{path.decode()}: no picture of {display_path(index.path)} has this name; --ids takes ids")
+    return here
 
 
 def _id(text: bytes) -> int:
@@ -235,7 +252,3 @@ def _bytes(count: int) -> str:
     while size >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]
     return f"{size:,.1f} {units[0]}"
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: display_path(value) if isinstance(value, os.PathLike) else value for name, value in values.items()}

@@ -20,9 +20,11 @@ from queryopt.cli import (
     threads_option,
 )
 from queryopt.errors import ExitCode, InputError, UsageError
+from queryopt.text import counted
 
 if TYPE_CHECKING:
     from queryopt.runtime.hasher import Hasher
+    from queryopt.runtime.index import HashIndex
     from queryopt.runtime.outputs import Write
 
 __all__ = ["main"]
@@ -55,9 +57,9 @@ class _Summary:
         return self.hashed + self.updated
 
     @property
-    def usable(self) -> int:
-        """Pictures that have a code."""
-        return self.done + self.unchanged
+    def bad(self) -> int:
+        """Pictures that could not be read."""
+        return len(self.failed) + len(self.stale)
 
 
 @click.command(cls=Command, name="qo-infer")
@@ -138,14 +140,8 @@ def main(
         else:
             _update(folder, hasher, index_path or Path("photos.db"), out_path, prune, force, summary, out)
     summary.seconds = time.monotonic() - started
-    _name(summary, out)
-    if not summary.usable and (summary.failed or summary.stale):
-        raise InputError(
-            f"{display_path(folder)}: none of its {len(summary.failed) + len(summary.stale)} pictures could be read: "
-            "each is named above, with its reason"
-        )
     _report(summary, out)
-    return ExitCode.SOME_FAILED if summary.failed or summary.stale else ExitCode.DONE
+    return ExitCode.SOME_FAILED if summary.bad else ExitCode.DONE
 
 
 def _update(
@@ -158,47 +154,55 @@ def _update(
     summary: _Summary,
     out: Output,
 ) -> None:
-    from queryopt.runtime.index import HashIndex
-
-    existed = index_path.exists()
-    if not existed:
-        _require_pictures(folder)
-    with (
-        HashIndex.open(index_path) if existed else HashIndex.create(index_path, hasher.card, folder, hasher.model_path)
-    ) as index:
+    index, new = _open_or_create(index_path, hasher, folder)
+    with index:
         index.check_root(folder)
         index.check_card(hasher.card, f"the model {display_path(hasher.model_path)}")
-        out.log(f"index: {display_path(index.path)} ({len(index):,} pictures so far)")
+        so_far = "new" if new else f"{counted(len(index), 'picture', 'pictures')} so far"
+        out.log(f"index: {display_path(index.path)} ({so_far})")
         report = index.update(hasher, prune=prune, force=force, progress=out.progress)
         summary.index, summary.images = str(index.path), len(index)
         summary.hashed, summary.updated, summary.unchanged = report.hashed, report.updated, report.unchanged
         summary.failed, summary.stale = dict(report.failed), dict(report.stale)
         summary.vanished, summary.removed = list(report.vanished), report.removed
         summary.precisions = list(report.precisions)
-        if out_path is not None:
-            index.export(out_path)
+        _name(summary, out)
+        if out_path is not None and summary.images:
+            index.export(out_path, out.progress)
             summary.out = os.path.abspath(out_path)
-    if not existed and not summary.images and (summary.failed or summary.stale):
+    if new and not summary.images:
         # An index of nothing, made a moment ago: as if it had not been.
         os.unlink(index_path)
+    _require_codes(summary)
+
+
+def _open_or_create(path: Path, hasher: "Hasher", folder: Path) -> "tuple[HashIndex, bool]":
+    """The index, and whether it is new."""
+    from queryopt.runtime.index import HashIndex
+
+    if not path.exists():
+        try:
+            return HashIndex.create(path, hasher.card, folder, hasher.model_path), True
+        except UsageError:
+            if not path.exists():
+                raise
+            # Another process made it a moment ago.
+    return HashIndex.open(path), False
 
 
 def _hash_to_file(folder: Path, hasher: "Hasher", out_path: Path, summary: _Summary, out: Output) -> None:
+    from queryopt.images import find_images
     from queryopt.runtime.outputs import writing_codes
 
-    paths = _require_pictures(folder)
+    paths = find_images(folder)
     summary.out = os.path.abspath(out_path)
     with ExitStack() as stack:
         write = stack.enter_context(writing_codes(out_path, hasher.card))
         advance = stack.enter_context(out.progress("hash", len(paths)))
         for done in _write_stream(folder, paths, hasher, write, summary):
             advance(done)
-        if not summary.hashed:
-            _name(summary, out)
-            raise InputError(
-                f"{display_path(folder)}: none of its {len(paths)} pictures could be read: each is named above, "
-                "with its reason"
-            )
+        _name(summary, out)
+        _require_codes(summary)
 
 
 def _write_stream(
@@ -219,31 +223,35 @@ def _write_stream(
             yield len(batch) + len(batch.failures)
 
 
-def _require_pictures(folder: Path) -> list[bytes]:
-    """The pictures of the folder; InputError where there are none."""
-    from queryopt.images import SUFFIXES, find_images
-
-    found = find_images(folder)
-    if not found:
-        raise InputError(
-            f"{display_path(folder)}: no pictures in this folder or below it (looked for {' '.join(sorted(SUFFIXES))})"
-        )
-    return found
-
-
 def _name(summary: _Summary, out: Output) -> None:
-    """Name what went wrong, a line each."""
+    """Name what could not be read, a line each."""
     for path, reason in summary.failed.items():
         out.warn(f"{display_path(path)}: {reason}")
     for path, reason in summary.stale.items():
         out.warn(f"{display_path(path)}: {reason}; its code of before is kept")
-    summary.failed, summary.stale = dict(summary.failed), dict(summary.stale)
+
+
+def _require_codes(summary: _Summary) -> None:
+    """Raise InputError where the folder holds nothing that has a code."""
+    from queryopt.images import SUFFIXES
+
+    if summary.done or summary.unchanged or summary.removed:
+        return
+    folder = display_path(summary.folder)
+    if summary.bad:
+        raise InputError(
+            f"{folder}: none of its {summary.bad:,} pictures could be read: each is named above, with its reason"
+        )
+    kept = f"; the {len(summary.vanished):,} of the index are kept" if summary.vanished else ""
+    raise InputError(
+        f"{folder}: no pictures in this folder or below it (looked for {' '.join(sorted(SUFFIXES))}){kept}"
+    )
 
 
 def _report(summary: _Summary, out: Output) -> None:
     parts = [f"{summary.hashed:,} hashed", f"{summary.updated:,} updated", f"{summary.unchanged:,} unchanged"]
     parts += [f"{summary.removed:,} removed"] if summary.removed else []
-    parts += [f"{len(summary.failed) + len(summary.stale):,} failed"]
+    parts += [f"{summary.bad:,} failed"]
     rate = f" ({summary.done / summary.seconds:,.1f} images/s)" if summary.done else ""
     out.print(f"{', '.join(parts)} in {summary.seconds:.1f} s{rate}")
     if summary.vanished:
@@ -251,7 +259,7 @@ def _report(summary: _Summary, out: Output) -> None:
     if len(summary.precisions) > 1:
         out.print(f"codes of several precisions in this index: {', '.join(summary.precisions)}")
     if summary.index is not None:
-        out.print(f"index: {display_path(summary.index)} ({summary.images:,} pictures)")
+        out.print(f"index: {display_path(summary.index)} ({counted(summary.images or 0, 'picture', 'pictures')})")
     if summary.out is not None:
         out.print(f"codes: {display_path(summary.out)}")
     rate_json: dict[str, Any] = {"images_per_second": summary.done / summary.seconds if summary.done else None}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,8 +11,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from queryopt.cli import Command, Output, common_options, display_path, threads_option
+from queryopt.cli import (
+    Command,
+    Output,
+    batch_option,
+    common_options,
+    device_option,
+    display_path,
+    threads_option,
+)
 from queryopt.errors import ExitCode, InputError, UsageError
+from queryopt.text import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _DEFAULT_K = 10
+_STDOUT = Path("-")
 _PAGE_QUERIES = 500
 """Queries that a page shows: with 10 hits each it has some 50 MB then, about what a browser still opens gladly."""
 
@@ -59,6 +70,8 @@ _PAGE_QUERIES = 500
     type=click.Path(path_type=Path, allow_dash=True),
     help="Write a line of JSON a query (- for stdout) in place of tables.",
 )
+@device_option("cpu")
+@batch_option(32)
 @threads_option
 @common_options
 def main(
@@ -70,6 +83,8 @@ def main(
     exclude_self: bool,
     page_path: Path | None,
     lines_path: Path | None,
+    device: str,
+    batch: int,
     threads: int | None,
     out: Output,
 ) -> ExitCode:
@@ -96,7 +111,7 @@ def main(
     from queryopt.runtime.index import HashIndex
     from queryopt.runtime.query import search_files
 
-    if out.json and lines_path == Path("-"):
+    if out.json and lines_path == _STDOUT:
         raise UsageError("--json and --out - both write to stdout: give --out a file, or leave one of them out")
     if k is None and radius is None:
         k = _DEFAULT_K
@@ -106,7 +121,7 @@ def main(
     hits = 0
     with ExitStack() as stack:
         index = stack.enter_context(HashIndex.open(index_path or _default_index(), readonly=True))
-        out.log(f"index: {display_path(index.path)} ({len(index):,} pictures)")
+        out.log(f"index: {display_path(index.path)} ({counted(len(index), 'picture', 'pictures')})")
         sinks: list[Sink] = []
         if lines_path is not None:
             sinks.append(stack.enter_context(_lines(lines_path)))
@@ -116,12 +131,13 @@ def main(
             sinks.append(lambda result: _print_table(result, out))
         if page_path is not None:
             sinks.append(stack.enter_context(_page(page_path, index, k, radius)))
-        # On a terminal, a bar and tables would write over each other.
-        bar = stack.enter_context(out.progress("search", len(paths), "queries")) if lines_path or out.json else None
+        # On a terminal, a bar and results would write over each other.
+        silent = out.json if lines_path is None else lines_path != _STDOUT or not sys.stdout.isatty()
+        bar = stack.enter_context(out.progress("search", len(paths), "queries")) if silent else None
         for result in search_files(
             index,
             paths,
-            lambda: _open_hasher(index, model, threads, out),
+            lambda: stack.enter_context(_open_hasher(index, model, batch, threads, out)),
             k=k,
             radius=radius,
             exclude_self=exclude_self,
@@ -148,8 +164,10 @@ def main(
         }
         | ({} if lines_path else {"results": [result.to_dict() for result in results]})
     )
-    if lines_path is not None and lines_path != Path("-"):
-        out.log(f"{_count(len(paths), 'query', 'queries')}, {_count(hits, 'hit', 'hits')}: {display_path(lines_path)}")
+    if lines_path is not None and lines_path != _STDOUT:
+        out.log(
+            f"{counted(len(paths), 'query', 'queries')}, {counted(hits, 'hit', 'hits')}: {display_path(lines_path)}"
+        )
     if page_path is not None:
         out.log(f"page: {display_path(page_path)}")
     return ExitCode.SOME_FAILED if failed else ExitCode.DONE
@@ -181,12 +199,12 @@ def _default_index() -> Path:
     if here:
         names = ", ".join(map(display_path, here[:10]))
         raise UsageError(f"there is more than one index here ({names}): say which with --index")
-    raise UsageError(
+    raise InputError(
         "there is no index here: give one with --index, or make one with: qo-infer FOLDER --index photos.db"
     )
 
 
-def _open_hasher(index: "HashIndex", model: Path | None, threads: int | None, out: Output) -> "Hasher":
+def _open_hasher(index: "HashIndex", model: Path | None, batch: int, threads: int | None, out: Output) -> "Hasher":
     from queryopt.runtime.hasher import Hasher, find_model
 
     if model is None and index.model_path is not None and index.model_path.exists():
@@ -196,7 +214,7 @@ def _open_hasher(index: "HashIndex", model: Path | None, threads: int | None, ou
             out.warn(f"{display_path(index.model_path)}, the model of the index, is gone: looking for another copy")
         model = find_model(None)
     out.log(f"model: {display_path(model)}")
-    return Hasher(model, threads=threads)
+    return Hasher(model, threads=threads, batch=batch)
 
 
 @contextmanager
@@ -207,10 +225,10 @@ def _lines(path: Path) -> Iterator["Sink"]:
     def line(result: "QueryResult | FailedQuery") -> str:
         return json.dumps(result.to_dict(), ensure_ascii=False) + "\n"
 
-    if path == Path("-"):
+    if path == _STDOUT:
         yield lambda result: click.echo(line(result), nl=False)
         return
-    with replacing(path) as file:
+    with replacing(path, over=b'{"query": ') as file:
         yield lambda result: file.write(line(result).encode())
 
 
@@ -226,13 +244,13 @@ def _page(path: Path, index: "HashIndex", k: int | None, radius: int | None) -> 
     card = index.card
     asked = f"the {k} nearest" if k is not None else "all"
     facts = {
-        "Index": f"{index.path.name}, {_count(len(index), 'picture', 'pictures')}",
+        "Index": f"{index.path.name}, {counted(len(index), 'picture', 'pictures')}",
         "Model": f"{card.backbone}, {card.bits} bits, {card.precision}",
         "Fingerprint": card.fingerprint[:12],
-        "Search": asked if radius is None else f"{asked} within {_count(radius, 'bit', 'bits')}",
+        "Search": asked if radius is None else f"{asked} within {counted(radius, 'bit', 'bits')}",
         "Made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
-    with replacing(path) as file:
+    with replacing(path, over=b"<!doctype html>") as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="\n", write_through=True)
         page = HtmlPage(text, "Search results", facts)
         seen = 0
@@ -247,7 +265,7 @@ def _page(path: Path, index: "HashIndex", k: int | None, radius: int | None) -> 
 
         yield sink
         hidden = seen - _PAGE_QUERIES
-        page.finish(f"{_count(hidden, 'more query is', 'more queries are')} not shown." if hidden > 0 else None)
+        page.finish(f"{counted(hidden, 'more query is', 'more queries are')} not shown." if hidden > 0 else None)
         text.detach()
 
 
@@ -255,22 +273,23 @@ def _print_table(result: "QueryResult | FailedQuery", out: Output) -> None:
     from queryopt.runtime.hits import FailedQuery
 
     if not isinstance(result, FailedQuery):
-        out.print(*_table(result))
+        for part in _table(result):
+            out.print(part)
 
 
 def _table(result: "QueryResult") -> "Iterator[RenderableType]":
-    """A line on the query, and its hits as a table."""
+    """A line on the query, its hits as a table, and an empty line."""
     from rich.table import Table
     from rich.text import Text
 
     from queryopt.runtime.hits import code_hex
 
-    title = Text(display_path(result.path), "bold")
-    title.append(f"  {display_path(result.label)}" if result.label is not None else "", "default")
+    title = Text().append(display_path(result.path), "bold")
+    title.append(f"  {display_path(result.label)}" if result.label is not None else "")
     title.append(f"  {code_hex(result.code)}{' (stored)' if result.stored else ''}", "dim")
     yield title
     if not result.hits:
-        yield Text("  no hits\n", "dim")
+        yield Text("no hits\n", "dim")
         return
     labelled = any(hit.label is not None for hit in result.hits)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -304,7 +323,3 @@ def _near_path(path: bytes) -> str:
     """The path as it can be typed here, where that is shorter."""
     here = os.getcwdb()
     return display_path(os.path.relpath(path, here) if path.startswith(here.rstrip(b"/") + b"/") else path)
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"

@@ -10,7 +10,6 @@ WAL needs shared memory: all processes that use an index at the same time must r
 
 import logging
 import os
-import secrets
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from queryopt.errors import IndexFileError, InputError, QueryOptError, UsageError
+from queryopt.files import sync_folder, temporary_beside
 
 __all__ = [
     "APPLICATION_ID",
@@ -40,6 +40,8 @@ _LOG = logging.getLogger("queryopt.index")
 _MAGIC = b"SQLite format 3\0"
 _MAX_VALUE = 1 << 20
 """No value of an index is larger (a block is at most 32 KiB): a damaged length is refused before memory is taken."""
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+"""What a full disk is called; the second one also where a file may not grow, or the disk fails."""
 _MAX_LOG = 64 << 20
 """The log is cut to this many bytes whenever it starts anew."""
 _REBUILD = "restore it from a backup (qo-index backup makes them), or delete it and make it again with qo-infer"
@@ -61,6 +63,9 @@ def connect(path: Path, readonly: bool, timeout: float) -> tuple[sqlite3.Connect
     check_header(path)
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         connection = open_uri(path, "mode=rw", timeout)
+        if readonly and not _has_room(connection):
+            connection.close()
+            return _open_unwritable(path, timeout)
         with explained(path, connection):
             if readonly:
                 # Not mode=ro: that leaves its log and shared memory behind when it closes.
@@ -132,16 +137,20 @@ def transaction(connection: sqlite3.Connection, write: bool = True) -> Iterator[
 def publish(path: Path) -> Iterator[Path]:
     """Make a file elsewhere in the folder, then give it its name: it is there whole, or not at all.
 
-    Yields the temporary path. Raises UsageError where `path` exists already, then or later; it is never overwritten.
+    Yields the temporary path; connections to it are closed in the block. Raises UsageError where `path` exists already,
+    then or later; it is never overwritten.
     """
     taken = UsageError(f"{path}: there is a file of this name already: choose another name, or delete it first")
     if os.path.lexists(path):
         raise taken
     if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: there is no such folder to write {path.name} to")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        raise UsageError(f"{path}: there is no folder {path.parent} to write it to")
+    temporary = temporary_beside(path)
     try:
         yield temporary
+        if wal_bytes(temporary):
+            # Closing folds the log into the file, and says nothing where the disk has no room for that.
+            raise IndexFileError(f"{path}: was not written: the disk is full: make room and run the same command again")
         _move(temporary, path, taken)
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
@@ -166,11 +175,7 @@ def _move(temporary: Path, path: Path, taken: QueryOptError) -> None:
         if os.path.lexists(path):
             raise taken from None
         os.rename(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def open_uri(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
@@ -187,6 +192,17 @@ def open_uri(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
     return connection
 
 
+def _has_room(connection: sqlite3.Connection) -> bool:
+    """Whether the disk has room for the shared memory that also a reader of a WAL database needs."""
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        return _primary(error) not in _NO_ROOM
+    except sqlite3.DatabaseError:
+        pass  # met again, and explained, by whoever reads next
+    return True
+
+
 def _open_unwritable(path: Path, timeout: float) -> tuple[sqlite3.Connection, Access]:
     connection = open_uri(path, "mode=ro", timeout)
     try:
@@ -194,7 +210,7 @@ def _open_unwritable(path: Path, timeout: float) -> tuple[sqlite3.Connection, Ac
         return connection, Access.READ
     except sqlite3.OperationalError as error:
         connection.close()
-        if _primary(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        if _primary(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, *_NO_ROOM):
             raise _explain(error, path) from error
     except sqlite3.DatabaseError as error:
         connection.close()
@@ -223,7 +239,7 @@ def _explain(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> Exception
             f"{path}: another process is writing to the index and did not finish in time: try again when it is done; "
             "all that was committed before is kept"
         )
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+    if code in _NO_ROOM:
         return IndexFileError(
             f"{path}: can't write or read ({error}): the disk is full, a size limit is reached or the disk fails; "
             "all that was committed before is kept: make room and run the same command again"

@@ -194,7 +194,7 @@ class HashIndex:
             ids = [self._id_of(item) for item in given]
             missing = [item for item, id in zip(given, ids, strict=True) if id is None]
             if missing:
-                names = ", ".join(repr(item) for item in missing[:10]) + (", …" if len(missing) > 10 else "")
+                names = ", ".join(map(_name, missing[:10])) + (", …" if len(missing) > 10 else "")
                 raise UsageError(f"{self.path}: nothing was removed, as these are not in the index: {names}")
             return changes.remove(id for id in ids if id is not None)
 
@@ -252,7 +252,7 @@ class HashIndex:
         """Whether there is an image of this id."""
         return _is_id(id) and self._store.has(int(id))
 
-    def __getitem__(self, id: int) -> IndexedImage:
+    def __getitem__(self, id: "int | np.integer[Any]") -> IndexedImage:
         """The image of an id. UsageError where there is none."""
         image = self._store.image(int(id)) if _is_id(id) else None
         if image is None:
@@ -320,6 +320,11 @@ class HashIndex:
 
 def _absolute(path: StrPath) -> Path:
     return Path(os.path.abspath(os.fsdecode(path)))
+
+
+def _name(item: Any) -> str:
+    """An image as it was named, for messages."""
+    return repr(os.fsdecode(item)) if isinstance(item, str | bytes | os.PathLike) else str(item)
 
 
 def _is_id(value: Any) -> bool:

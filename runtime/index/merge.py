@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from queryopt.errors import MismatchError, UsageError
-from queryopt.runtime.index.rows import IndexedImage, Row
+from queryopt.runtime.index.rows import IndexedImage, Row, label_of
 from queryopt.runtime.index.store import Store
 from queryopt.runtime.index.update import Progress, no_progress
 
@@ -54,7 +54,8 @@ def _wanted(store: Store, images: list[tuple[bytes, IndexedImage]]) -> Iterator[
         id = store.find(path)
         ours = None if id is None else store.image(id)
         if ours is None or (not image.stale and (ours.stale or image.mtime_ns > ours.mtime_ns)):
-            yield Row.of(image, path)
+            # Seen from another root, an image may have another folder, or none: its label as an update gives it.
+            yield replace(Row.of(image, path), label=label_of(path))
 
 
 def _translate(store: Store, other: Store) -> Callable[[bytes], bytes]:

@@ -112,14 +112,24 @@ class Store:
 
     def set_meta(self, root: Path | None = None, model_path: Path | None = None, precision: str | None = None) -> None:
         """Change facts of the index (those given), if they differ."""
+
+        def changed(meta: Meta) -> Meta:
+            known = precision is None or precision in meta.precisions
+            return replace(
+                meta,
+                root=root or meta.root,
+                model_path=model_path or meta.model_path,
+                precisions=meta.precisions if known else (*meta.precisions, str(precision)),
+            )
+
         with self.lock, sqlite.explained(self.path):
-            meta = read_meta(self._connection, self.path)
-            new = replace(meta, root=root or meta.root, model_path=model_path or meta.model_path)
-            if precision is not None and precision not in meta.precisions:
-                new = replace(new, precisions=(*meta.precisions, precision))
-            if new != meta:
-                with self.change():
-                    write_meta(self._connection, self.path, new)
+            self._meta = read_meta(self._connection, self.path)
+            if changed(self._meta) == self._meta:
+                return
+            with self.change():
+                # Once more: another process may have changed other facts while this one waited for its turn.
+                new = changed(read_meta(self._connection, self.path))
+                write_meta(self._connection, self.path, new)
             self._meta = new
 
     def backup(self, target: Path) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from queryopt.card import ModelCard
 from queryopt.codes import check_codes
 from queryopt.errors import InputError, MismatchError
 from queryopt.runtime.index.rows import Row, encode_margins, label_of
-from queryopt.runtime.index.store import Changes, Store
+from queryopt.runtime.index.store import Store
 
 if TYPE_CHECKING:
     from queryopt.cli import Advance
@@ -77,10 +77,11 @@ class UpdateReport:
     precisions: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class _Todo:
+    """A file to hash, with its size and time as they were when it was listed."""
+
     relative: bytes
-    known: bool
     size: int
     mtime_ns: int
 
@@ -98,6 +99,8 @@ def update(store: Store, hasher: ImageHasher, prune: bool, force: bool, progress
     """See HashIndex.update."""
     store.check_card(hasher.card, str(hasher.model_path))
     plan = _plan(store, _list_images(store.meta.root, missing_is_empty=prune and force))
+    found = len(plan.todo), plan.unchanged, len(plan.vanished)
+    _log.debug("%s: %d new or changed, %d unchanged, %d gone", store.meta.root, *found)
     if prune:
         _check_prune(store, len(plan.vanished), force)
     store.set_meta(model_path=Path(os.path.abspath(hasher.model_path)), precision=hasher.card.precision)
@@ -133,7 +136,7 @@ def prune(store: Store, force: bool) -> int:
 def add(store: Store, paths: list[bytes], codes: npt.ArrayLike, logits: npt.ArrayLike) -> list[int]:
     """See HashIndex.add; paths are relative to the root."""
     root = os.fsencode(store.meta.root)
-    todo = [_Todo(path, False, *_stat(root, path)) for path in paths]
+    todo = [_Todo(path, *_stat(root, path)) for path in paths]
     absent = [_absolute(store, one.relative) for one in todo if one.size < 0]
     if absent:
         raise InputError(f"{absent[0]}: there is no such file to add ({len(absent)} of {len(todo)} are missing)")
@@ -154,23 +157,30 @@ def _hash(store: Store, hasher: ImageHasher, todo: list[_Todo], counts: _Counts,
     if not todo:
         return
     root = os.fsencode(store.meta.root)
-    by_path = {os.path.join(root, one.relative): one for one in todo}
-    stream = hasher.stream(list(by_path))
+    waiting: dict[bytes, _Todo] = {}
+
+    def paths() -> Iterator[bytes]:
+        for one in todo:
+            path = os.path.join(root, one.relative)
+            waiting[path] = one
+            yield path
+
+    stream = hasher.stream(paths())
     # Ends the hasher's threads, also when this is interrupted.
     with closing(stream):
         for batch in stream:
-            done = [by_path[os.fsencode(path)] for path in batch.paths]
+            done = [waiting.pop(os.fsencode(path)) for path in batch.paths]
             rows = _rows(store, done, batch.codes, batch.logits)
-            failed = {os.fsencode(path): reason for path, reason in batch.failures.items()}
+            failed = [(waiting.pop(os.fsencode(path)).relative, reason) for path, reason in batch.failures.items()]
             with store.change() as changes:
                 before = changes.images
                 changes.put(rows)
                 added = changes.images - before
-                stale = _mark_stale(changes, [by_path[path].relative for path in failed if by_path[path].known])
+                stale = {path for path, _ in failed if changes.mark_stale(path)}
             counts.hashed += added
             counts.updated += len(rows) - added
-            for path, reason in failed.items():
-                (counts.stale if by_path[path].relative in stale else counts.failed)[os.fsdecode(path)] = reason
+            for path, reason in failed:
+                (counts.stale if path in stale else counts.failed)[_absolute(store, path)] = reason
             advance(len(done) + len(failed))
 
 
@@ -183,10 +193,6 @@ def _rows(store: Store, todo: list[_Todo], codes: npt.ArrayLike, logits: npt.Arr
         Row(one.relative, one.size, one.mtime_ns, code.tobytes(), margin.tobytes(), label_of(one.relative))
         for one, code, margin in zip(todo, packed, margins, strict=True)
     ]
-
-
-def _mark_stale(changes: Changes, paths: list[bytes]) -> set[bytes]:
-    return {path for path in paths if changes.mark_stale(path)}
 
 
 def _list_images(root: Path, missing_is_empty: bool) -> tuple[list[bytes], tuple[bytes, ...]]:
@@ -203,12 +209,10 @@ def _list_images(root: Path, missing_is_empty: bool) -> tuple[list[bytes], tuple
     skipped: list[bytes] = []
 
     def skip(path: bytes, reason: str) -> None:
-        from queryopt.cli import display_path
-
         skipped.append(path + b"/")
-        _log.warning("%s: %s", display_path(os.path.join(root, os.fsdecode(path))), reason)
+        _log.warning("%s: %s", os.path.join(root, os.fsdecode(path)), reason)
 
-    return sorted(find_images(root, skip)), tuple(skipped)
+    return find_images(root, skip), tuple(skipped)
 
 
 def _plan(store: Store, listed: tuple[list[bytes], tuple[bytes, ...]]) -> _Plan:
@@ -222,7 +226,7 @@ def _plan(store: Store, listed: tuple[list[bytes], tuple[bytes, ...]]) -> _Plan:
         known = connection.execute("SELECT path, id, size, mtime_ns, stale FROM images ORDER BY path")
         for relative, id, size, mtime_ns, stale in known:
             while path is not None and path < relative:
-                plan.todo.append(_Todo(path, False, *_stat(root, path)))
+                plan.todo.append(_Todo(path, *_stat(root, path)))
                 path = next(listing, None)
             if path != relative:
                 if relative.startswith(skipped):
@@ -234,10 +238,10 @@ def _plan(store: Store, listed: tuple[list[bytes], tuple[bytes, ...]]) -> _Plan:
             if now == (size, mtime_ns) and not stale:
                 plan.unchanged += 1
             else:
-                plan.todo.append(_Todo(relative, True, *now))
+                plan.todo.append(_Todo(relative, *now))
             path = next(listing, None)
     while path is not None:
-        plan.todo.append(_Todo(path, False, *_stat(root, path)))
+        plan.todo.append(_Todo(path, *_stat(root, path)))
         path = next(listing, None)
     return plan
 

@@ -50,15 +50,17 @@ def verify(store: Store, repair: bool, progress: Progress | None) -> VerifyRepor
     problems = list(_structure(store))
     repaired: list[str] = []
     numbers: list[int] = []
-    images = 0
+    images = total = 0
 
     def list_blocks() -> None:
+        nonlocal total
         with store.read(snapshot=True) as connection:
             query = f"SELECT number FROM blocks UNION SELECT DISTINCT id / {BLOCK_IDS} FROM images ORDER BY 1"
             numbers.extend(row[0] for row in connection.execute(query))
+            total = connection.execute("SELECT count(*) FROM images").fetchone()[0]
 
     problems += _attempt(list_blocks)
-    with (progress or no_progress)("verify", len(numbers) * BLOCK_IDS) as advance:
+    with (progress or no_progress)("verify", total) as advance:
         for number in numbers:
             with store.read(snapshot=True) as connection:
                 part = _check_block(connection, store, number)
@@ -70,7 +72,7 @@ def verify(store: Store, repair: bool, progress: Progress | None) -> VerifyRepor
             images += part.rows
             problems += part.row_problems
             (repaired if repair else problems).extend(part.block_problems)
-            advance(BLOCK_IDS)
+            advance(part.rows)
     return VerifyReport(images, len(numbers), tuple(problems), tuple(repaired))
 
 

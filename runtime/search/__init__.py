@@ -1,6 +1,8 @@
 """Exact search by Hamming distance."""
 
+from queryopt.runtime.search.engines import Cost
+from queryopt.runtime.search.explain import Explanation, SegmentExplanation
 from queryopt.runtime.search.hamming import HammingIndex
 from queryopt.runtime.search.results import RadiusResult, SearchResult
 
-__all__ = ["HammingIndex", "RadiusResult", "SearchResult"]
+__all__ = ["Cost", "Explanation", "HammingIndex", "RadiusResult", "SearchResult", "SegmentExplanation"]

@@ -1,6 +1,6 @@
-"""The native search core; see native/module.cpp."""
+"""The native search core; see native/module.cpp. Arguments are checked by its callers."""
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,7 @@ import numpy.typing as npt
 def paths() -> list[str]: ...
 
 class Index:
+    @overload
     def __init__(
         self,
         codes: npt.NDArray[np.uint8],
@@ -17,6 +18,19 @@ class Index:
         path: str,
         threads: int,
     ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        structure: str,
+        bits: int,
+        n: int,
+        unique: int,
+        sections: dict[str, npt.NDArray[np.uint8]],
+        ids: npt.NDArray[np.int64] | None,
+        path: str,
+    ) -> None: ...
+    def sections(self) -> dict[str, npt.NDArray[np.uint8]]: ...
+    def codes(self, rows: npt.NDArray[np.uint32] | None, codes: npt.NDArray[np.uint8]) -> None: ...
     def search(
         self,
         codes: Any,

@@ -1,16 +1,26 @@
 """The bare searcher: exact nearest codes by Hamming distance."""
 
 import os
-from typing import Any, Final
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from queryopt.codes import check_bits, check_codes
 from queryopt.errors import UsageError
-from queryopt.runtime.search import scan
-from queryopt.runtime.search.core import NUMPY, core_path, load_core
+from queryopt.runtime.search import saved
+from queryopt.runtime.search.core import core_path
+from queryopt.runtime.search.engines import Cost, Ids, NativeEngine, Packed
+from queryopt.runtime.search.explain import Explanation, SegmentExplanation
 from queryopt.runtime.search.results import RadiusResult, SearchResult
+from queryopt.runtime.search.saved import SavedIndex
+from queryopt.runtime.search.segment import Part, Segment, merged
+
+if TYPE_CHECKING:
+    from queryopt.runtime.search import _core
 
 __all__ = ["STRUCTURES", "HammingIndex"]
 
@@ -18,11 +28,33 @@ STRUCTURES: Final = ("auto", "scan", "table", "multi-index")
 """What HammingIndex can keep the codes in; 'auto' is a scan up to 20,000 codes, else a table up to 24 bits, else a
 multi-index."""
 
-_MAX_RESULTS = 1 << 28
+_SCAN_UP_TO: Final = 20_000
+"""As in native/build.cpp."""
+
+_TABLE_BITS: Final = 24
+"""As in native/build.cpp."""
+
+_GROWTH: Final = 8
+"""A segment is merged into the one before it unless that is so many times larger: a code is copied at most about so
+many times for each factor of 8 that the index grows, and ten million codes are searched in at most 4 segments."""
+
+_MAX_RESULTS: Final = 1 << 28
 """Queries x k of one search: 3 GiB of ids and distances."""
 
-_MAX_NATIVE = (1 << 32) - 1
-"""The native core numbers rows with 32 bits."""
+_MAX_ID: Final = int(np.iinfo(np.int64).max)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What a search sees: it never changes, so a search that has it needs no lock.
+
+    segments: the largest first, roughly. core: the native core of the only segment, if there are no removed rows.
+    next_id: larger than every id that was ever there.
+    """
+
+    segments: tuple[Segment, ...]
+    next_id: int
+    core: "_core.Index | None" = None
 
 
 class HammingIndex:
@@ -35,7 +67,8 @@ class HammingIndex:
     threads: of the build and of searches for many queries; all of this process's processors if None.
 
     Raises UsageError for another dtype, shape or k, and MismatchError where padding bits are set (codes of another
-    length). Safe to search from several threads at once.
+    length). Safe to search from several threads at once, also while others add and remove: a search sees all of an
+    `add` or `remove`, or nothing of it.
     """
 
     def __init__(
@@ -50,28 +83,18 @@ class HammingIndex:
         self._bits = check_bits(bits)
         if structure not in STRUCTURES:
             raise UsageError(f"structure is {structure!r}: it is one of {', '.join(STRUCTURES)}")
+        self._structure = structure
         self._threads = _check_threads(threads)
+        self._path = core_path()
+        self._changing = threading.Lock()
         packed = check_codes(codes, self._bits)
-        self._count = len(packed)
-        self._ids: npt.NDArray[np.int64] | None = None  # of the rows; None where they are the row numbers
-        if ids is not None:
-            self._ids = _check_ids(ids, len(packed))
-            if np.any(self._ids[1:] <= self._ids[:-1]):
-                order = np.argsort(self._ids, kind="stable")
-                self._ids, packed = self._ids[order], packed[order]
-                _check_unique(self._ids)
-            if len(packed) == 0 or self._ids[-1] == len(packed) - 1:
-                self._ids = None
-        path = core_path()
-        index = load_core()
-        self._core = None
-        self._words: scan.Words | None = None  # without the native core
-        if index is not None and path != NUMPY and len(packed) < _MAX_NATIVE:
-            self._core = index(packed, self._bits, self._ids, structure, path, self._threads)
-        else:
-            words = scan.to_words(packed)
-            # The caller's array must not change under a search.
-            self._words = words.copy() if np.may_share_memory(words, np.asarray(codes)) else words
+        sorted_ids = None if ids is None else _check_ids(ids, len(packed))
+        if sorted_ids is not None:
+            packed, sorted_ids = _sorted(packed, sorted_ids)
+            if len(packed) == 0 or sorted_ids[-1] == len(packed) - 1:
+                sorted_ids = None
+        next_id = len(packed) if sorted_ids is None else int(sorted_ids[-1]) + 1
+        self._set([self._build(packed, sorted_ids)], next_id)
 
     @property
     def bits(self) -> int:
@@ -80,36 +103,51 @@ class HammingIndex:
 
     @property
     def structure(self) -> str:
-        """What the codes are kept in: 'scan', 'table' or 'multi-index'."""
-        return self._core.structure if self._core is not None else "scan"
+        """What (most of) the codes are kept in: 'scan', 'table' or 'multi-index'."""
+        segments = self._state.segments
+        return segments[0].engine.structure if segments else "scan"
 
     @property
     def path(self) -> str:
         """What searches run on: 'avx512', 'avx2', 'plain' or 'numpy'."""
-        return self._core.path if self._core is not None else NUMPY
+        segments = self._state.segments
+        return segments[0].engine.path if segments else self._path
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the structure and the ids take."""
-        ids = 0 if self._ids is None else self._ids.nbytes
-        if self._core is not None:
-            return self._core.bytes + ids
-        assert self._words is not None
-        return self._words.nbytes + ids
+        """Bytes of memory that the codes, their structures and the ids take."""
+        return sum(segment.nbytes for segment in self._state.segments)
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """All ids, ascending: int64 [n]."""
+        return np.sort(np.concatenate([np.empty(0, np.int64), *(s.live_ids() for s in self._state.segments)]))
 
     def __len__(self) -> int:
         """How many codes there are."""
-        return self._count
+        return sum(segment.alive for segment in self._state.segments)
 
-    def search(self, codes: npt.ArrayLike, k: int) -> SearchResult:
-        """The k nearest codes of each query (codes: uint8 [queries, ceil(bits / 8)] or uint64 [queries]; k >= 0)."""
+    def search(
+        self,
+        codes: npt.ArrayLike,
+        k: int,
+        *,
+        allow: npt.ArrayLike | None = None,
+        deny: npt.ArrayLike | None = None,
+    ) -> SearchResult:
+        """The k nearest codes of each query.
+
+        codes: uint8 [queries, ceil(bits / 8)] or uint64 [queries]. k >= 0.
+        allow: only these ids may be found (int [m]; those that are not there don't matter). deny: these may not.
+        """
         # A look-up takes a few microseconds, as much as careful checks: the core says whether it can take the codes.
-        if self._core is not None and type(codes) is np.ndarray and codes.ndim and type(k) is int:
+        core = self._state.core
+        if core is not None and allow is None and deny is None and type(codes) is np.ndarray and codes.ndim:
             count = len(codes)
-            if 0 <= k * count <= _MAX_RESULTS:
+            if type(k) is int and 0 <= k * count <= _MAX_RESULTS:
                 shape = (count, k)
                 ids, distances = np.empty(shape, np.int64), np.empty(shape, np.int32)
-                if self._core.search(codes, k, ids, distances, self._threads):
+                if core.search(codes, k, ids, distances, self._threads):
                     return SearchResult(ids, distances)
         packed = check_codes(codes, self._bits)
         k = _check_count(k, "k")
@@ -117,37 +155,222 @@ class HammingIndex:
             raise UsageError(
                 f"{len(packed)} queries x k = {k} are more than {_MAX_RESULTS} results: ask for fewer at once"
             )
-        ids = np.full((len(packed), k), -1, np.int64)
-        distances = np.full((len(packed), k), self._bits + 1, np.int32)
-        if self._core is not None:
-            assert self._core.search(packed, k, ids, distances, self._threads)
-        else:
-            assert self._words is not None
-            for i, (rows, near) in enumerate(scan.nearest(self._words, scan.to_words(packed), k, self._bits)):
-                ids[i, : len(rows)] = self._to_ids(rows)
-                distances[i, : len(rows)] = near
-        return SearchResult(ids, distances)
+        parts = self._parts(allow, deny)
+        found = [part.engine.search(packed, k, part.allowed, self._threads) for part in parts]
+        if len(found) == 1:
+            return SearchResult(*found[0])
+        none = (np.full((len(packed), k), -1, np.int64), np.full((len(packed), k), self._bits + 1, np.int32))
+        all_ids, all_distances = (np.concatenate(arrays, axis=1) for arrays in zip(none, *found, strict=True))
+        # Where there are too few, -1 comes at bits + 1: last.
+        order = np.lexsort((all_ids, all_distances), axis=1)[:, :k]
+        return SearchResult(
+            np.take_along_axis(all_ids, order, axis=1), np.take_along_axis(all_distances, order, axis=1)
+        )
 
-    def search_radius(self, codes: npt.ArrayLike, radius: int) -> RadiusResult:
-        """All codes at a distance <= radius (>= 0) of each query (codes as in `search`)."""
+    def search_radius(
+        self,
+        codes: npt.ArrayLike,
+        radius: int,
+        *,
+        allow: npt.ArrayLike | None = None,
+        deny: npt.ArrayLike | None = None,
+    ) -> RadiusResult:
+        """All codes at a distance <= radius (>= 0) of each query (codes, allow and deny as in `search`)."""
         packed = check_codes(codes, self._bits)
         radius = min(_check_count(radius, "radius"), self._bits)
-        if self._core is not None:
-            found = self._core.search_radius(packed, radius, self._threads)
-            assert found is not None
-            return RadiusResult(*found)
-        assert self._words is not None
-        hits = list(scan.within(self._words, scan.to_words(packed), radius))
+        parts = self._parts(allow, deny)
+        found = [part.engine.search_radius(packed, radius, part.allowed, self._threads) for part in parts]
+        if len(found) == 1:
+            return RadiusResult(*found[0])
+        counts = [np.diff(offsets) for offsets, _, _ in found]
+        query = np.concatenate([np.empty(0, np.int64), *(np.repeat(np.arange(len(packed)), c) for c in counts)])
+        ids = np.concatenate([np.empty(0, np.int64), *(ids for _, ids, _ in found)])
+        distances = np.concatenate([np.empty(0, np.int32), *(distances for _, _, distances in found)])
+        order = np.lexsort((ids, distances, query))
         offsets = np.zeros(len(packed) + 1, np.int64)
-        np.cumsum([len(rows) for rows, _ in hits], out=offsets[1:])
-        ids, distances = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.int32)
-        for i, (rows, near) in enumerate(hits):
-            ids[offsets[i] : offsets[i + 1]] = self._to_ids(rows)
-            distances[offsets[i] : offsets[i + 1]] = near
-        return RadiusResult(offsets, ids, distances)
+        np.cumsum(sum(counts, np.zeros(len(packed), np.int64)), out=offsets[1:])
+        return RadiusResult(offsets, ids[order], distances[order])
 
-    def _to_ids(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return rows if self._ids is None else self._ids[rows]
+    def add(self, codes: npt.ArrayLike, ids: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
+        """Add codes; searches that begin from now on find them. Returns their ids, int64 [n].
+
+        codes: as for the index. ids: unique integers >= 0 [n] of which none is there; if None, the next ones after the
+        largest id that was ever there. UsageError for an id that is there, and nothing is added.
+
+        They lie in a segment of their own at first, which is merged into larger ones as it grows: adding many at once
+        is much cheaper than one by one.
+        """
+        packed = check_codes(codes, self._bits)
+        given = None if ids is None else _check_ids(ids, len(packed))
+        with self._changing:
+            state = self._state
+            if given is None:
+                if len(packed) > _MAX_ID + 1 - state.next_id:
+                    raise UsageError(
+                        f"the largest id is {_MAX_ID}: there are no {len(packed)} after {state.next_id - 1}"
+                    )
+                given = np.arange(state.next_id, state.next_id + len(packed))
+            if len(packed) == 0:
+                return given
+            packed, sorted_ids = _sorted(packed, given)
+            for segment in state.segments:
+                there = segment.rows_of(sorted_ids)
+                if len(there):
+                    id = there[0] if segment.ids is None else segment.ids[there[0]]
+                    raise UsageError(f"id {id} is there already: remove it first")
+            added = self._build(packed, sorted_ids)
+            self._set([*state.segments, added], max(state.next_id, int(sorted_ids[-1]) + 1))
+            return given
+
+    def remove(self, ids: npt.ArrayLike) -> int:
+        """Remove codes by id; searches that begin from now on don't find them. Returns how many were there.
+
+        ids: integers [m]; those that are not there don't matter.
+        """
+        wanted = _check_wanted(ids, "ids")
+        with self._changing:
+            state = self._state
+            segments, removed = [], 0
+            for segment in state.segments:
+                rows = segment.rows_of(wanted)
+                segments.append(segment.without(rows) if len(rows) else segment)
+                removed += len(rows)
+            if removed:
+                self._set(segments, state.next_id)
+            return removed
+
+    def compact(self) -> None:
+        """Build all anew as one segment: what added and removed codes cost a search is gone."""
+        with self._changing:
+            state = self._state
+            if len(state.segments) > 1 or any(segment.live is not None for segment in state.segments):
+                self._set(
+                    [merged(list(state.segments), self._structure, self._path, self._threads)],
+                    state.next_id,
+                    settle=False,
+                )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a file that `open` takes. A file of that name is replaced, when the new one is whole.
+
+        UsageError where it can't be written.
+        """
+        state = self._state
+        saved.save(path, SavedIndex(self._bits, self._structure, state.next_id, state.segments))
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], *, mapped: bool = True, verify: bool = True, threads: int | None = None
+    ) -> "HammingIndex":
+        """Open a file that `save` wrote, without building anything.
+
+        mapped: map the file (its pages come from the disk when first used, and processes share them), or read it into
+        memory (quicker searches: with large memory pages). verify: compare all checksums, which reads the whole file.
+        Codes can be added and removed as always; the file stays as it is until the next `save`.
+
+        UsageError where there is no such file; FormatError where it is cut off, damaged, foreign, or newer.
+        """
+        index = cls.__new__(cls)
+        index._threads = _check_threads(threads)
+        index._path = core_path()
+        index._changing = threading.Lock()
+        loaded = saved.load(path, index._path, mapped, verify)
+        index._bits, index._structure = loaded.bits, loaded.structure
+        index._set(loaded.segments, loaded.next_id, settle=False)
+        return index
+
+    def explain(self, codes: npt.ArrayLike | None = None, k: int = 10, *, radius: int | None = None) -> Explanation:
+        """Which structures there are and why, and what searches for these codes cost.
+
+        codes: as in `search`; k, or `radius`: what is searched for. `print` shows it as a few lines.
+        """
+        state = self._state
+        costs: tuple[Cost, ...] = ()
+        if codes is not None:
+            packed = check_codes(codes, self._bits)
+            k = _check_count(k, "k")
+            limit = self._bits if radius is None else min(_check_count(radius, "radius"), self._bits)
+            asked = None if radius is not None else k
+            each = [s.engine.costs(packed, asked, limit, s.live) for s in state.segments]
+            costs = tuple(_total(of_query) for of_query in zip(*each, strict=True))
+        return Explanation(
+            self._bits,
+            sum(segment.alive for segment in state.segments),
+            self.path,
+            self._threads,
+            sum(segment.nbytes for segment in state.segments),
+            tuple(
+                SegmentExplanation(
+                    segment.engine.structure,
+                    self._reason(segment),
+                    segment.count,
+                    segment.count - segment.alive,
+                    segment.engine.unique,
+                    segment.nbytes,
+                )
+                for segment in state.segments
+            ),
+            costs,
+        )
+
+    def _parts(self, allow: npt.ArrayLike | None, deny: npt.ArrayLike | None) -> list[Part]:
+        allowed = None if allow is None else _check_wanted(allow, "allow")
+        denied = None if deny is None else _check_wanted(deny, "deny")
+        parts = (segment.part(allowed, denied, self._threads) for segment in self._state.segments)
+        return [part for part in parts if part is not None]
+
+    def _build(self, packed: Packed, ids: Ids | None) -> Segment:
+        return Segment.build(packed, self._bits, ids, self._structure, self._path, self._threads)
+
+    def _set(self, segments: Sequence[Segment], next_id: int, settle: bool = True) -> None:
+        """Make this the state, after merging what is too small or too thin to stay by itself."""
+        kept = [segment for segment in segments if segment.alive]
+        if settle:
+            kept = [self._dense(segment) for segment in kept]
+            while len(kept) > 1 and kept[-2].alive < max(_GROWTH * kept[-1].alive, _SCAN_UP_TO):
+                kept[-2:] = [merged(kept[-2:], self._structure, self._path, self._threads)]
+        core = None
+        if len(kept) == 1 and kept[0].live is None and isinstance(kept[0].engine, NativeEngine):
+            core = kept[0].engine.core
+        self._state = _State(tuple(kept), next_id, core)
+
+    def _dense(self, segment: Segment) -> Segment:
+        return (
+            merged([segment], self._structure, self._path, self._threads)
+            if 2 * segment.alive < segment.count
+            else segment
+        )
+
+    def _reason(self, segment: Segment) -> str:
+        engine = segment.engine
+        if not isinstance(engine, NativeEngine):
+            return "NumPy only scans"
+        if self._structure != "auto":
+            return "as asked for"
+        if engine.structure == "scan":
+            return f"up to {_SCAN_UP_TO:,} codes a scan is quickest"
+        few = engine.structure == "table"
+        return f"over {_SCAN_UP_TO:,} codes, {'up to' if few else 'over'} {_TABLE_BITS} bits"
+
+
+def _sorted(packed: Packed, ids: Ids) -> tuple[Packed, Ids]:
+    """Both in the order of the ids. UsageError where one is there twice."""
+    if np.any(ids[1:] <= ids[:-1]):
+        order = np.argsort(ids, kind="stable")
+        packed, ids = packed[order], ids[order]
+        twice = np.flatnonzero(ids[1:] == ids[:-1])
+        if twice.size:
+            raise UsageError(f"id {ids[twice[0]]} is there twice: ids are unique")
+    return packed, ids
+
+
+def _total(costs: Sequence[Cost]) -> Cost:
+    return Cost(
+        sum(cost.buckets for cost in costs),
+        sum(cost.codes for cost in costs),
+        sum(cost.shells for cost in costs),
+        any(cost.scanned for cost in costs),
+    )
 
 
 def _check_threads(threads: int | None) -> int:
@@ -170,12 +393,20 @@ def _check_ids(ids: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
         raise UsageError(f"ids are {array.dtype} {list(array.shape)}: {count} codes need {count} integers")
     if count and array.min() < 0:
         raise UsageError(f"an id is {array.min()}: ids are >= 0 (-1 stands for 'no result')")
-    if count and int(array.max()) > np.iinfo(np.int64).max:
-        raise UsageError(f"an id is {array.max()}: the largest is {np.iinfo(np.int64).max}")
+    if count and int(array.max()) > _MAX_ID:
+        raise UsageError(f"an id is {array.max()}: the largest is {_MAX_ID}")
     return array.astype(np.int64)
 
 
-def _check_unique(ids: npt.NDArray[np.int64]) -> None:
-    twice = np.flatnonzero(ids[1:] == ids[:-1])
-    if twice.size:
-        raise UsageError(f"id {ids[twice[0]]} is there twice: ids are unique")
+def _check_wanted(ids: npt.ArrayLike, name: str) -> npt.NDArray[np.int64]:
+    """Ids to look for: ascending, without repetition, and without those that can't be there."""
+    array = np.asarray(ids)
+    if array.size == 0 and array.ndim == 1:
+        return np.empty(0, np.int64)
+    if not np.issubdtype(array.dtype, np.integer) or array.ndim != 1:
+        raise UsageError(f"{name} is {array.dtype} {list(array.shape)}: it is integers [m]")
+    array = array[(array >= 0) & (array <= _MAX_ID)].astype(np.int64)
+    if np.any(array[1:] <= array[:-1]):
+        array = np.sort(array)
+        array = array[np.concatenate([[True], array[1:] > array[:-1]])]
+    return array

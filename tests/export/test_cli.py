@@ -43,7 +43,7 @@ def test_a_trained_run_exports_on_its_validation_pictures(trained):
     assert result.exit_code == 0, result.output
     assert f"model:    {trained / 'model.onnx'}" in result.stdout
     assert "0 of 20,004 bits flipped against torch on onnxruntime" in result.stdout
-    assert "with 95 % confidence below 1.5e-04" in result.stdout
+    assert "(rate 0, with 95 % confidence below 1.5e-04)" in result.stdout
     assert "1,667 views of 6 pictures (the run's validation pictures)" in result.stdout
     assert "1,787,904 multiply-adds with 8 branches -> 1,149,312 in the graph" in result.stdout
 
@@ -114,6 +114,14 @@ def test_no_pictures_exit_3_and_say_what_to_pass(network, save_run):
     result = invoke("--ckpt", save_run(network, data="/no/longer/here"))
     assert result.exit_code == 3
     assert "pass some with --images FOLDER" in result.stderr
+
+
+@pytest.mark.parametrize(("package", "extra"), [("onnxscript", "train"), ("onnxruntime", "cpu")])
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, package, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    result = invoke("--ckpt", "x")
+    assert result.exit_code == 4
+    assert f"needs {package}, which is not installed: pip install 'queryopt[{extra}]'" in result.stderr
 
 
 def test_as_a_process_it_says_nothing_but_the_result(trained, tmp_path):

@@ -1,3 +1,5 @@
+import contextlib
+import importlib.metadata
 import os
 import re
 
@@ -5,15 +7,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 from queryopt.card import FORMAT_KEY, ModelCard, fingerprint
 from queryopt.errors import CheckpointError, DataError, ParityError, UsageError
 from queryopt.export import export_onnx
-from queryopt.export.onnx import build_graph
+from queryopt.export.onnx import build_graph, model_card
 from queryopt.export.pictures import parity_pictures
 from queryopt.images import load_image
+from queryopt.train import preset_config, train
 from queryopt.train.checkpoint import load_checkpoint
 from queryopt.train.data import load_image_folder, split_validation
+from queryopt.train.inputs import to_input
 
 
 def session_of(path):
@@ -103,8 +108,6 @@ def test_a_refused_export_leaves_the_old_model_and_nothing_else(unsure_network, 
 
 
 def test_the_old_model_is_there_until_the_new_one_is(network, model_path, save_run, picture_folder):
-    import contextlib
-
     run = save_run(network)
     before = model_path.read_bytes()
     (run / "model.onnx").write_bytes(before)
@@ -132,12 +135,17 @@ def test_an_interrupted_export_leaves_nothing_behind(network, save_run, picture_
     assert [p.name for p in run.iterdir()] == ["best.safetensors"]
 
 
-def test_attention_is_an_output_on_request(network, save_run):
+def test_attention_is_an_output_on_request(network, save_run, pictures):
     path = export_onnx(save_run(network), parity=False, explain=True).path
     session = session_of(path)
     assert [(o.name, o.shape) for o in session.get_outputs()][2] == ("attention", ["batch", 12, network.config.tokens])
-    attention = session.run(["attention"], {"images": np.zeros((3, 32, 32, 3), np.uint8)})[0]
-    np.testing.assert_allclose(attention.sum(axis=2), 1, atol=1e-5)
+    preprocessing = card_of(path).preprocessing
+    pixels = np.stack([load_image(p, preprocessing) for p in pictures[:3]])
+    attention = session.run(["attention"], {"images": pixels})[0]
+    with torch.inference_mode():
+        _, expected = network.forward_with_attention(to_input(pixels, preprocessing))
+    np.testing.assert_allclose(attention, expected, atol=1e-5)
+    assert expected.std(dim=2).min() > 1e-3
 
 
 def test_a_file_that_is_no_model_is_never_overwritten(network, save_run, tmp_path):
@@ -180,7 +188,32 @@ def test_the_run_s_own_pictures_are_compared_by_default(network, save_run, pictu
     assert (len(paths), words) == (8, "the run's training pictures")
 
 
+def test_a_run_that_was_trained_on_a_relative_path_exports_from_anywhere(picture_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(picture_folder.parent)
+    config = preset_config("tiny", data=picture_folder.name, iterations=0, test_fraction=0.0, validation_fraction=0.25)
+    train(config, out=tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    paths, words = parity_pictures(load_checkpoint("run"))
+    assert words == "the run's validation pictures"
+    assert paths
+    assert all(path.is_file() and path.is_relative_to(picture_folder) for path in paths)
+
+
 def test_a_bad_checkpoint_is_a_clear_error(tmp_path):
     (tmp_path / "best.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(CheckpointError, match=r"best\.safetensors"):
         export_onnx(tmp_path)
+
+
+def test_versions_are_known_where_a_package_came_under_another_name(network, monkeypatch):
+    def version(name):  # onnxruntime-gpu brings the module onnxruntime and no distribution of that name
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert model_card(network).versions["onnxruntime"] == onnxruntime.__version__
+
+
+@pytest.mark.parametrize("option", [{"threads": -1}, {"batch": 0}, {"max_flip_rate": 2.0}])
+def test_a_value_that_makes_no_sense_is_refused_at_once(network, save_run, option):
+    with pytest.raises(UsageError, match=r"is (-1|0|2\.0)"):
+        export_onnx(save_run(network), **option)

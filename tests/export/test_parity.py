@@ -1,3 +1,4 @@
+import contextlib
 import math
 from fractions import Fraction
 
@@ -159,8 +160,6 @@ def test_the_network_s_mode_is_put_back(make_network, model_path, pictures):
 
 
 def test_progress_counts_every_view(network, model_path, pictures):
-    import contextlib
-
     seen = []
 
     @contextlib.contextmanager

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from rich.table import Table
 from rich.text import Text
 
-from queryopt.cli import Command, Group, Output, common_options, display_path
+from queryopt.cli import Command, Group, Output, batch_option, common_options, display_path, threads_option
 from queryopt.errors import ExitCode, InputError, MismatchError, MissingError, ParityError, QueryOptError, TrainingError
 
 PROGRAM = """
@@ -61,6 +61,7 @@ def raising(error: BaseException) -> Command:
         (TrainingError("x"), 3),
         (click.UsageError("x"), 2),
         (KeyboardInterrupt(), 130),
+        (MemoryError("x"), 3),
         (RuntimeError("x"), 70),
     ],
 )
@@ -239,6 +240,73 @@ def test_a_broken_pipe_is_no_traceback() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_a_reader_that_is_gone_before_help_is_printed_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for option in ("--help", "--version"):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, option], stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+    os.close(writer)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("what", ["x", "x --json", "--help", "--bad", "input"])
+def test_closed_streams_change_nothing_but_what_is_seen(closed: str, what: str, tmp_path: Path) -> None:
+    # What would go to a closed stream must not end up in the next file that is opened.
+    program = PROGRAM.replace(
+        "def main(what: str, out: Output) -> None:",
+        """def main(what: str, out: Output) -> None:
+    with open("a.txt", "w") as file:
+        os.write(1, b"from C") + os.write(2, b"from C")
+        file.write("whole")
+    if what == "input":
+        out.warn("input")
+        open("none")""",
+    )
+    (tmp_path / "program.py").write_text(program)
+    command = f"exec {sys.executable} program.py {what} {closed}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == {"--bad": 2, "input": 3}.get(what, 0), done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    if not what.startswith("--"):
+        assert (tmp_path / "a.txt").read_text() == "whole"
+
+
+@pytest.mark.parametrize("arguments", [[""], ["x", ""], ["--name", ""], ["--name=", "x"]])
+def test_an_empty_argument_is_a_usage_error(arguments: list[str]) -> None:
+    """A shell's variable that is not set must not mean the folder that one is in."""
+    called: list[str] = []
+
+    @click.command(cls=Command, name="qo-try")
+    @click.argument("what", nargs=-1)
+    @click.option("--name", type=click.Path(path_type=Path))
+    def command(what: tuple[str, ...], name: Path | None) -> None:
+        called.append("called")
+
+    for given in (arguments, ["sub", *arguments]):
+        main = command if given is arguments else Group("qo-try", commands={"sub": command})
+        result = CliRunner().invoke(main, given)
+        assert result.exit_code == ExitCode.USAGE
+        assert "is empty: a variable that is not set?" in result.output
+    assert not called
+
+
+@pytest.mark.parametrize("option", ["--threads", "--batch"])
+@pytest.mark.parametrize("value", ["0", "-1", "2147483648", "99999999999999999999"])
+def test_threads_and_batches_that_no_machine_has_are_refused(option: str, value: str) -> None:
+    @click.command(cls=Command)
+    @threads_option
+    @batch_option(32)
+    def command(threads: int | None, batch: int) -> None:
+        raise AssertionError
+
+    result = CliRunner().invoke(command, [option, value])
+    assert result.exit_code == ExitCode.USAGE
+    assert option in result.output
 
 
 def test_what_the_encoding_of_stdout_has_not_is_escaped() -> None:

@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import pytest
 
 from queryopt.errors import UsageError
-from queryopt.files import replacing
+from queryopt.files import leftovers, replacing
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
@@ -50,6 +51,25 @@ with replacing({str(path)!r}) as file:
     assert path.read_bytes() == b"old"
 
 
+def test_what_killed_writers_leave_can_be_found(tmp_path):
+    path = tmp_path / "a[1].npz"
+    (tmp_path / ".a[1].npz.mine").touch()
+    (tmp_path / ".a1.npz.12345678.tmp").touch()
+    with replacing(path) as file:
+        assert [left.stat().st_ino for left in leftovers(path)] == [os.fstat(file.fileno()).st_ino]
+    assert leftovers(path) == []
+
+
+def test_a_system_that_has_no_room_is_not_the_paths_fault(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"), replacing(tmp_path / "out"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_rights_are_those_of_a_new_file_or_of_the_one_replaced(tmp_path):
     umask = os.umask(0o022)
     try:
@@ -84,3 +104,35 @@ def test_a_missing_folder_and_a_folder_are_refused(tmp_path):
         pass
     with pytest.raises(UsageError, match="a folder of that name"), replacing(tmp_path):
         pass
+
+
+def test_only_a_file_that_begins_as_it_should_is_replaced(tmp_path):
+    for old in (None, b"", b"{old"):
+        path = tmp_path / "out.json"
+        path.unlink(missing_ok=True)
+        if old is not None:
+            path.write_bytes(old)
+        with replacing(path, over=b"{") as file:
+            file.write(b"{new")
+        assert path.read_bytes() == b"{new"
+    path.write_bytes(b"SQLite format 3")
+    with pytest.raises(UsageError, match=r"out\.json: the file there is none that"), replacing(path, over=b"{"):
+        pass
+    assert path.read_bytes() == b"SQLite format 3"
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    code = """
+import resource
+from queryopt.files import replacing
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    with replacing("out") as file:
+        file.write(bytes(100_000))
+except OSError as error:
+    print(error.filename, error.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "out File too large\n"
+    assert os.listdir(tmp_path) == []

@@ -25,7 +25,7 @@ def frozen_pictures() -> Path:
 @pytest.fixture(scope="session")
 def frozen_codes() -> dict[str, dict[str, Any]]:
     """What the frozen model gives for the frozen pictures: relative path -> code (hex), integer, logits."""
-    expected: dict[str, Any] = json.loads((_DATA / "v1" / "expected.json").read_text())
+    expected: dict[str, dict[str, dict[str, Any]]] = json.loads((_DATA / "v1" / "expected.json").read_text())
     return expected["pictures"]
 
 

@@ -83,7 +83,7 @@ def test_order_given_is_kept_and_paths_come_back_as_given(hasher: Hasher, frozen
 
 def test_names_that_are_not_text(hasher: Hasher, frozen_pictures: Path, tmp_path: Path) -> None:
     for name in (b"\xff\xfe.jpg", b"a\nb.jpg", b"=1+2.jpg"):
-        shutil.copy(frozen_pictures / "finch" / "1.jpg", os.path.join(os.fsencode(tmp_path), name))
+        shutil.copy(frozen_pictures / "finch" / "1.jpg", tmp_path / os.fsdecode(name))
     batch = hasher.hash_folder(tmp_path)
     assert len(batch) == 3
     assert {os.path.basename(os.fsencode(path)) for path in batch.paths} == {b"\xff\xfe.jpg", b"a\nb.jpg", b"=1+2.jpg"}

@@ -196,6 +196,12 @@ def test_thumbnails_are_small_upright_jpegs_made_once(picture, monkeypatch):
     source, _ = thumbnails.get(path, 160)
     with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (107, 160))
+    source_of_square, _ = thumbnails.get(path, 160, square=True)
+    with Image.open(io.BytesIO(base64.b64decode(source_of_square.partition(",")[2]))) as image:
+        assert (image.mode, image.size) == ("RGB", (160, 160))
+    source_of_square, _ = thumbnails.get(picture("flat.jpg", size=(900, 40)), 160, square=True)
+    with Image.open(io.BytesIO(base64.b64decode(source_of_square.partition(",")[2]))) as image:
+        assert image.size == (40, 40), "never enlarged"
     os.remove(path)
     asked = code(1)
     page = render(*(query(path, asked, [hit(path, asked, asked)]) for _ in range(2)), thumbnails=thumbnails)

@@ -6,6 +6,7 @@ import pickle
 import resource
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from queryopt.errors import CheckpointError, ExitCode
-from queryopt.train.checkpoint import BEST, CONFIG, CONFIG_KEY, LAST, atomic_write, load_checkpoint, save_best
+from queryopt.train.checkpoint import BEST, CONFIG, CONFIG_KEY, LAST, load_checkpoint, read_torch_file, save_best
 from queryopt.train.network import QueryOpt
 from queryopt.train.presets import preset_config
 
@@ -100,6 +101,21 @@ def test_malicious_pickle_is_never_executed(tmp_path, state, legacy):
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap(mark)))
     refused(tmp_path / "plain.pt")
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_of_any_protocol_is_refused_without_a_warning_or_advice_to_run_it(tmp_path, protocol):
+    mark, path = tmp_path / "executed", tmp_path / "evil.pt"
+    path.write_bytes(pickle.dumps({"x": Trap(mark)}, protocol))
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with pytest.raises(CheckpointError) as caught:
+            read_torch_file(path)
+    assert not shown
+    assert not mark.exists()
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "Re-running" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_malicious_pickle_in_a_zip_that_torch_wrote(tmp_path, state):
@@ -201,7 +217,7 @@ def test_folder_that_is_no_run_names_the_runs_in_it(tmp_path, run):
 
 
 def test_wrong_name_gets_a_suggestion(run):
-    assert f"did you mean {run}?" in refused(run.with_name("runn"))
+    assert f"; did you mean {run.name}?" in refused(run.with_name("runn"))
 
 
 def test_fifo_is_refused(tmp_path):
@@ -214,12 +230,12 @@ def test_full_disk_keeps_the_old_file(tmp_path, run):
     before = (run / BEST).read_bytes()
     code = f"""
 import resource, sys
-import torch
 from pathlib import Path
-from queryopt.train.checkpoint import atomic_write
+from queryopt.train.checkpoint import load_checkpoint, save_best
+checkpoint = load_checkpoint({str(run)!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    atomic_write(Path({str(run / BEST)!r}), lambda f: torch.save(torch.zeros(1_000_000), f))
+    save_best(Path({str(run / BEST)!r}), checkpoint.state, checkpoint.config)
 except OSError as error:
     sys.exit(0 if error.errno else 1)
 sys.exit(2)
@@ -227,9 +243,3 @@ sys.exit(2)
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == ExitCode.DONE
     assert (run / BEST).read_bytes() == before
     assert os.listdir(run) == [BEST]
-
-
-def test_atomic_write_gives_the_rights_of_any_file(tmp_path):
-    atomic_write(tmp_path / "a", lambda file: file.write(b"x"))
-    (tmp_path / "b").write_bytes(b"x")
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode

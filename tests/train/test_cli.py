@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pytest
 import torch
@@ -116,9 +117,14 @@ def test_options_override_the_preset(labelled_folder, tmp_path):
         "--hold": 2,
         "--validation-fraction": 0.25,
         "--iterations": 0,
+        "--dim": 48,
+        "--heads": 4,
+        "--feedforward": 96,
+        "--schedule": "steps",
     }
     arguments = [part for pair in changes.items() for part in pair]
-    flags = ["--no-flip", "--hold-solver", "--crop-scale", 0.5, 0.75, "--no-channels-last"]
+    flags = ["--no-flip", "--hold-solver", "--crop-scale", 0.5, 0.75, "--no-channels-last", "--scale-gamma"]
+    flags += ["--lr-step", 2, "--lr-step", 5]
     result = qo_train("--data", labelled_folder, "--preset", "tiny", "--out", tmp_path / "run", *arguments, *flags)
     assert result.exit_code == ExitCode.DONE, result.output
     config = load_checkpoint(tmp_path / "run").config
@@ -131,7 +137,9 @@ def test_options_override_the_preset(labelled_folder, tmp_path):
         (0.5, 0.75),
         False,
     )
-    assert not config.scale_gamma
+    assert (config.scale_gamma, config.lr_steps) == (True, (2, 5))
+    others = {f.name for f in fields(config)} | {f.name for f in fields(config.network)}
+    assert {p.name for p in main.params} >= others - {"network"}, "every setting has an option"
 
 
 def test_resume_keeps_the_runs_own_options(reference, tmp_path):

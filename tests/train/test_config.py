@@ -46,6 +46,9 @@ def test_what_goes_together_follows():
     assert not preset_config("default", weights="none").network.freeze
     assert preset_config("small").effective_gamma(5994 // 2) == pytest.approx(100)
     assert preset_config("small", gamma=30.0).effective_gamma(100) == 30
+    assert preset_config("small", gamma=30.0, scale_gamma=True).effective_gamma(5994 // 2) == pytest.approx(15)
+    assert (preset_config("small").hold, preset_config("small", codes="noise").hold) == (8, 0)
+    assert preset_config("small", codes="noise", hold=3).hold == 3
 
 
 @pytest.mark.parametrize(
@@ -56,9 +59,14 @@ def test_what_goes_together_follows():
         {"iterations": True},
         {"lr": float("nan")},
         {"lr": 0.0},
+        {"lr": 1e308},
+        {"weight_decay": 1e308},
         {"gamma": -1.0},
         {"validation_fraction": 1.0},
         {"crop_scale": (0.5, 0.2)},
+        {"crop_scale": 0.5},
+        {"lr_steps": (0,)},
+        {"lr_steps": 30},
         {"samples": 1},
         {"threads": 0},
         {"bits": 65},
@@ -82,10 +90,17 @@ def test_wrong_names_get_a_suggestion(call, suggestion):
         call()
 
 
+def test_a_list_is_as_good_as_a_tuple():
+    assert preset_config("tiny", lr_steps=[3], crop_scale=[0.5, 1.0]) == preset_config(
+        "tiny", lr_steps=(3,), crop_scale=(0.5, 1.0)
+    )
+
+
 def test_differences_name_the_field_and_both_values():
     a, b = preset_config("tiny"), preset_config("tiny", lr=0.5, bits=8, branches=2, threads=1)
     assert a.differences(b) == ["lr: 0.5, not 0.001", "bits: 8, not 12"]
     assert a.differences(a) == []
+    assert a.differences(preset_config("tiny", data="/moved", device="cpu")) == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from queryopt.errors import CheckpointError, DataError, TrainingError, UsageError
 from queryopt.train import TrainResult, load_checkpoint, preset_config, train
-from queryopt.train.checkpoint import BEST, CONFIG, CURVES, LAST, METRICS
+from queryopt.train.checkpoint import BEST, CONFIG, CURVES, LAST, METRICS, read_run_config
 from queryopt.train.data import load_image_folder
 from queryopt.train.runs import RunFolder
 
@@ -176,6 +176,50 @@ def test_resume_with_another_configuration_or_other_pictures(copy, labelled_fold
         train(config_of(labelled_folder), load_image_folder(other, seed=42, test_fraction=0.2), copy, resume=True)
 
 
+def test_a_run_finds_its_pictures_from_any_folder(labelled_folder, tmp_path, monkeypatch):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    pictures = shutil.copytree(labelled_folder, tmp_path / "one" / os.fsdecode(b"caf\xe9"))
+    run, config = tmp_path / "run", config_of(pictures.name)
+    monkeypatch.chdir(tmp_path / "one")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out=run, progress=stopping_after(12, interrupt))
+    monkeypatch.chdir(tmp_path / "other")
+    assert load_checkpoint(run / BEST).config.data == str(pictures)
+    begun = read_run_config(run)
+    assert begun.data == str(pictures)
+    # Moved, they are still the same pictures.
+    pictures.rename("moved")
+    with pytest.raises(DataError, match="no such folder"):
+        train(begun, out=run, resume=True)
+    assert train(begun, "moved", run, resume=True).iterations == 3
+    assert read_run_config(run).data == str(tmp_path / "other" / "moved")
+
+
+def test_backbone_weights_are_needed_at_the_start_alone(labelled_folder, tmp_path, reference):
+    weights = tmp_path / "trunk.pt"
+    torch.save(load_checkpoint(reference).network().backbone.state_dict(), weights)
+    config = config_of(labelled_folder, weights=str(weights), iterations=2)
+    train(config, labelled_folder, tmp_path / "whole")
+    with pytest.raises(Stop):
+        train(config, labelled_folder, tmp_path / "run", progress=stopping_after(13, crash))
+    weights.unlink()
+    train(config, labelled_folder, tmp_path / "run", resume=True)
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_best_checkpoint_that_is_gone_is_not_replaced_by_another(copy, labelled_folder):
+    (copy / BEST).unlink()
+    with pytest.raises(CheckpointError, match=r"best\.safetensors is gone"):
+        train(config_of(labelled_folder), labelled_folder, copy, resume=True)
+
+
+def test_without_data_there_is_nothing_to_train_on(tmp_path):
+    with pytest.raises(UsageError, match="nothing to train on"):
+        train(config_of(""), out=tmp_path / "run")
+    assert os.listdir(tmp_path) == []
+
+
 def test_resume_where_there_is_nothing_starts(labelled_folder, tmp_path, reference):
     train(config_of(labelled_folder), labelled_folder, tmp_path / "run", resume=True)
     assert_same_weights(tmp_path / "run", reference)
@@ -312,6 +356,15 @@ def test_unreadable_pictures_are_named_left_out_and_counted(labelled_folder, tmp
         train(config, root, tmp_path / "strict", strict=True)
     again = train(config, root, run, resume=True)
     assert again.skipped == result.skipped
+
+
+def test_an_iteration_without_a_readable_picture_says_so(labelled_folder, tmp_path):
+    root = shutil.copytree(labelled_folder, tmp_path / "pictures")
+    for path in sorted(root.rglob("*.png"))[1:]:
+        path.write_bytes(b"no picture")
+    settings = {"test_fraction": 0.0, "validation_fraction": 0.0, "samples": 2}
+    with pytest.raises(DataError, match=r"none of the 2 pictures of an iteration can be read \(.*\.png: not a pic"):
+        train(config_of(root, **settings), root, tmp_path / "run")
 
 
 def test_failing_start_leaves_no_folder(labelled_folder, tmp_path):

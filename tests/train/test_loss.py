@@ -6,7 +6,7 @@ import torch
 from queryopt.train.loss import hashing_loss, scaled_gamma
 
 
-def problem() -> tuple[torch.Tensor, ...]:
+def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """outputs [4, 6], codes [9, 6], labels of the batch and the gallery, rows of the batch."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 2])
@@ -43,19 +43,20 @@ def test_different_classes_are_asked_to_be_orthogonal() -> None:
 
 
 def test_gradients_reach_the_outputs_alone() -> None:
-    outputs, codes, *rest = problem()
+    outputs, codes, batch_labels, labels, index = problem()
     outputs.requires_grad_()
     codes.requires_grad_()
-    hashing_loss(outputs, codes.detach(), *rest, 200.0).total.backward()  # type: ignore[arg-type]
+    hashing_loss(outputs, codes.detach(), batch_labels, labels, index, 200.0).total.backward()
     assert outputs.grad is not None
     assert outputs.grad.abs().sum() > 0
     assert codes.grad is None
 
 
 def test_integer_codes_serve() -> None:
-    outputs, codes, *rest = problem()
-    exact = hashing_loss(outputs, codes, *rest, 200.0).total  # type: ignore[arg-type]
-    torch.testing.assert_close(hashing_loss(outputs, codes.to(torch.int8), *rest, 200.0).total, exact)  # type: ignore[arg-type]
+    outputs, codes, batch_labels, labels, index = problem()
+    exact = hashing_loss(outputs, codes, batch_labels, labels, index, 200.0).total
+    integer = hashing_loss(outputs, codes.to(torch.int8), batch_labels, labels, index, 200.0).total
+    torch.testing.assert_close(integer, exact)
 
 
 @pytest.mark.parametrize(

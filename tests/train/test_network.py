@@ -255,7 +255,7 @@ def test_images_of_another_size_are_refused() -> None:
         ({"bits": 0}, "1 to 64"),
         ({"bits": 65}, "1 to 64"),
         ({"bits": "12"}, "1 to 64"),
-        ({"bits": 12, "backbone": "resnet05"}, "did you mean 'resnet50'"),
+        ({"bits": 12, "backbone": "resnet05"}, "did you mean resnet50"),
         ({"bits": 12, "backbone": "vit"}, "resnet18, resnet34"),
         ({"bits": 12, "branches": 0}, "branches is 0"),
         ({"bits": 12, "branches": 385}, "1 to 384"),

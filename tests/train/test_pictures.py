@@ -9,8 +9,9 @@ from PIL import Image
 from queryopt.card import Preprocessing
 from queryopt.errors import DataError
 from queryopt.images import load_image, open_rgb
-from queryopt.train.augment import Augmentation, sample_rng, train_view
+from queryopt.train.augment import Augmentation, train_view
 from queryopt.train.data import LabelledImages, load_image_folder
+from queryopt.train.draws import sample_rng
 from queryopt.train.pictures import PictureSource
 
 SIZE = Preprocessing.for_size(32)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from queryopt.errors import CheckpointError, UsageError
-from queryopt.train.checkpoint import CONFIG, LAST, METRICS, read_run_config
+from queryopt.train.checkpoint import BEST, CONFIG, LAST, METRICS, read_run_config
 from queryopt.train.presets import preset_config
 from queryopt.train.runs import Position, RunFolder, RunState
 
@@ -94,3 +94,12 @@ def test_closing_lets_others_in_and_removes_a_folder_in_which_nothing_was_writte
     with RunFolder(tmp_path / "run"), pytest.raises(UsageError, match="another qo-train"):
         RunFolder(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path):
+    (tmp_path / LAST).write_bytes(b"whole")
+    for name in (f".{LAST}.0123abcd.tmp", f".{BEST}.4567cdef.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / ".notes.tmp").write_bytes(b"mine")
+    RunFolder(tmp_path, resume=True).close()
+    assert sorted(os.listdir(tmp_path)) == [".notes.tmp", LAST]

@@ -4,7 +4,7 @@ from queryopt.train.synthetic.attributes import ATTRIBUTES
 from queryopt.train.synthetic.birds import (
     BirdsConfig,
     Generated,
-    Progress,
+    absolute_data,
     generate,
     load_attributes,
     resolve_data,
@@ -15,7 +15,7 @@ __all__ = [
     "ATTRIBUTES",
     "BirdsConfig",
     "Generated",
-    "Progress",
+    "absolute_data",
     "contact_sheet",
     "generate",
     "load_attributes",

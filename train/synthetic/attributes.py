@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.errors import UsageError
-from queryopt.train.augment import sample_rng
+from queryopt.train.draws import Stream, sample_rng
 
 __all__ = ["ATTRIBUTES", "MAX_CLASSES", "Bird", "choose_classes", "class_name", "distance"]
 
@@ -36,7 +36,6 @@ _CHOICES = np.array([len(values) for values in ATTRIBUTES.values()])
 _SMALL = frozenset({"beak_length", "beak_colour", "leg_colour", "eye_ring"})
 _LARGE = np.array([name not in _SMALL for name in ATTRIBUTES])
 """Attributes that can be seen in a picture of 64 pixels at a glance."""
-_STREAM = 17
 
 
 def distance(one: Bird, other: Bird) -> int:
@@ -52,7 +51,7 @@ def choose_classes(count: int, seed: int) -> tuple[dict[str, str], ...]:
     """
     if not 2 <= count <= MAX_CLASSES:
         raise UsageError(f"classes is {count}: 2 to {MAX_CLASSES} can be generated")
-    rng = sample_rng(seed, 0, 0, 0, stream=_STREAM)
+    rng = sample_rng(seed, 0, 0, 0, Stream.BIRD_CLASSES)
     birds = np.zeros((0, len(ATTRIBUTES)), np.int64)  # [classes x attributes], positions among the values
     while len(birds) < count:
         bird = rng.integers(_CHOICES)

@@ -9,33 +9,28 @@ part and its number alone, so a larger set holds a smaller one of the same seed.
 """
 
 import csv
-import difflib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TypeAlias
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, urlencode
 
-from queryopt.cli import Advance, display_path
+from queryopt.cli import Progress, display_path, no_progress
 from queryopt.errors import DataError, UsageError
-from queryopt.train.augment import sample_rng
+from queryopt.text import did_you_mean
+from queryopt.train.draws import Stream, sample_rng
 from queryopt.train.synthetic.attributes import ATTRIBUTES, MAX_CLASSES, Bird, choose_classes, class_name
 
-__all__ = ["PREFIX", "BirdsConfig", "Generated", "Progress", "generate", "load_attributes", "resolve_data"]
-
-Progress: TypeAlias = Callable[[str, int], AbstractContextManager[Advance]]
-"""Opens a progress bar: (description, total) -> a context whose value counts. `queryopt.cli.Output.progress` is one."""
+__all__ = ["PREFIX", "BirdsConfig", "Generated", "absolute_data", "generate", "load_attributes", "resolve_data"]
 
 PREFIX = "synthetic:"
 """What `resolve_data` knows a generated data set by."""
 
 _VERSION = 1
 """Of the pictures. A change that draws other pictures from an equal configuration counts it up."""
-_STREAM = 18
 _QUALITY = 92
 _CONFIG = "birds.json"
 _ATTRIBUTES = "attributes.csv"
@@ -109,10 +104,11 @@ def generate(
         birds = choose_classes(classes, seed)
         _write(root / _ATTRIBUTES, _attributes_csv(birds))
         missing = list(_missing(root, config, birds))
-        with (progress or _no_bar)("drawing birds", len(missing)) if missing else nullcontext(_no_advance) as advance:
-            for part, label, number, path in missing:
-                _write(path, _picture(birds[label], config, part, label, number))
-                advance()
+        if missing:
+            with (progress or no_progress)("drawing birds", len(missing), "images") as advance:
+                for part, label, number, path in missing:
+                    _write(path, _picture(birds[label], config, part, label, number))
+                    advance()
     return Generated(root, len(missing), classes * (train_per_class + test_per_class) - len(missing))
 
 
@@ -134,10 +130,24 @@ def resolve_data(
     path = Path(text)
     if not path.is_dir():
         what = "not a folder" if path.exists() else "no such folder"
-        raise DataError(
-            f"{display_path(text)}: {what}; give a folder with one sub-folder a class{_hint(text, [PREFIX + 'birds'])}"
-        )
+        near = did_you_mean(text, [f"{PREFIX}birds"])
+        raise DataError(f"{display_path(text)}: {what}; give a folder with one sub-folder a class{near}")
     return path
+
+
+def absolute_data(text: str | os.PathLike[str], cache_dir: str | os.PathLike[str] = ".") -> str:
+    """What `resolve_data` takes, put so that it means the same data set in every working directory.
+
+    A path becomes absolute; of a generated set, the folder and all numbers are written out. UsageError for a wrong name
+    or value.
+    """
+    text = os.fspath(text)
+    if not text.startswith(PREFIX):
+        return os.path.abspath(text)
+    config, where = _parse(text.removeprefix(PREFIX))
+    folder = os.path.abspath(where or Path(cache_dir, config.name))
+    options = {**asdict(config), "folder": folder}
+    return f"{PREFIX}birds?{urlencode(options, safe='/', quote_via=quote, errors='surrogateescape')}"
 
 
 def load_attributes(folder: str | os.PathLike[str]) -> dict[str, dict[str, str]]:
@@ -162,9 +172,11 @@ def load_attributes(folder: str | os.PathLike[str]) -> dict[str, dict[str, str]]
 def _parse(rest: str) -> tuple[BirdsConfig, str | None]:
     name, _, query = rest.partition("?")
     if name != "birds":
-        raise UsageError(f"{PREFIX}{name}: no such generated data set; there is {PREFIX}birds{_hint(name, ['birds'])}")
+        raise UsageError(
+            f"{PREFIX}{name}: no such generated data set; there is {PREFIX}birds{did_you_mean(name, ['birds'])}"
+        )
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="surrogateescape") if query else []
     except ValueError:
         raise UsageError(f"{PREFIX}{rest}: options are written name=value, joined by &") from None
     known = [field.name for field in fields(BirdsConfig)]
@@ -184,14 +196,9 @@ def _parse(rest: str) -> tuple[BirdsConfig, str | None]:
         else:
             options_there = ", ".join([*known, "folder"])
             raise UsageError(
-                f"{PREFIX}birds: no option {key}; there are {options_there}{_hint(key, [*known, 'folder'])}"
+                f"{PREFIX}birds: no option {key}; there are {options_there}{did_you_mean(key, [*known, 'folder'])}"
             )
     return BirdsConfig(**options), where
-
-
-def _hint(name: str, choices: list[str]) -> str:
-    close = difflib.get_close_matches(name, choices, 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _claim(root: Path, config: BirdsConfig) -> None:
@@ -240,7 +247,7 @@ def _missing(
 def _picture(bird: Bird, config: BirdsConfig, part: int, label: int, number: int) -> bytes:
     from queryopt.train.synthetic.picture import draw_bird
 
-    rng = sample_rng(config.seed, label, part, number, stream=_STREAM)
+    rng = sample_rng(config.seed, label, part, number, Stream.BIRD_PICTURES)
     data = io.BytesIO()
     draw_bird(bird, config.size, rng).save(data, "JPEG", quality=_QUALITY, subsampling=0)
     return data.getvalue()
@@ -255,7 +262,11 @@ def _attributes_csv(birds: tuple[dict[str, str], ...]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all. An equal name is used again, so nothing is left over."""
+    """Write a file so that it is there whole or not at all.
+
+    Not `replacing`: the folder is locked, so a temporary name can be used again and a killed run leaves nothing over;
+    and waiting for the disk after each of thousands of pictures that can be drawn again would take minutes.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(data)
     os.replace(temporary, path)
@@ -276,11 +287,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _no_bar(description: str, total: int) -> AbstractContextManager[Advance]:
-    return nullcontext(_no_advance)
-
-
-def _no_advance(count: int = 1, note: str | None = None) -> None:
-    pass

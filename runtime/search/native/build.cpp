@@ -73,19 +73,6 @@ class BucketSorter {
 
 constexpr std::size_t kBuckets = 512;  // a piece of work for one thread
 
-std::vector<Chunk> lay_out(int bits, int count) {
-    std::vector<Chunk> chunks(static_cast<std::size_t>(count));
-    const int covered = std::min(bits, count * kMaxChunkBits);
-    int shift = bits;
-    for (int i = 0; i < count; ++i) {
-        Chunk& chunk = chunks[static_cast<std::size_t>(i)];
-        chunk.width = covered / count + (i < covered % count);
-        shift -= chunk.width;
-        chunk.shift = shift;
-    }
-    return chunks;
-}
-
 // Rows by bucket of chunk 0, ascending within each; returns where each bucket begins [2^width + 1].
 Array<std::uint32_t> group(Packed codes, const Chunk& chunk, Array<std::uint32_t>& postings) {
     const std::size_t buckets = std::size_t{1} << chunk.width;
@@ -134,17 +121,6 @@ void number_unique(Index& index, Packed codes, unsigned threads) {
     });
 }
 
-template <class Visit>
-void each_unique(const Index& index, Visit visit) {
-    const Chunk& chunk = index.chunks[0];
-    const std::size_t buckets = std::size_t{1} << chunk.width;
-    for (std::size_t b = 0; b < buckets; ++b) {
-        for (std::size_t i = chunk.starts[b]; i < chunk.starts[b + 1]; ++i) {
-            visit(i, chunk.join(static_cast<std::uint32_t>(b), chunk.rest.get(i)));
-        }
-    }
-}
-
 void fill_chunk(const Index& index, Chunk& chunk) {
     const std::size_t buckets = std::size_t{1} << chunk.width;
     chunk.starts = Array<std::uint32_t>::zeros(buckets + 1);
@@ -155,32 +131,6 @@ void fill_chunk(const Index& index, Chunk& chunk) {
     each_unique(index, [&](std::size_t, std::uint64_t code) {
         chunk.rest.set(cursor[chunk.value(code)]++, chunk.rest_of(code));
     });
-}
-
-// What the shells of a query hold, on average over some of the codes.
-void expect(Index& index) {
-    constexpr std::size_t samples = 16;
-    const std::size_t count = std::min(index.unique, samples);
-    for (Chunk& chunk : index.chunks) {
-        for (int s = 0; s < kExpectedShells && s <= chunk.width; ++s) {
-            double codes = 0;
-            for (std::size_t i = 0; i < count; ++i) {
-                // By rows, not by unique codes: queries are where the pictures are.
-                const std::size_t posting = index.n / count * i;
-                const auto* place = index.first.size() ? std::upper_bound(index.first.data(),
-                                                                          index.first.data() + index.unique, posting) -
-                                                             1
-                                                       : nullptr;
-                const std::size_t unique = place ? static_cast<std::size_t>(place - index.first.data()) : posting;
-                const std::uint32_t value = chunk.value(index.code(unique));
-                for (const std::uint32_t mask : masks().all[s]) {
-                    if (mask >> chunk.width) break;
-                    codes += chunk.starts[(value ^ mask) + 1] - chunk.starts[value ^ mask];
-                }
-            }
-            chunk.expected[s] = count ? codes / static_cast<double>(count) : 0;
-        }
-    }
 }
 
 }  // namespace
@@ -249,7 +199,49 @@ void Index::find(const std::uint64_t* codes, std::size_t count, std::uint32_t* n
                 if (size[i] > 1) chunk.rest.prefetch(low[i] + size[i] / 2);
             }
         }
-        for (std::size_t i = 0; i < n; ++i) numbers[begin + i] = static_cast<std::uint32_t>(low[i]);
+        // A code that isn't there gives some number: a damaged file must not lead outside of the arrays.
+        for (std::size_t i = 0; i < n; ++i) numbers[begin + i] = static_cast<std::uint32_t>(std::min(low[i], unique - 1));
+    }
+}
+
+std::vector<Chunk> lay_out(Structure structure, int bits) {
+    // Chunks of about 16 bits: with 1e5 to 1e8 codes their tables' buckets hold a few to a thousand of them.
+    const int wanted = structure == Structure::table ? 1 : std::max(2, (bits + 8) / kMaxChunkBits);
+    const int count = std::min(wanted, bits);
+    std::vector<Chunk> chunks(static_cast<std::size_t>(count));
+    const int covered = std::min(bits, count * kMaxChunkBits);
+    int shift = bits;
+    for (int i = 0; i < count; ++i) {
+        Chunk& chunk = chunks[static_cast<std::size_t>(i)];
+        chunk.width = covered / count + (i < covered % count);
+        shift -= chunk.width;
+        chunk.shift = shift;
+    }
+    return chunks;
+}
+
+void expect(Index& index) {
+    constexpr std::size_t samples = 16;
+    const std::size_t count = std::min(index.unique, samples);
+    for (Chunk& chunk : index.chunks) {
+        for (int s = 0; s < kExpectedShells && s <= chunk.width; ++s) {
+            double codes = 0;
+            for (std::size_t i = 0; i < count; ++i) {
+                // By rows, not by unique codes: queries are where the pictures are.
+                const std::size_t posting = index.n / count * i;
+                const auto* place = index.first.size() ? std::upper_bound(index.first.data(),
+                                                                          index.first.data() + index.unique, posting) -
+                                                             1
+                                                       : nullptr;
+                const std::size_t unique = place ? static_cast<std::size_t>(place - index.first.data()) : posting;
+                const std::uint32_t value = chunk.value(index.code(unique));
+                for (const std::uint32_t mask : masks().all[s]) {
+                    if (mask >> chunk.width) break;
+                    codes += chunk.starts[(value ^ mask) + 1] - chunk.starts[value ^ mask];
+                }
+            }
+            chunk.expected[s] = count ? codes / static_cast<double>(count) : 0;
+        }
     }
 }
 
@@ -263,9 +255,7 @@ Index build(Packed codes, int bits, Structure structure, unsigned threads) {
         for (std::size_t row = 0; row < codes.n; ++row) index.words.set(row, codes[row]);
         return index;
     }
-    // Chunks of about 16 bits: with 1e5 to 1e8 codes their tables' buckets hold a few to a thousand of them.
-    const int count = structure == Structure::table ? 1 : std::max(2, (bits + 8) / kMaxChunkBits);
-    index.chunks = lay_out(bits, std::min(count, bits));
+    index.chunks = lay_out(structure, bits);
     number_unique(index, codes, threads);
     parallel(index.chunks.size() - 1, 1, threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) fill_chunk(index, index.chunks[i + 1]);

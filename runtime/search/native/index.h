@@ -26,6 +26,7 @@ enum class Structure : std::uint8_t { scan, table, multi };
 constexpr int kMaxBits = 64;
 constexpr int kMaxChunkBits = 16;
 constexpr int kExpectedShells = 5;
+constexpr std::size_t kMaxRows = 0xffffffff;  // rows are numbered with 32 bits, and one number stands for none
 
 // Where `words` no longer fit a core's share of the cache, they are left out, and a scan of the unique codes reads
 // chunk 0 instead.
@@ -98,6 +99,24 @@ struct Index {
 Structure choose(int bits, std::size_t n);
 
 Index build(Packed codes, int bits, Structure structure, unsigned threads);
+
+// The chunks of a table or multi-index, still empty.
+std::vector<Chunk> lay_out(Structure structure, int bits);
+
+// Fills in what the shells of a query hold, on average over some of the codes.
+void expect(Index& index);
+
+// Calls visit(number, code) for every unique code of a table or multi-index, ascending.
+template <class Visit>
+void each_unique(const Index& index, Visit visit) {
+    const Chunk& chunk = index.chunks[0];
+    const std::size_t buckets = std::size_t{1} << chunk.width;
+    for (std::size_t b = 0; b < buckets; ++b) {
+        for (std::size_t i = chunk.starts[b]; i < chunk.starts[b + 1]; ++i) {
+            visit(i, chunk.join(static_cast<std::uint32_t>(b), chunk.rest.get(i)));
+        }
+    }
+}
 
 // Measures what scans and look-ups cost on this machine, with a few of the index's own codes as queries.
 void calibrate(Index& index, const Kernels& kernels);

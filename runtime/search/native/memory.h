@@ -75,9 +75,13 @@ class Integers {
   public:
     Integers() = default;
     Integers(int bits, std::size_t size) : kind_(kind_of(bits)), size_(size) {
-        low_ = Array<std::uint8_t>(size * low_width());
+        low_ = Array<std::uint8_t>(size * width_of(kind_));
         if (kind_ == Kind::u48) high_ = Array<std::uint16_t>(size);
     }
+
+    // A view of arrays that lie elsewhere.
+    Integers(int bits, Array<std::uint8_t> low, Array<std::uint16_t> high, std::size_t size)
+        : kind_(kind_of(bits)), size_(size), low_(std::move(low)), high_(std::move(high)) {}
 
     Kind kind() const { return kind_; }
     std::size_t size() const { return size_; }
@@ -128,8 +132,10 @@ class Integers {
         for (std::size_t at = begin * 2 & ~std::size_t{63}; at < end * 2; at += 64) __builtin_prefetch(high + at);
     }
 
-    std::size_t low_width() const {
-        switch (kind_) {
+    std::size_t low_width() const { return width_of(kind_); }
+
+    static std::size_t width_of(Kind kind) {
+        switch (kind) {
             case Kind::none: return 0;
             case Kind::u8: return 1;
             case Kind::u16: return 2;

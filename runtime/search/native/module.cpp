@@ -7,12 +7,15 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
+#include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 
 #include "batch.h"
 #include "dispatch.h"
 #include "rank.h"
+#include "sections.h"
 
 namespace nb = nanobind;
 
@@ -38,6 +41,7 @@ class Buffer {
         return format[0] != '\0' && format[1] == '\0' && std::strchr(formats, format[0]) != nullptr;
     }
     Py_ssize_t shape(int i) const { return view_.shape[i]; }
+    std::size_t bytes() const { return static_cast<std::size_t>(view_.len); }
     template <class T>
     T* data() const {
         return static_cast<T*>(view_.buf);
@@ -52,6 +56,7 @@ constexpr int kRead = PyBUF_FORMAT | PyBUF_C_CONTIGUOUS;
 constexpr int kWrite = kRead | PyBUF_WRITABLE;
 constexpr const char* kUnsigned64 = "LQ";
 constexpr const char* kSigned64 = "lq";
+constexpr const char* kUnsigned32 = "IL";
 
 qo::Structure structure_of(const std::string& name) {
     if (name == "scan") return qo::Structure::scan;
@@ -103,18 +108,66 @@ class CoreIndex {
             throw std::invalid_argument("codes are no packed uint8 [n, ceil(bits / 8)]");
         }
         const auto n = static_cast<std::size_t>(packed.shape(0));
-        if (n >= qo::kUnknown) throw std::invalid_argument("more codes than 32-bit row numbers");
-        if (!ids.is_none()) {
-            ids_.emplace(ids, kRead);
-            if (!ids_->is(1, 8, kSigned64) || ids_->shape(0) != packed.shape(0)) {
-                throw std::invalid_argument("ids are no int64 [n]");
-            }
-        }
+        if (n >= qo::kMaxRows) throw std::invalid_argument("more codes than 32-bit row numbers");
+        take_ids(ids, n);
         const qo::Packed input{packed.data<const std::uint8_t>(), n, static_cast<int>(packed.shape(1))};
         const qo::Structure wanted = structure == "auto" ? qo::choose(bits, n) : structure_of(structure);
         const nb::gil_scoped_release unlocked;
         index_ = qo::build(input, bits, wanted, threads);
         qo::calibrate(index_, kernels_);
+    }
+
+    // An index over the arrays of `sections`, {name: uint8 [bytes]}, which it keeps.
+    CoreIndex(const std::string& structure, int bits, std::size_t n, std::size_t unique, nb::dict sections,
+              nb::object ids, const std::string& kernels)
+        : kernels_(qo::find_kernels(kernels)) {
+        take_ids(ids, n);
+        std::map<std::string, const Buffer*> found;
+        for (const auto& [name, array] : sections) {
+            kept_.push_back(std::make_unique<Buffer>(array, kRead));
+            if (!kept_.back()->is(1, 1, "B")) throw std::invalid_argument("a section is no uint8 [bytes]");
+            found[nb::cast<std::string>(name)] = kept_.back().get();
+        }
+        const auto find = [&](const std::string& name) -> qo::Section {
+            const auto at = found.find(name);
+            if (at == found.end()) return {name, nullptr, 0};
+            return {name, at->second->data<const std::uint8_t>(), at->second->bytes()};
+        };
+        const qo::Structure wanted = structure_of(structure);
+        const nb::gil_scoped_release unlocked;
+        index_ = qo::restore(wanted, bits, n, unique, find);
+        qo::calibrate(index_, kernels_);
+    }
+
+    // {name: uint8 [bytes]}: views of this index's arrays.
+    nb::dict sections() const {
+        nb::dict all;
+        for (const qo::Section& section : qo::sections(index_)) {
+            all[section.name.c_str()] = nb::cast(nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>>(
+                static_cast<const std::uint8_t*>(section.data), {section.bytes}, nb::find(this)));
+        }
+        return all;
+    }
+
+    // The packed codes of all rows, or of `rows` uint32 [count] (all below n), into `to` uint8 [count, width], zeroed.
+    void codes(nb::object rows, nb::object to) const {
+        const Buffer wanted(rows, kRead), packed(to, kWrite);
+        const auto width = static_cast<Py_ssize_t>((index_.bits + 7) / 8);
+        const std::size_t count = rows.is_none() ? index_.n : static_cast<std::size_t>(wanted.shape(0));
+        if ((!rows.is_none() && !wanted.is(1, 4, kUnsigned32)) || !packed.is(2, 1, "B") || packed.shape(1) != width ||
+            static_cast<std::size_t>(packed.shape(0)) != count) {
+            throw std::invalid_argument("rows are no uint32 [count], or codes no uint8 [count, ceil(bits / 8)]");
+        }
+        const nb::gil_scoped_release unlocked;
+        auto* bytes = packed.data<std::uint8_t>();
+        if (rows.is_none()) return qo::codes_of_all(index_, static_cast<int>(width), bytes);
+        const auto* numbers = wanted.data<const std::uint32_t>();
+        std::call_once(numbered_, [&] { numbers_ = qo::numbers_of_rows(index_); });
+        for (std::size_t i = 0; i < count; ++i) {
+            if (numbers[i] >= index_.n) throw std::invalid_argument("a row is beyond the last");
+            const std::uint64_t code = index_.code(numbers_.size() ? numbers_[numbers[i]] : numbers[i]);
+            for (Py_ssize_t b = 0; b < width; ++b) *bytes++ = static_cast<std::uint8_t>(code >> (8 * b));
+        }
     }
 
     // Fills ids and distances [queries, k] and returns true; false where an argument is not what it must be.
@@ -234,6 +287,14 @@ class CoreIndex {
     const char* kernels() const { return kernels_.name; }
 
   private:
+    void take_ids(nb::object ids, std::size_t n) {
+        if (ids.is_none()) return;
+        ids_.emplace(ids, kRead);
+        if (!ids_->is(1, 8, kSigned64) || static_cast<std::size_t>(ids_->shape(0)) != n) {
+            throw std::invalid_argument("ids are no int64 [n]");
+        }
+    }
+
     bool read(nb::handle codes, std::vector<std::uint64_t>& queries) const {
         const Buffer buffer(codes, kRead);
         const int bits = index_.bits;
@@ -271,6 +332,10 @@ class CoreIndex {
     std::optional<Buffer> ids_;
     mutable std::once_flag ranked_calibration_;
     mutable qo::Costs ranked_costs_;
+    std::vector<std::unique_ptr<Buffer>> kept_;  // what index_ is a view of
+    // Made when rows are first asked for by number: selective filters need it, plain searches don't.
+    mutable std::once_flag numbered_;
+    mutable qo::Array<std::uint32_t> numbers_;
 };
 
 std::vector<std::string> paths() {
@@ -288,6 +353,11 @@ NB_MODULE(_core, m) {
         .def(nb::init<nb::object, int, nb::object, const std::string&, const std::string&, unsigned>(),
              nb::arg("codes"), nb::arg("bits"), nb::arg("ids").none(), nb::arg("structure"), nb::arg("path"),
              nb::arg("threads"))
+        .def(nb::init<const std::string&, int, std::size_t, std::size_t, nb::dict, nb::object, const std::string&>(),
+             nb::arg("structure"), nb::arg("bits"), nb::arg("n"), nb::arg("unique"), nb::arg("sections"),
+             nb::arg("ids").none(), nb::arg("path"))
+        .def("sections", &CoreIndex::sections)
+        .def("codes", &CoreIndex::codes, nb::arg("rows").none(), nb::arg("codes"))
         .def("search", &CoreIndex::search, nb::arg("codes"), nb::arg("k"), nb::arg("ids"), nb::arg("distances"),
              nb::arg("threads") = 1, nb::arg("allowed") = nb::none())
         .def("search_radius", &CoreIndex::search_radius, nb::arg("codes"), nb::arg("radius"), nb::arg("threads") = 1,

@@ -12,7 +12,9 @@ constexpr std::size_t kFirstPiece = 64;   // the first ones, of which most get i
 constexpr std::size_t kAhead = 32;        // look-ups under way at once
 constexpr std::size_t kBucketsAhead = 3;
 constexpr std::size_t kPrefetched = 512;  // codes of a bucket
+constexpr std::size_t kUnweighed = 64;    // candidates of which nobody knows yet whether they may be found
 constexpr std::size_t kSpareCandidates = 1 << 16;
+constexpr std::size_t kLookUps = 15;      // that calibration measures
 constexpr std::size_t kKeptEntries = 1 << 20;
 
 // Bits of 16-bit numbers without the POPCNT instruction, which a plain build can't assume.
@@ -196,15 +198,12 @@ bool Query::seen_before(std::uint64_t code, std::size_t at, int shell) const {
 }
 
 void Query::offer(std::uint64_t code, std::uint32_t unique, int distance) {
-    std::uint64_t rows = 1;
-    if (allowed_ != nullptr) {
-        // Without its rows a code may count for nothing.
-        if (unique == kUnknown) unique = index_->find(code);
-        rows = rows_of(unique);
-        if (rows == 0) return;
-    }
     candidates_.push_back({code, unique, static_cast<std::uint8_t>(distance)});
-    count(distance, rows);
+    if (allowed_ == nullptr) {
+        count(distance, 1);
+    } else if (candidates_.size() - weighed_ >= kUnweighed) {
+        weigh();
+    }
 }
 
 void Query::count(int distance, std::uint64_t rows) {
@@ -223,13 +222,20 @@ std::uint64_t Query::rows_of(std::uint32_t unique) const {
     return rows;
 }
 
-// So far every candidate counts as one row. Now the rest of their rows: duplicates end many searches early.
+// So far every candidate counts as one row, or (with a mask) as none. Now their rows: duplicates end many searches
+// early, and only rows that may be found end any.
 void Query::weigh() {
-    if (allowed_ != nullptr || index_->first.size() == 0) return;  // counted, or one row each
+    if (allowed_ == nullptr && index_->first.size() == 0) return;  // one row each
     resolve(candidates_.data() + weighed_, candidates_.data() + candidates_.size());
     for (; weighed_ < candidates_.size(); ++weighed_) {
-        const Candidate& candidate = candidates_[weighed_];
-        if (candidate.distance <= limit_) count(candidate.distance, rows_of(candidate.unique) - 1);
+        Candidate& candidate = candidates_[weighed_];
+        if (candidate.distance > limit_) continue;
+        const std::uint64_t rows = rows_of(candidate.unique);
+        if (rows == 0) {
+            candidate.distance = kGone;
+        } else {
+            count(candidate.distance, allowed_ == nullptr ? rows - 1 : rows);
+        }
     }
 }
 
@@ -316,6 +322,7 @@ void Query::scan_buckets() {
 
 // Let go of candidates beyond the limit, so that memory stays in proportion to the results.
 void Query::thin_out() {
+    if (allowed_ != nullptr) weigh();
     const std::uint64_t nearer = within_ - counts_[limit_];
     std::uint64_t at_limit = 0;
     const auto gone = std::remove_if(candidates_.begin(), candidates_.end(), [&](const Candidate& candidate) {
@@ -328,6 +335,7 @@ void Query::thin_out() {
 }
 
 Query::Found Query::finish() {
+    if (allowed_ != nullptr) weigh();
     rows_.clear();
     std::fill(std::begin(groups_), std::end(groups_), 0);
     // By distance, in the order found.
@@ -418,15 +426,18 @@ void calibrate(Index& index, const Kernels& kernels) {
     index.costs.scan = std::max(scan, 100.0);
     index.costs.code = index.costs.scan / static_cast<double>(index.unique);
     // Look-ups of the second shell around codes that are there; what their codes cost is known from the scan.
-    double spent = 0, buckets = 0;
-    for (std::size_t i = 0; i < 8; ++i) {
-        query.start(index, kernels, sample(i), 10, limit, nullptr);
+    // The median: each looks elsewhere, so none is typical, and some are interrupted.
+    std::vector<double> costs;
+    for (std::size_t i = 0; i < kLookUps; ++i) {
+        query.start(index, kernels, index.code(index.unique / kLookUps * i), 10, limit, nullptr);
         const auto start = Clock::now();
         for (std::size_t chunk = 0; chunk < index.chunks.size(); ++chunk) query.look_up_shell(chunk, 2, INFINITY);
-        spent += since(start) - static_cast<double>(query.spent().codes) * index.costs.code;
-        buckets += static_cast<double>(query.spent().buckets);
+        const double spent = since(start) - static_cast<double>(query.spent().codes) * index.costs.code;
+        const std::uint64_t buckets = query.spent().buckets;
+        if (buckets > 0) costs.push_back(std::max(spent / static_cast<double>(buckets), 1.0));
     }
-    index.costs.bucket = buckets > 0 ? std::min(std::max(spent / buckets, 1.0), 500.0) : 1.0;
+    std::sort(costs.begin(), costs.end());
+    index.costs.bucket = costs.empty() ? 1.0 : std::min(costs[costs.size() / 2], 500.0);
 }
 
 }  // namespace qo

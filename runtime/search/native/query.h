@@ -31,6 +31,7 @@ struct Candidate {
     std::uint8_t distance;
 };
 constexpr std::uint32_t kUnknown = std::numeric_limits<std::uint32_t>::max();
+constexpr std::uint8_t kGone = 255;  // a distance beyond every limit: none of its rows may be found
 
 // The search of one query. Reused for many: its memory stays.
 class Query {
@@ -87,7 +88,7 @@ class Query {
     bool ordered_ = false;        // candidates come in the order of rows: at the limit itself the first ones win
     std::uint64_t within_ = 0;    // rows counted at a distance <= limit_
     std::uint64_t counts_[kMaxBits + 1] = {};
-    std::size_t weighed_ = 0;     // candidates whose rows are counted, not only the code
+    std::size_t weighed_ = 0;     // candidates whose rows are counted
     std::size_t thin_at_ = 0;
     double cost_ = 0;
     Spent spent_;

@@ -114,7 +114,7 @@ def test_classes_of_queries_alone_and_loose_pictures_are_reported(here):
     done = run("--model", MODEL, *FOLDERS)
     assert done.exit_code == 0, done.output
     assert "class owl: only queries have it" in done.stderr
-    assert "gallery: 1 pictures directly in it have no class" in done.stderr
+    assert "gallery: 1 picture directly in it, without a class: left out" in done.stderr
     [line] = [line for line in done.stdout.splitlines() if "left out" in line]
     assert line.split()[-1] == "2"
 
@@ -137,6 +137,11 @@ def test_unreadable_pictures_are_named_and_exit_1(here):
         ((*FOLDERS, "--k", "1,x"), 2, "'1,x' is not a list of whole numbers"),
         ((*FOLDERS, "--k", "0"), 2, "0 is too small"),
         ((*FOLDERS, "--radius", "-1"), 2, "-1 is too small"),
+        ((*FOLDERS, "--k", "1,99999999999999999999"), 2, "99999999999999999999 is too large"),
+        ((*FOLDERS, "--compare", MODEL, "--require-ratio", "2"), 2, "is given twice"),
+        ((*FOLDERS, "--compare", "other.onnx", "--require-ratio", "nan"), 2, "a number above 0"),
+        ((*FOLDERS, "--out", "none/eval.json"), 2, "none/eval.json: can't be written"),
+        ((*FOLDERS, "--out", "queries/finch/2.jpg"), 2, "none that this command wrote"),
         (("--gallery", "gallery", "--queries", "none"), 3, "none"),
         (("--gallery", "gallery/finch", "--queries", "queries"), 3, "lie directly in it"),
         (("--gallery", "gallery", "--queries", "apart"), 2, "share no label"),
@@ -144,9 +149,13 @@ def test_unreadable_pictures_are_named_and_exit_1(here):
 )
 def test_wrong_usage_and_input(here, arguments, code, says):
     shutil.copytree("queries/finch", "apart/wren")
+    before = {path: path.read_bytes() for path in here.rglob("*.*")}
     done = run("--model", MODEL, *arguments)
     assert done.exit_code == code, done.output
     assert says in done.stderr
+    # All but this is noticed before anything is hashed.
+    assert ("\nmodel: " in f"\n{done.stderr}") == (says == "share no label")
+    assert {path: path.read_bytes() for path in here.rglob("*.*")} == before
 
 
 def test_it_works_where_torch_is_not_installed(here):

@@ -34,7 +34,7 @@ def metadata(model: Any, key: str) -> Any:
 def test_frozen_model(frozen_model: Path) -> None:
     backend = open_backend(frozen_model, threads=1)
     assert (backend.card.bits, backend.card.preprocessing.image_size, backend.card.format_version) == (12, 32, 1)
-    assert "1 threads" in backend.name
+    assert backend.name.endswith("(CPU, 1 thread)")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     output = backend.run(pixels)
     assert (output.codes.dtype, output.codes.shape) == (np.uint8, (5, 2))
@@ -73,6 +73,32 @@ def test_views_of_pixels(frozen_model: Path) -> None:
 def test_other_inputs_are_refused(frozen_model: Path, pixels: Any) -> None:
     with pytest.raises(UsageError, match=r"takes uint8 \[batch, 32, 32, 3\]"):
         open_backend(frozen_model, threads=1).run(pixels)
+
+
+def test_a_closed_one_says_so(frozen_model: Path) -> None:
+    backend = open_backend(frozen_model, threads=1)
+    backend.close()
+    with pytest.raises(UsageError, match="was closed"):
+        backend.run(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def test_a_model_that_fails_while_it_runs(changed_model: Change) -> None:
+    """Its declared shapes are right: only running it shows that rows are taken which are not there, or left out."""
+
+    def take_row_5(model: Any) -> None:
+        node = next(node for node in model.graph.node if "logits" in node.output)
+        node.output[:] = ["all" if name == "logits" else name for name in node.output]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([5]), "five"))
+        model.graph.node.append(onnx.helper.make_node("Gather", ["all", "five"], ["logits"], axis=0))
+        for other in model.graph.node:
+            if other.output != ["logits"]:
+                other.input[:] = ["all" if name == "logits" else name for name in other.input]
+
+    backend = open_backend(changed_model(take_row_5), threads=1)
+    with pytest.raises(ModelError, match=r"changed\.onnx: failed on a batch of 4 \(.*smaller batch"):
+        backend.run(np.zeros((4, 32, 32, 3), np.uint8))
+    with pytest.raises(ModelError, match=r"gave codes \[8, 2\] and logits \[1, 12\] for 8 images of 12 bits"):
+        backend.run(np.zeros((8, 32, 32, 3), np.uint8))
 
 
 def test_threads(frozen_model: Path) -> None:

@@ -6,6 +6,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ def test_info(here: Path) -> None:
 def test_verify_and_repair() -> None:
     done = run("verify", "photos.db")
     assert done.exit_code == 0
-    assert "9 pictures and 1 blocks checked, all well" in done.stdout
+    assert "9 pictures and 1 block checked, all well" in done.stdout
     assert result("verify", "photos.db")["ok"] is True
 
     connection = sqlite3.connect("photos.db")
@@ -91,6 +93,19 @@ def test_verify_and_repair() -> None:
     assert "image 4 ('finch/4.png') is damaged" in done.stderr
 
 
+def test_the_bar_of_verify_counts_pictures() -> None:
+    shown: list[Any] = []
+
+    @contextmanager
+    def progress(description: str, total: int | None) -> Iterator[Any]:
+        shown.append(total)
+        yield lambda count=1, note=None: shown.append(count)
+
+    with HashIndex.open("photos.db") as index:
+        index.verify(progress=progress)
+    assert shown == [9, 9]
+
+
 @pytest.mark.parametrize("path", ["photos/finch/1.jpg", "finch/1.jpg", "./photos/../photos/finch/1.jpg"])
 def test_remove_by_path(path: str) -> None:
     done = run("remove", "photos.db", path)
@@ -111,6 +126,10 @@ def test_remove_all_or_none() -> None:
     assert done.exit_code == 2
     assert "nothing was removed" in done.stderr
     assert "99.jpg" in done.stderr
+    assert f"'{Path('photos/finch/99.jpg').absolute()}'" in done.stderr
+    done = run("remove", "photos.db", "1")
+    assert done.exit_code == 2
+    assert "--ids takes ids" in done.stderr
     done = run("remove", "photos.db", "--ids", "1", "one")
     assert done.exit_code == 2
     assert "an id is a whole number" in done.stderr

@@ -71,11 +71,19 @@ def spoil() -> dict[str, str]:
 def test_a_folder_and_nothing_else(here: Path) -> None:
     done = run("photos/")
     assert done.exit_code == 0, done.output
+    assert f"index: {here / 'photos.db'} (new)" in done.stderr
     assert f"model: {here / 'model.onnx'} (12 bits, onnxruntime" in done.stderr
     assert f"index: {here / 'photos.db'}" in done.stderr
     assert re.search(r"^8 hashed, 0 updated, 0 unchanged, 0 failed in .* s \(.* images/s\)$", done.stdout, re.M)
     assert f"index: {here / 'photos.db'} (8 pictures)" in done.stdout
     assert codes() == CODES
+
+
+def test_verbose_says_what_there_is_to_do(here: Path) -> None:
+    done = run("photos", "-v")
+    assert re.search(r"^debug: .*model\.onnx: tiny, fp32, 32 pixels, fingerprint 9287e8b6", done.stderr, re.M)
+    assert f"debug: {here / 'photos'}: 8 new or changed, 0 unchanged, 0 gone\n" in done.stderr
+    assert "debug" not in run("photos").stderr
 
 
 def test_again_it_does_what_is_new_or_changed() -> None:
@@ -90,6 +98,67 @@ def test_again_it_does_what_is_new_or_changed() -> None:
     assert codes()["new.jpg"] == CODES["heron/2.jpg"]
 
 
+def ids() -> dict[str, int]:
+    with HashIndex.open("photos.db", readonly=True) as opened:
+        return {os.fsdecode(image.relative): image.id for image in opened}
+
+
+def found(name: str) -> list[str]:
+    """The pictures that have the code that a picture of tests/data has, as a search finds them."""
+    code = np.frombuffer(bytes.fromhex(CODES[name]), np.uint8)[None]
+    with HashIndex.open("photos.db", readonly=True) as opened:
+        return [os.fsdecode(opened[id].relative) for id in opened.search_radius(code, 0).ids]
+
+
+def test_unchanged_ones_are_not_even_read() -> None:
+    run("photos")
+    for path in Path("photos").rglob("*.*"):
+        status = path.stat()
+        path.write_bytes(bytes(status.st_size))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = result("photos")
+    assert (again["hashed"], again["unchanged"], again["failed"], again["stale"]) == (0, 8, {}, {})
+    assert codes() == CODES
+
+
+def test_a_folder_over_time() -> None:
+    """Changed, spoilt, mended, deleted and new pictures: each keeps its id, and a search finds what is there."""
+    run("photos")
+    first = ids()
+    assert found("finch/1.jpg") == ["finch/1.jpg"]
+
+    shutil.copy("photos/heron/1.jpg", "photos/finch/1.jpg")
+    changed = result("photos")
+    assert (changed["updated"], changed["unchanged"]) == (1, 7)
+    assert ids() == first
+    assert found("heron/1.jpg") == ["finch/1.jpg", "heron/1.jpg"]
+    assert found("finch/1.jpg") == []
+
+    sound = Path("photos/heron/2.jpg").read_bytes()
+    Path("photos/heron/2.jpg").write_bytes(sound[:500])
+    for _ in range(2):
+        spoilt = result("photos", exit_code=1)
+        assert [Path(path).name for path in spoilt["stale"]] == ["2.jpg"]
+        assert (spoilt["unchanged"], spoilt["failed"]) == (7, {})
+        assert found("heron/2.jpg") == ["heron/2.jpg"]
+    assert "2.jpg: truncated" in run("photos").stderr
+    Path("photos/heron/2.jpg").write_bytes(sound)
+    mended = result("photos")
+    assert (mended["updated"], mended["stale"]) == (1, {})
+    assert ids() == first
+
+    os.unlink("photos/heron/4.png")
+    shutil.copy("photos/heron/3.jpg", "photos/new.jpg")
+    moved = result("photos", "--prune")
+    assert (moved["hashed"], moved["unchanged"], moved["removed"], moved["images"]) == (1, 7, 1, 8)
+    del first["heron/4.png"]
+    assert ids() == first | {"new.jpg": 9}
+    assert found("heron/3.jpg") == ["heron/3.jpg", "new.jpg"]
+    assert found("heron/4.png") == []
+    with HashIndex.open("photos.db", readonly=True) as index:
+        assert index.verify().ok
+
+
 def test_bad_files_are_named_with_their_reasons(here: Path) -> None:
     bad = spoil()
     done = run("photos")
@@ -102,17 +171,17 @@ def test_bad_files_are_named_with_their_reasons(here: Path) -> None:
     assert {os.path.relpath(path, here / "photos") for path in failed} == set(bad)
 
 
-def test_one_that_became_unreadable_keeps_its_code() -> None:
-    run("photos")
-    Path("photos/finch/1.jpg").write_bytes(b"spoilt")
-    done = result("photos", exit_code=1)
-    assert list(done["stale"]) == [str(Path("photos/finch/1.jpg").absolute())]
-    assert codes() == CODES
+def test_folders_that_are_not_looked_into_are_named_once(here: Path) -> None:
+    (here / "elsewhere").mkdir()
+    Path("photos/linked").symlink_to(here / "elsewhere")
+    done = run("photos")
+    assert done.exit_code == 0
+    assert done.stderr.count(f"{here / 'photos' / 'linked'}: a link to a folder: not followed") == 1
 
 
 def test_names_that_are_not_text(here: Path) -> None:
     for name in (b"\xff\xfe.jpg", b"a\nb.jpg", b"=1+2.jpg"):
-        shutil.copy("photos/finch/1.jpg", os.path.join(os.fsencode(here), b"photos", name))
+        shutil.copy("photos/finch/1.jpg", here / "photos" / os.fsdecode(name))
     Path(os.fsdecode(b"photos/\xffbad\n.jpg")).touch()
     done = run("photos", "--out", "codes.csv")
     assert done.exit_code == 1
@@ -129,7 +198,19 @@ class TestNothingUsable:
         assert "empty: no pictures in this folder or below it" in done.stderr
         assert not Path("photos.db").exists()
 
-    @pytest.mark.parametrize("options", [[], ["--no-index", "--out", "codes.csv"]])
+    def test_a_folder_that_became_empty(self) -> None:
+        run("photos")
+        shutil.rmtree("photos")
+        Path("photos").mkdir()
+        for options in ([], ["--json"]):
+            done = run("photos", *options)
+            assert (done.exit_code, done.stdout) == (3, "")
+            assert "photos: no pictures in this folder or below it" in done.stderr
+            assert "the 8 of the index are kept" in done.stderr
+        assert codes() == CODES
+        assert result("photos", "--prune", "--force")["removed"] == 8
+
+    @pytest.mark.parametrize("options", [[], ["--out", "codes.csv"], ["--no-index", "--out", "codes.csv"]])
     def test_only_bad_files(self, options: list[str]) -> None:
         Path("bad").mkdir()
         Path("bad/a.jpg").touch()
@@ -235,6 +316,7 @@ def test_out(name: str, keep: list[str]) -> None:
         (["--no-index", "--out", "a.csv", "--index", "x.db"], "--no-index doesn't go with"),
         (["--force"], "--prune"),
         (["--out", "codes.txt"], ".parquet"),
+        (["--out", "nowhere/codes.csv"], "there is no folder nowhere"),
         (["--backend", "onxruntime"], "did you mean onnxruntime"),
         (["--batch", "0"], "--batch"),
         (["--threads", "x"], "--threads"),
@@ -267,7 +349,8 @@ def test_piped_nothing_is_drawn_and_json_is_alone() -> None:
     assert quiet.stderr == ""
 
 
-def test_interrupted_it_keeps_what_was_committed() -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_broken_off_it_keeps_what_was_committed(sent: signal.Signals, code: int) -> None:
     for number in range(6000):
         os.link("photos/finch/1.jpg", f"photos/{number:05d}.jpg")
     process = subprocess.Popen(
@@ -275,19 +358,41 @@ def test_interrupted_it_keeps_what_was_committed() -> None:
     )
     while process.poll() is None and (not Path("photos.db").exists() or not _count()):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
+    assert process.returncode == code, stderr
     assert "Traceback" not in stderr
     assert stdout == ""
     kept = _count()
     assert 0 < kept < 6008
-    shutil.rmtree("photos/heron")
+    assert kept % 4 == 0, "whole batches"
+    with HashIndex.open("photos.db") as index:
+        assert index.verify().ok
+        assert [image.id for image in index] == list(range(1, kept + 1))
+    assert set(codes().values()) == {CODES["finch/1.jpg"]}
     for path in sorted(Path("photos").glob("*.jpg"))[kept + 10 :]:
         path.unlink()
     after = result("photos")
-    assert after["unchanged"] > 0
-    assert after["unchanged"] + after["hashed"] == len(list(Path("photos").rglob("*.*")))
+    assert (after["unchanged"], after["hashed"], after["updated"], after["failed"]) == (kept, 18, 0, {})
+    assert sorted(os.listdir()) == ["model.onnx", "photos", "photos.db"]
+
+
+@pytest.mark.parametrize("before", [0, 8])
+def test_two_at_once_lose_and_double_nothing(before: int) -> None:
+    if before:
+        run("photos")
+    for number in range(200):
+        os.link("photos/finch/1.jpg", f"photos/{number:03d}.jpg")
+    processes = [
+        subprocess.Popen([*COMMAND, "photos", "--batch", "4", "--json", "-q"], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    done = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum(one["hashed"] for one in done) == 208 - before
+    with HashIndex.open("photos.db", readonly=True) as index:
+        assert index.verify().ok
+        assert sorted(image.id for image in index) == list(range(1, 209))
 
 
 def _count() -> int:

@@ -1,5 +1,8 @@
+import contextlib
 import json
 import os
+import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -146,6 +149,50 @@ def test_names_with_line_breaks_and_foreign_bytes(here):
     assert run(name).stdout.splitlines()[0].startswith("photos/heron/a\\nb\\udcff<i>.jpg  0x")
 
 
+def test_a_label_of_foreign_bytes(here):
+    folder = b"photos/caf\xe9"
+    os.mkdir(folder)
+    shutil.copy("photos/heron/1.jpg", folder + b"/1.jpg")
+    with HashIndex.open("photos.db") as index:
+        index.update(Hasher(MODEL, threads=1))
+    assert run(folder, "--out", "hits.jsonl", "--html", "hits.html", "-k", "9").exit_code == 0
+    line = json.loads(Path("hits.jsonl").read_text())
+    assert line["label"] == "caf\\udce9"
+    assert {hit["label"] for hit in line["hits"]} == {"finch", "heron", "caf\\udce9"}
+    assert json.loads(run(folder, "--json", "-k", "9").stdout)["results"] == [line]
+    assert "photos/caf\\udce9/1.jpg  caf\\udce9  0x" in run(folder).stdout
+
+
+def on_a_terminal(command):
+    """The exit code of a shell's command, and the lines that are left on the terminal."""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(["bash", "-c", command], stdout=follower, stderr=follower) as process:
+        os.close(follower)
+        seen = b""
+        with contextlib.suppress(OSError):  # Linux says EIO where the other end is closed
+            while chunk := os.read(leader, 4096):
+                seen += chunk
+    os.close(leader)
+    lines = seen.decode().split("\r\n")
+    # ESC [2K clears what the line had so far.
+    return process.returncode, [re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]|\r", "", line.rsplit("\x1b[2K")[-1]) for line in lines]
+
+
+@pytest.mark.parametrize("out", ["hits.jsonl", "- >hits.jsonl", "-"])
+def test_on_a_terminal_every_line_is_whole(here, out):
+    """What is said does not begin on the line of the bar, and no bar is drawn among results."""
+    Path("photos/heron/bad.jpg").write_text("no picture")
+    shutil.copy("photos/heron/1.jpg", "photos/new.jpg")  # so that the model is opened, which is said
+    program = "from queryopt.runtime.cli.search import main; main()"
+    code, lines = on_a_terminal(f'"{sys.executable}" -c "{program}" photos -k 1 --out {out}')
+    assert code == 1
+    assert "warning: photos/heron/bad.jpg: not a picture that can be read (text)" in lines
+    assert f"model: {MODEL}" in lines
+    assert any("10/10" in line for line in lines) == (out != "-")
+    results = lines if out == "-" else Path("hits.jsonl").read_text().splitlines()
+    assert [len(json.loads(line)) for line in results if line.startswith("{")] == [6] * 4 + [6] * 4 + [2, 6]
+
+
 def test_a_page_is_written_beside_the_table(here):
     done = run("photos/finch/1.jpg", "photos/heron/1.jpg", "-k", "3", "--html", "hits.html")
     assert done.exit_code == 0
@@ -169,14 +216,27 @@ def test_a_vanished_gallery_file_is_listed_and_marked(here):
 
 
 def test_unreadable_queries_are_named_and_leave_old_results(here):
-    Path("hits.html").write_text("old")
+    Path("hits.html").write_text("<!doctype html>old")
     done = run("photos/none.jpg", "--html", "hits.html", "--out", "hits.jsonl")
     assert done.exit_code == 3
     assert "warning: photos/none.jpg: " in done.stderr
     assert "none of the queries could be read" in done.stderr
-    assert Path("hits.html").read_text() == "old"
+    assert Path("hits.html").read_text() == "<!doctype html>old"
     assert not Path("hits.jsonl").exists()
     assert run("photos/none.jpg", "photos/finch/1.jpg").exit_code == 1
+
+
+@pytest.mark.parametrize("option", ["--html", "--out"])
+@pytest.mark.parametrize("name", ["photos.db", "photos/finch/1.jpg", "model.onnx"])
+def test_nothing_but_old_results_is_ever_overwritten(here, option, name):
+    shutil.copy(MODEL, "model.onnx")
+    before = Path(name).read_bytes()
+    done = run("photos/finch/2.jpg", option, name)
+    assert done.exit_code == 2
+    assert f"{name}: the file there is none that this command wrote" in done.stderr
+    assert Path(name).read_bytes() == before
+    for _ in range(2):
+        assert run("photos/finch/2.jpg", option, "results").exit_code == 0
 
 
 def test_the_index_is_found_or_the_choice_is_named(here):
@@ -189,7 +249,7 @@ def test_the_index_is_found_or_the_choice_is_named(here):
     os.remove("birds.db")
     os.remove("other.db")
     done = run("photos/finch/1.jpg")
-    assert done.exit_code == 2
+    assert done.exit_code == 3
     assert "--index" in done.stderr
     assert run("photos/finch/1.jpg", "--index", "none.db").exit_code == 3
 

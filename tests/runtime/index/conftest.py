@@ -1,7 +1,8 @@
 """A folder of small pictures, and a hasher whose codes depend on the pictures' pixels alone."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,11 @@ class PixelHasher:
     batch: int = 3
     seen: list[bytes] = field(default_factory=list)
 
-    def stream(self, paths: list[bytes]) -> Generator[PixelBatch, None, None]:
-        for start in range(0, len(paths), self.batch):
+    def stream(self, paths: Iterable[bytes]) -> Generator[PixelBatch, None, None]:
+        waiting = iter(paths)
+        while chunk := list(islice(waiting, self.batch)):
             done, logits, failures = [], [], {}
-            for path in paths[start : start + self.batch]:
+            for path in chunk:
                 self.seen.append(path)
                 try:
                     pixels = load_image(path, self.card.preprocessing)

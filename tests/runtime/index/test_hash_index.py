@@ -184,11 +184,18 @@ def test_create_never_overwrites(index: HashIndex, tmp_path: Path, make_card: An
         with pytest.raises(UsageError, match="already"):
             HashIndex.create(path, make_card(), index.root)
     assert (tmp_path / "other.txt").read_text() == "mine"
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(UsageError, match=r"there is no folder .*nowhere"):
         HashIndex.create(tmp_path / "nowhere/i.db", make_card(), index.root)
     with pytest.raises(InputError, match="no such folder of images"):
         HashIndex.create(tmp_path / "i.db", make_card(), tmp_path / "nowhere")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_name_as_long_as_names_may_be(tmp_path: Path, make_card: Any, photos: Path, fill: Fill) -> None:
+    path = tmp_path / f"{'x' * 240}.db"  # its log's name is 4 bytes longer
+    with HashIndex.create(path, make_card(), photos) as index:
+        assert fill(index, ["a"]) == [1]
+        index.backup(tmp_path / f"{'y' * 240}.db")
 
 
 def test_a_folder_that_holds_index_and_photos_can_be_moved(index: HashIndex, fill: Fill, tmp_path: Path) -> None:

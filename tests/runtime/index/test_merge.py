@@ -59,6 +59,20 @@ def test_of_two_codes_of_one_image_the_newer_and_sound_one_stays(
     assert not index[1].stale
 
 
+def test_labels_are_those_of_the_new_root(tmp_path: Path, index: HashIndex, make_card: Any, fill: Fill) -> None:
+    """As if the images had been hashed from there."""
+    with (
+        HashIndex.create(tmp_path / "cats.db", make_card(), index.root / "cats") as cats,
+        HashIndex.create(tmp_path / "again.db", make_card(), index.root / "cats") as again,
+    ):
+        fill(cats, ["a.png", "old/b.png"])
+        assert [image.label for image in cats] == [None, "old"]
+        index.merge(cats)
+        assert {image.relative: image.label for image in index} == {b"cats/a.png": "cats", b"cats/old/b.png": "old"}
+        again.merge(index)
+        assert {image.relative: image.label for image in again} == {b"a.png": None, b"old/b.png": "old"}
+
+
 @pytest.mark.parametrize(
     ("root", "theirs", "expected"),
     [("photos", "photos/cats", b"cats/x/a"), ("photos/cats", "photos", b"x/a"), ("photos", "photos", b"cats/x/a")],

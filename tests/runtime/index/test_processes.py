@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import pytest
 from queryopt.codes import pack_codes
 from queryopt.errors import IndexFileError, UsageError
 from queryopt.runtime.index import HashIndex
+from queryopt.runtime.index.connection import open_uri, publish
+from queryopt.runtime.index.meta import write_meta
 
 # Adds files of its own, `size` at a time, and prints after each commit.
 WRITER = """
@@ -115,6 +119,21 @@ def test_a_writer_waits_and_then_says_why_not(index: HashIndex, fill: Callable[.
         assert fill(other, ["b"]) == [2]
 
 
+def test_facts_that_two_change_at_once_are_both_kept(index: HashIndex) -> None:
+    """The second waits for its turn with what it read before, and must not write that back."""
+    with HashIndex.open(index.path) as other:
+        waiting = threading.Thread(target=lambda: other._store.set_meta(precision="int8"))
+        with index._store.change():
+            waiting.start()
+            time.sleep(0.2)  # until it waits; were it later, nothing would be lost
+            with index._store.read() as connection:
+                write_meta(connection, index.path, replace(index._store.meta, precisions=("fp32", "fp16")))
+        waiting.join()
+        assert other.info().precisions == ("fp32", "fp16", "int8")
+    with HashIndex.open(index.path) as again:
+        assert again.info().precisions == ("fp32", "fp16", "int8")
+
+
 # Updates with a slow hasher, as a command does.
 UPDATER = """
     import sys, time
@@ -207,6 +226,43 @@ def test_a_full_database_rolls_back_alone(index: HashIndex, fill: Callable[..., 
     with index._store.read() as connection:
         connection.execute("PRAGMA max_page_count = 1000000")
     assert len(fill(index, names)) == 200
+
+
+def test_a_new_file_without_all_its_pages_is_not_published(tmp_path: Path) -> None:
+    """A disk that fills up while the log is folded into the file leaves the log behind, and closing keeps quiet."""
+    path = tmp_path / "new.db"
+
+    def unfolded() -> None:
+        with publish(path) as temporary:
+            connection = open_uri(temporary, "mode=rwc", timeout=0)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("CREATE TABLE t (x)")
+            kept.append(connection)  # open, and so not folded
+
+    kept: list[Any] = []
+    with pytest.raises(IndexFileError, match=r"new\.db: was not written: the disk is full"):
+        unfolded()
+    kept.pop().close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_is_no_obstacle_to_searching(index: HashIndex, fill: Callable[..., list[int]]) -> None:
+    """A reader wants room for shared memory, which can't be had; at rest, the file alone is whole."""
+    fill(index, ["a", "b"])
+    index.close()
+    script = """
+        import resource, sys
+        import numpy as np
+        from queryopt.runtime.index import HashIndex
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        with HashIndex.open(sys.argv[1], readonly=True) as index:
+            print(len(index), index.search(np.zeros((1, 2), np.uint8), 2).ids.min(), index.verify().ok)
+    """
+    output, errors = start(script, index.path).communicate(timeout=60)
+    assert (output, errors) == ("2 1 True\n", "")
+    with HashIndex.open(index.path) as again:
+        assert len(fill(again, ["c"])) == 1
+    assert sorted(os.listdir(index.path.parent)) == ["photos", "photos.db"]
 
 
 # Opens an index as a user who may read the folder and not write to it.

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def test_an_index_that_others_removed_from(index: HashIndex, hasher: Any, make_h
     with HashIndex.open(index.path) as other:
 
         class Meddling(type(hasher)):  # type: ignore[misc]
-            def stream(self, paths: list[bytes]) -> Generator[Any, None, None]:
+            def stream(self, paths: Iterable[bytes]) -> Generator[Any, None, None]:
                 other.remove(["cats/b.png"])
                 other.update(make_hasher())
                 yield from super().stream(paths)
@@ -157,7 +157,7 @@ def test_another_precision_of_the_same_model_is_taken(index: HashIndex, make_has
 
 def test_batches_are_committed_one_by_one(index: HashIndex, make_hasher: Any) -> None:
     class Failing(type(make_hasher())):  # type: ignore[misc]
-        def stream(self, paths: list[bytes]) -> Generator[Any, None, None]:
+        def stream(self, paths: Iterable[bytes]) -> Generator[Any, None, None]:
             for number, batch in enumerate(super().stream(paths)):
                 if number == 2:
                     raise KeyboardInterrupt

@@ -81,7 +81,8 @@ def test_equals_numpy(
         ids = np.random.default_rng(len(codes)).permutation(2 * len(codes) + 1)[: len(codes)]
     threads = data.draw(st.integers(1, 3))
     native = searcher(path, codes, bits, ids, structure=structure, threads=threads)
-    native._core.share = share  # type: ignore[union-attr]
+    if native._state.core is not None:
+        native._state.core.share = share
     numpy = searcher("numpy", codes, bits, ids)
     for k in {1, 10, data.draw(st.integers(0, len(codes) + 3))}:
         same_search(native, numpy, queries, k)
@@ -120,8 +121,8 @@ def test_duplicates_are_kept_once(bits: int) -> None:
     codes = np.repeat(np.arange(300, dtype=np.uint64), 100)
     assert HammingIndex(codes, bits, structure="scan").nbytes >= 30_000
     index = HammingIndex(codes, bits)
-    assert index._core is not None
-    assert index._core.unique == 300
+    assert index._state.core is not None
+    assert index.explain().unique == 300
 
 
 def test_searches_from_many_threads_at_once() -> None:

@@ -7,13 +7,21 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from urllib.parse import urlencode
 
 import pytest
 from PIL import Image
 
 from queryopt.errors import DataError, UsageError
 from queryopt.train.data import load_image_folder
-from queryopt.train.synthetic import ATTRIBUTES, BirdsConfig, generate, load_attributes, resolve_data
+from queryopt.train.synthetic import (
+    ATTRIBUTES,
+    BirdsConfig,
+    absolute_data,
+    generate,
+    load_attributes,
+    resolve_data,
+)
 from queryopt.train.synthetic.attributes import choose_classes
 
 SMALL = {"classes": 6, "train_per_class": 3, "test_per_class": 2, "size": 32, "seed": 1}
@@ -95,7 +103,7 @@ def test_a_half_made_set_is_completed(birds, tmp_path):
     counted = []
 
     @contextmanager
-    def progress(description, total):
+    def progress(description, total, unit):
         counted.append((description, total))
         yield lambda count=1, note=None: counted.append(count)
 
@@ -225,6 +233,32 @@ def test_wrong_names_and_values_are_refused(tmp_path, text, message):
     with pytest.raises(UsageError, match=message):
         resolve_data(text, tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("where", [None, "a b+c%&=é", os.fsdecode(b"caf\xe9")])
+def test_a_generated_set_is_found_again_from_another_folder(tmp_path, monkeypatch, where):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    text = "synthetic:birds?classes=2&train=1&test=0&size=16"
+    if where is not None:
+        text += "&" + urlencode({"folder": where}, errors="surrogateescape")
+    absolute = absolute_data(text)
+    folder = resolve_data(text)
+    assert len(load_image_folder(folder).train) == 2
+    before = digests(tmp_path / "one")
+    monkeypatch.chdir(tmp_path / "other")
+    assert resolve_data(absolute) == tmp_path / "one" / folder
+    assert absolute_data(absolute) == absolute
+    assert os.listdir(tmp_path / "other") == []
+    assert digests(tmp_path / "one") == before
+
+
+def test_a_path_becomes_absolute_and_a_wrong_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_data("photos/") == absolute_data(tmp_path / "photos") == str(tmp_path / "photos")
+    with pytest.raises(UsageError, match="did you mean birds"):
+        absolute_data("synthetic:bird")
 
 
 def test_a_path_that_is_not_there(tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from queryopt.train.augment import sample_rng
+from queryopt.train.draws import sample_rng
 from queryopt.train.synthetic.attributes import ATTRIBUTES
 from queryopt.train.synthetic.picture import draw_bird
 

@@ -1,0 +1,200 @@
+"""qo-bench search: queryopt's searcher beside FAISS and others, on the same codes, in the same run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from queryopt.cli import Command, Output, common_options, display_path
+from queryopt.errors import ExitCode, MissingError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+__all__ = ["command"]
+
+_MEASURES = ("queries", "build", "process")
+
+
+def _listed(convert: "Callable[[str], object]", example: str) -> "Callable[..., tuple[object, ...] | None]":
+    """Parses values with commas between them; each is kept once."""
+
+    def parse(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[object, ...] | None:
+        if text is None:
+            return None
+        try:
+            return tuple(dict.fromkeys(convert(part.strip()) for part in text.split(",") if part.strip()))
+        except (ValueError, OverflowError):
+            raise click.BadParameter(f"{text!r} is not a list such as {example}") from None
+
+    return parse
+
+
+def _count(text: str) -> int:
+    """A whole number of at least 1, also as 1e7."""
+    number = float(text)
+    if number != int(number) or number < 1:
+        raise ValueError
+    return int(number)
+
+
+@click.command("search", cls=Command)
+@click.option(
+    "--n", "counts", callback=_listed(_count, "1e6,1e7"), metavar="N,…", help="Codes to search in.  [default: 1e6]"
+)
+@click.option("--bits", callback=_listed(int, "12,48,64"), metavar="B,…", help="Code lengths.  [default: 48]")
+@click.option(
+    "--data",
+    "kinds",
+    callback=_listed(str, "clustered,uniform"),
+    metavar="KIND,…",
+    default="clustered",
+    show_default=True,
+    help="clustered, zipf, uniform, equal, or a file of codes: .npy, .npz, an index (.db).",
+)
+@click.option(
+    "--classes", type=click.IntRange(1), help="Of clustered and zipf.  [default: 1,000, or one for 10,000 codes]"
+)
+@click.option(
+    "--flip",
+    "flips",
+    callback=_listed(float, "0.05,0.1"),
+    metavar="P,…",
+    default="0.05",
+    show_default=True,
+    help="Probability that a code's bit is not its class's.",
+)
+@click.option("--far", is_flag=True, help="Search with codes that are far from all others.")
+@click.option(
+    "--queries", type=click.IntRange(1), default=1000, show_default=True, help="Different codes to search with."
+)
+@click.option("-k", "--k", "k", type=click.IntRange(1), help="Find the K nearest.  [default: 10]")
+@click.option("--radius", type=click.IntRange(0), help="Find all that differ in at most RADIUS bits instead.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Queries a call.")
+@click.option(
+    "--structures",
+    callback=_listed(str, "auto,scan"),
+    default="auto",
+    show_default=True,
+    help="queryopt's own: auto, scan, table, multi-index; or none.",
+)
+@click.option(
+    "--peers",
+    callback=_listed(str, "faiss,numpy"),
+    default="faiss,usearch,numpy,duckdb,torch",
+    show_default=True,
+    help="Others to measure; those not installed are skipped; or none.",
+)
+@click.option(
+    "--measure",
+    "measures",
+    callback=_listed(str, "queries,build"),
+    default="queries",
+    show_default=True,
+    help="queries; build: time and memory, in processes of their own; process: qo-search as a command.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=10, show_default=True, help="Rounds of all searchers in turn."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=20,
+    show_default=True,
+    help="Time of a searcher in all rounds; a slow one answers fewer queries.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of generated codes.")
+@click.option("--png", "picture", type=click.Path(path_type=Path), help="Draw latency against N into this file.")
+@common_options
+def command(
+    out: Output,
+    counts: tuple[int, ...] | None,
+    bits: tuple[int, ...] | None,
+    kinds: tuple[str, ...],
+    classes: int | None,
+    flips: tuple[float, ...],
+    far: bool,
+    queries: int,
+    k: int | None,
+    radius: int | None,
+    batch: int,
+    structures: tuple[str, ...],
+    peers: tuple[str, ...],
+    measures: tuple[str, ...],
+    rounds: int,
+    seconds: float,
+    seed: int,
+    picture: Path | None,
+) -> ExitCode:
+    """Measure exact search by Hamming distance, one thread, beside other libraries.
+
+    All searchers get the same codes and the same queries, in turn, in rounds of rotated order; so do all sizes of
+    --n. What they find is checked. 'ordered': the right codes in (distance, id) order; 'yes': the right distances,
+    in an order that nobody promised among equal ones.
+
+    \b
+    Examples:
+      qo-bench search
+      qo-bench search --n 1e7 --bits 48,64 --structures auto,scan --peers faiss
+      qo-bench search --n 1e6,1e7,1e8 --peers faiss --png latency.png
+      qo-bench search --data photos.db --radius 2
+
+    \b
+    Exit codes:
+      0  done
+      1  done, but a result of queryopt's was wrong
+      2  wrong usage
+      3  a file of codes that can't be used
+    """
+    if k is not None and radius is not None:
+        raise UsageError("--k and --radius: a search asks for one of them")
+    for measure in measures:
+        if measure not in _MEASURES:
+            raise UsageError(f"--measure: there is no {measure!r}: there are {', '.join(_MEASURES)}")
+    if picture is not None:
+        if "queries" not in measures:
+            raise UsageError("--png draws latencies: it needs --measure queries")
+        _check_picture(picture)
+    from queryopt.bench.search.data import specifications
+    from queryopt.bench.search.peers import Task, searcher_names
+    from queryopt.bench.search.report import Settings, run_benchmark
+    from queryopt.bench.search.tables import render
+
+    names = searcher_names(*([] if one == ("none",) else list(one) for one in (structures, peers)))
+    if not names:
+        raise UsageError("nobody to measure: give --structures or --peers")
+    settings = Settings(
+        data=specifications(kinds, bits, counts, flips, queries=queries, classes=classes, far=far, seed=seed),
+        counts=counts or (),
+        searchers=tuple(names),
+        task=Task(10 if k is None and radius is None else k, radius, batch),
+        rounds=rounds,
+        seconds=seconds,
+        queries="queries" in measures,
+        builds="build" in measures,
+        process="process" in measures,
+    )
+    with out.progress("measure", settings.steps, unit="parts") as advance:
+        report = run_benchmark(settings, out.log, advance)
+    out.result(report.to_dict())
+    for part in render(report):
+        out.print(part)
+    if picture is not None:
+        from queryopt.bench.search.plot import plot_latency
+
+        plot_latency(report, picture)
+        out.log(f"picture: {display_path(picture)}")
+    for row in report.wrong:
+        out.warn(f"{row.searcher} at N = {row.n:,}: its results are not those of an exact search: this is a bug")
+    return ExitCode.SOME_FAILED if report.wrong else ExitCode.DONE
+
+
+def _check_picture(picture: Path) -> None:
+    """Say before the measurement, not after it, that no picture can be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingError("--png needs matplotlib: pip install 'queryopt[bench]'") from None
+    if not picture.parent.is_dir():
+        raise UsageError(f"--png: there is no folder {display_path(picture.parent)}")

@@ -1,0 +1,55 @@
+"""Which package runs CUDA here."""
+
+from importlib.util import find_spec
+from typing import Final
+
+from queryopt.errors import MissingError, UsageError
+from queryopt.runtime.cuda.base import CudaRuntime
+from queryopt.text import did_you_mean
+
+__all__ = ["RUNTIMES", "open_runtime"]
+
+RUNTIMES: Final = ("auto", "cuda-core", "pycuda", "emulation")
+"""'auto' is cuda-core where it is installed, else pycuda; 'emulation' runs kernels on the CPU, to debug them."""
+
+
+def open_runtime(runtime: str | CudaRuntime = "auto", device: int = 0) -> CudaRuntime:
+    """A runtime by name, or the one that is given.
+
+    runtime: a name in RUNTIMES. device: its number among those that the process sees.
+    Raises UsageError for another name, MissingError where its package, a driver or the device is not there.
+    """
+    if not isinstance(runtime, str):
+        return runtime
+    if runtime not in RUNTIMES:
+        raise UsageError(
+            f"no CUDA runtime is called {runtime!r}: there are {', '.join(RUNTIMES)}{did_you_mean(runtime, RUNTIMES)}"
+        )
+    if runtime == "auto":
+        if _installed("cuda.core"):
+            runtime = "cuda-core"
+        elif _installed("pycuda"):
+            runtime = "pycuda"
+        else:
+            raise MissingError(
+                "a GPU is used through cuda-core or pycuda, and neither is installed: pip install 'queryopt[gpu]' (or "
+                "'queryopt[pycuda]', which compiles against your CUDA toolkit)"
+            )
+    if runtime == "cuda-core":
+        from queryopt.runtime.cuda.cuda_core import CudaCoreRuntime
+
+        return CudaCoreRuntime(device)
+    if runtime == "pycuda":
+        from queryopt.runtime.cuda.pycuda import PyCudaRuntime
+
+        return PyCudaRuntime(device)
+    from queryopt.runtime.cuda.emulated import EmulatedRuntime
+
+    return EmulatedRuntime()
+
+
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # the package that it lies in isn't there
+        return False

@@ -1,0 +1,284 @@
+"""CUDA through NVIDIA's cuda-core package (1.0 or newer), which comes as wheels."""
+
+import ctypes
+import threading
+import weakref
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.errors import DeviceMemoryError, MissingError, UsageError
+from queryopt.runtime.cuda.base import (
+    Argument,
+    Device,
+    Dim,
+    Event,
+    Kernel,
+    Memory,
+    Program,
+    Stream,
+    check_copy,
+    dimensions,
+    scalars,
+)
+from queryopt.runtime.cuda.images import device_image
+
+__all__ = ["CudaCoreRuntime"]
+
+
+class CudaCoreRuntime:
+    """The device of that number, through cuda-core. Its primary context is used, as PyTorch and ONNX Runtime do.
+
+    Raises MissingError where the package, a driver or the device is not there.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        try:
+            import cuda.core as core
+            from cuda.bindings import driver
+
+            device_class = core.Device  # before 1.0 it lay in cuda.core.experimental
+        except (ImportError, AttributeError) as error:
+            raise MissingError(
+                f"using a GPU needs cuda-core 1.0 or newer ({error}): pip install 'queryopt[gpu]'"
+            ) from None
+        self._core = core
+        self._driver = driver
+        self._thread = threading.local()
+        try:
+            self._device = device_class(index)
+            self._device.set_current()
+        except Exception as error:
+            raise MissingError(f"no GPU {index} can be used: {error} (nvidia-smi shows drivers and devices)") from None
+        self._thread.ready = True
+        capability = self._device.compute_capability
+        self._description = Device(
+            name=self._device.name,
+            index=index,
+            capability=(int(capability.major), int(capability.minor)),
+            multiprocessors=int(self._device.properties.multiprocessor_count),
+            memory=self._memory_info()[1],
+        )
+        self._programs: dict[Program, dict[str, Kernel]] = {}
+
+    @property
+    def name(self) -> str:
+        """What runs kernels, and on what."""
+        return f"cuda-core {version('cuda-core')} ({self._description.name})"
+
+    @property
+    def device(self) -> Device:
+        """The device."""
+        return self._description
+
+    def free_memory(self) -> int:
+        """Bytes that can be had now."""
+        return self._memory_info()[0]
+
+    def allocate(self, nbytes: int) -> "CoreMemory":
+        """Memory of the device."""
+        self.enter()
+        status, pointer = self._driver.cuMemAlloc(max(1, nbytes))
+        if status == self._driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            raise DeviceMemoryError(
+                f"{nbytes} bytes were asked for, and {self.free_memory()} of the GPU's {self.device.memory} are free"
+            )
+        self.check(status)
+        return CoreMemory(self, int(pointer), nbytes)
+
+    def pinned(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """A page-locked array, freed when nobody holds it any more."""
+        self.enter()
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        status, pointer = self._driver.cuMemAllocHost(max(1, nbytes))
+        self.check(status)
+        block = (ctypes.c_uint8 * nbytes).from_address(int(pointer))
+        weakref.finalize(block, self._driver.cuMemFreeHost, int(pointer))
+        array: npt.NDArray[Any] = np.ctypeslib.as_array(block).view(dtype).reshape(shape)
+        return array
+
+    def stream(self) -> "CoreStream":
+        """A new stream."""
+        self.enter()
+        return CoreStream(self, self._device.create_stream())
+
+    def load(self, program: Program) -> dict[str, Kernel]:
+        """A program's kernels."""
+        if program not in self._programs:
+            self.enter()
+            status, number = self._driver.cuDriverGetVersion()
+            self.check(status)
+            made = device_image(program, self._description.capability, driver=int(number) // 1000)
+            load = self._core.ObjectCode.from_cubin if made.kind == "cubin" else self._core.ObjectCode.from_ptx
+            code = load(made.image)
+            self._programs[program] = {name: CoreKernel(self, name, code.get_kernel(name)) for name in program.kernels}
+        return self._programs[program]
+
+    @property
+    def core(self) -> Any:
+        """The package."""
+        return self._core
+
+    @property
+    def driver(self) -> Any:
+        """The driver's functions."""
+        return self._driver
+
+    def enter(self) -> None:
+        """Make the device this thread's."""
+        if not getattr(self._thread, "ready", False):
+            self._device.set_current()
+            self._thread.ready = True
+
+    def check(self, status: Any) -> None:
+        """Raise what a driver's status other than success stands for."""
+        if status != self._driver.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"the CUDA driver says {status.name}")
+
+    def _memory_info(self) -> tuple[int, int]:
+        """Bytes (free, in all)."""
+        self.enter()
+        status, free, total = self._driver.cuMemGetInfo()
+        self.check(status)
+        return int(free), int(total)
+
+
+class CoreMemory:
+    """Memory of the device."""
+
+    def __init__(self, runtime: CudaCoreRuntime, pointer: int, nbytes: int) -> None:
+        self._pointer = pointer
+        self._nbytes = nbytes
+        self._release = weakref.finalize(self, _free, runtime, pointer)
+
+    @property
+    def pointer(self) -> int:
+        """The device's address."""
+        return self._pointer
+
+    @property
+    def nbytes(self) -> int:
+        """The size."""
+        return self._nbytes
+
+    def free(self) -> None:
+        """Give it back."""
+        self._release()
+
+
+def _free(runtime: CudaCoreRuntime, pointer: int) -> None:
+    runtime.enter()
+    runtime.driver.cuMemFree(pointer)
+
+
+class CoreKernel:
+    """A function of a loaded program."""
+
+    def __init__(self, runtime: CudaCoreRuntime, name: str, kernel: Any) -> None:
+        self._runtime = runtime
+        self._name = name
+        self.kernel = kernel
+
+    @property
+    def name(self) -> str:
+        """Its name in the source."""
+        return self._name
+
+    def resident_blocks(self, threads: int) -> int:
+        """How many blocks of so many threads a multiprocessor runs at a time."""
+        self._runtime.enter()
+        return max(1, int(self.kernel.occupancy.max_active_blocks_per_multiprocessor(threads, 0)))
+
+
+class CoreEvent:
+    """A moment of a stream."""
+
+    def __init__(self, event: Any) -> None:
+        self.event = event
+
+    def synchronize(self) -> None:
+        """Wait for it."""
+        self.event.sync()
+
+    def milliseconds_since(self, earlier: Event) -> float:
+        """Time on the device between the two."""
+        if not isinstance(earlier, CoreEvent):
+            raise UsageError("the earlier event is another runtime's")
+        return float(self.event - earlier.event)
+
+
+class CoreStream:
+    """A stream, or while something is captured the graph that is being built."""
+
+    def __init__(self, runtime: CudaCoreRuntime, stream: Any) -> None:
+        self._runtime = runtime
+        self.stream = stream
+        self._target = stream
+
+    def upload(self, target: Memory, source: npt.NDArray[Any], offset: int = 0) -> None:
+        """Copy an array to the device."""
+        check_copy(target, source, offset)
+        self._runtime.enter()
+        (status,) = self._runtime.driver.cuMemcpyHtoDAsync(
+            target.pointer + offset, source.ctypes.data, source.nbytes, self.stream.handle
+        )
+        self._runtime.check(status)
+
+    def download(self, target: npt.NDArray[Any], source: Memory, offset: int = 0) -> None:
+        """Copy from the device."""
+        check_copy(source, target, offset)
+        self._runtime.enter()
+        (status,) = self._runtime.driver.cuMemcpyDtoHAsync(
+            target.ctypes.data, source.pointer + offset, target.nbytes, self.stream.handle
+        )
+        self._runtime.check(status)
+
+    def launch(self, kernel: Kernel, grid: Dim, block: Dim, *arguments: Argument) -> None:
+        """Run a kernel."""
+        if not isinstance(kernel, CoreKernel):
+            raise UsageError(f"{kernel.name} was loaded by another runtime")
+        self._runtime.enter()
+        core = self._runtime.core
+        config = core.LaunchConfig(grid=dimensions(grid), block=dimensions(block))
+        core.launch(self._target, config, kernel.kernel, *scalars(arguments))
+
+    def record(self) -> CoreEvent:
+        """Mark this moment."""
+        self._runtime.enter()
+        return CoreEvent(self.stream.record(options=self._runtime.core.EventOptions(timing_enabled=True)))
+
+    def capture(self, work: Callable[[], None]) -> "CoreGraph":
+        """Record what `work` gives this stream."""
+        self._runtime.enter()
+        builder = self.stream.create_graph_builder()
+        builder.begin_building()
+        self._target = builder
+        try:
+            work()
+        finally:
+            self._target = self.stream
+            builder.end_building()
+        return CoreGraph(self._runtime, builder.complete())
+
+    def synchronize(self) -> None:
+        """Wait until everything is done."""
+        self._runtime.enter()
+        self.stream.sync()
+
+
+class CoreGraph:
+    """Recorded work."""
+
+    def __init__(self, runtime: CudaCoreRuntime, graph: Any) -> None:
+        self._runtime = runtime
+        self._graph = graph
+
+    def launch(self, stream: Stream) -> None:
+        """Do it."""
+        if not isinstance(stream, CoreStream):
+            raise UsageError("the stream is another runtime's")
+        self._runtime.enter()
+        self._graph.launch(stream.stream)

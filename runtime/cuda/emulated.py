@@ -1,0 +1,305 @@
+"""A CUDA runtime without a GPU: kernels compiled as C++ behind emulation.h, for tests and for debugging. Slow."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.errors import DeviceMemoryError, MissingError, QueryOptError, UsageError
+from queryopt.runtime.cuda.base import (
+    Argument,
+    Device,
+    Dim,
+    Event,
+    Kernel,
+    Memory,
+    Program,
+    Stream,
+    check_copy,
+    dimensions,
+    scalars,
+)
+
+__all__ = ["EmulatedRuntime", "EmulationError"]
+
+_HEADER = Path(__file__).with_name("emulation.h")
+_FLAGS = (
+    "-std=c++17",
+    "-g",
+    "-shared",
+    "-fPIC",
+    "-U_FORTIFY_SOURCE",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+)
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+"""Flags with which every access of a kernel is checked; the process must have been started with the sanitizer's library
+preloaded."""
+
+
+class EmulationError(QueryOptError):
+    """A kernel did what would hang or be undefined on a GPU. The message says where."""
+
+
+class EmulatedRuntime:
+    """Runs kernels on the CPU, in an order of threads that a seed draws.
+
+    compiler: a C++ compiler; None takes $CXX, c++, g++ or clang++. flags: of the compiler, beside the usual ones.
+    seed: of the first launch's schedule; each later launch has the next one. resident: blocks that run at a time.
+    multiprocessors, memory: what the device says that it has. folder: where compiled programs are kept; None makes a
+    temporary one for this runtime.
+
+    Raises MissingError where there is no compiler.
+    """
+
+    def __init__(
+        self,
+        compiler: str | None = None,
+        flags: Sequence[str] = ("-O1",),
+        *,
+        seed: int = 0,
+        resident: int = 3,
+        multiprocessors: int = 2,
+        memory: int = 1 << 30,
+        folder: Path | None = None,
+    ) -> None:
+        self._compiler = _find_compiler(compiler)
+        self._flags = tuple(flags)
+        self.seed = seed
+        self.resident = resident
+        self._free = memory
+        self._temporary = tempfile.TemporaryDirectory() if folder is None else None
+        self._folder = Path(self._temporary.name) if self._temporary else Path(os.fspath(folder or ""))
+        self._device = Device("emulation", 0, (9, 0), multiprocessors, memory)
+        self._loaded: dict[Program, dict[str, Kernel]] = {}
+
+    @property
+    def name(self) -> str:
+        """What runs kernels."""
+        return f"emulation ({Path(self._compiler).name})"
+
+    @property
+    def device(self) -> Device:
+        """The device that is emulated."""
+        return self._device
+
+    def free_memory(self) -> int:
+        """Bytes that can be had now."""
+        return self._free
+
+    def allocate(self, nbytes: int) -> "EmulatedMemory":
+        """Memory, full of garbage."""
+        if nbytes > self._free:
+            raise DeviceMemoryError(f"{nbytes} bytes of device memory were asked for, and {self._free} are free")
+        return EmulatedMemory(self, nbytes)
+
+    def pinned(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """An ordinary array."""
+        return np.empty(shape, dtype)
+
+    def stream(self) -> "EmulatedStream":
+        """A stream, which does its work at once."""
+        return EmulatedStream(self)
+
+    def load(self, program: Program) -> dict[str, Kernel]:
+        """Compile a program. Raises EmulationError with the compiler's messages where it can't be."""
+        if program not in self._loaded:
+            library = ctypes.CDLL(str(self._build(program)))
+            self._loaded[program] = {name: EmulatedKernel(library, name) for name in program.kernels}
+        return self._loaded[program]
+
+    def _build(self, program: Program) -> Path:
+        wrapper = "\n".join(
+            [
+                f'#include "{_HEADER}"',
+                f'#include "{program.source}"',
+                "QO_LIBRARY_BEGIN",
+                *(f"QO_KERNEL({name})" for name in program.kernels),
+                "QO_LIBRARY_END",
+                "",
+            ]
+        )
+        command = [self._compiler, *_FLAGS, *self._flags]
+        key = hashlib.sha256()
+        for part in (repr(command).encode(), wrapper.encode(), _HEADER.read_bytes(), program.source.read_bytes()):
+            key.update(hashlib.sha256(part).digest())
+        library = self._folder / f"{program.source.stem}-{key.hexdigest()[:16]}.so"
+        if library.exists():
+            return library
+        source = library.with_suffix(".cpp")
+        source.write_text(wrapper)
+        partial = library.with_suffix(f".{os.getpid()}.so")
+        done = subprocess.run([*command, "-o", partial, source], capture_output=True, text=True)
+        if done.returncode:
+            raise EmulationError(f"{program.source.name} can't be compiled as C++:\n{done.stderr.rstrip()}")
+        partial.replace(library)
+        return library
+
+
+class EmulatedMemory:
+    """Host memory of its own, so that a sanitizer knows its ends."""
+
+    def __init__(self, runtime: EmulatedRuntime, nbytes: int) -> None:
+        self._runtime = runtime
+        self._bytes = np.empty(nbytes, np.uint8)
+        self._bytes.fill(0xA5)
+        self._nbytes = nbytes
+        runtime._free -= nbytes
+
+    @property
+    def pointer(self) -> int:
+        """The address."""
+        return self._bytes.ctypes.data
+
+    @property
+    def nbytes(self) -> int:
+        """The size."""
+        return self._nbytes
+
+    @property
+    def array(self) -> npt.NDArray[np.uint8]:
+        """The bytes themselves."""
+        return self._bytes
+
+    def free(self) -> None:
+        """Give it back."""
+        self._runtime._free += len(self._bytes)
+        self._bytes = np.empty(0, np.uint8)
+
+
+class EmulatedKernel:
+    """A function of a compiled program."""
+
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        self._library = library
+        self._name = name
+        library.qo_argument_bytes.restype = ctypes.c_int
+        sizes: list[int] = []
+        while (size := library.qo_argument_bytes(name.encode(), len(sizes))) > 0:
+            sizes.append(size)
+        self._sizes = sizes
+
+    @property
+    def name(self) -> str:
+        """Its name in the source."""
+        return self._name
+
+    def resident_blocks(self, threads: int) -> int:
+        """One."""
+        return 1
+
+    def run(self, grid: Dim, block: Dim, arguments: Sequence[Argument], seed: int, resident: int) -> None:
+        """Run it to its end."""
+        values = scalars(arguments)
+        sizes = [value.nbytes for value in values]
+        if sizes != self._sizes:
+            raise ValueError(f"{self._name} takes arguments of {self._sizes} bytes, not {sizes}")
+        boxes = [np.array([value]) for value in values]
+        pointers = (ctypes.c_void_p * len(boxes))(*[box.ctypes.data for box in boxes])
+        message = ctypes.create_string_buffer(1000)
+        status = self._library.qo_launch(
+            self._name.encode(),
+            (ctypes.c_uint * 3)(*dimensions(grid)),
+            (ctypes.c_uint * 3)(*dimensions(block)),
+            pointers,
+            ctypes.c_ulonglong(seed),
+            ctypes.c_uint(resident),
+            message,
+            ctypes.c_ulonglong(len(message)),
+        )
+        if status:
+            raise EmulationError(f"{self._name}: {message.value.decode()}")
+
+
+class EmulatedEvent:
+    """A moment that has passed."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def milliseconds_since(self, earlier: Event) -> float:
+        """The emulation has no time: 0."""
+        return 0.0
+
+
+class EmulatedStream:
+    """Does what it is given at once, or records it."""
+
+    def __init__(self, runtime: EmulatedRuntime) -> None:
+        self._runtime = runtime
+        self._recording: list[Callable[[], None]] | None = None
+
+    def upload(self, target: Memory, source: npt.NDArray[Any], offset: int = 0) -> None:
+        """Copy an array to the device."""
+        check_copy(target, source, offset)
+        self._do(lambda: ctypes.memmove(target.pointer + offset, source.ctypes.data, source.nbytes))
+
+    def download(self, target: npt.NDArray[Any], source: Memory, offset: int = 0) -> None:
+        """Copy from the device."""
+        check_copy(source, target, offset)
+        self._do(lambda: ctypes.memmove(target.ctypes.data, source.pointer + offset, target.nbytes))
+
+    def launch(self, kernel: Kernel, grid: Dim, block: Dim, *arguments: Argument) -> None:
+        """Run a kernel."""
+        if not isinstance(kernel, EmulatedKernel):
+            raise UsageError(f"{kernel.name} was loaded by another runtime")
+        runtime = self._runtime
+
+        def run() -> None:
+            runtime.seed += 1
+            kernel.run(grid, block, arguments, runtime.seed - 1, runtime.resident)
+
+        self._do(run)
+
+    def record(self) -> EmulatedEvent:
+        """Mark this moment."""
+        return EmulatedEvent()
+
+    def capture(self, work: Callable[[], None]) -> "EmulatedGraph":
+        """Record what `work` gives this stream."""
+        self._recording = []
+        try:
+            work()
+            return EmulatedGraph(self._recording)
+        finally:
+            self._recording = None
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def _do(self, step: Callable[[], object]) -> None:
+        if self._recording is None:
+            step()
+        else:
+            self._recording.append(lambda: (step(), None)[1])
+
+
+class EmulatedGraph:
+    """Steps to do again."""
+
+    def __init__(self, steps: Sequence[Callable[[], None]]) -> None:
+        self._steps = tuple(steps)
+
+    def launch(self, stream: Stream) -> None:
+        """Do them."""
+        for step in self._steps:
+            step()
+
+
+def _find_compiler(name: str | None) -> str:
+    names = [name] if name else [*filter(None, [os.environ.get("CXX")]), "c++", "g++", "clang++"]
+    for candidate in names:
+        found = shutil.which(candidate)
+        if found:
+            return found
+    raise MissingError(f"the emulation needs a C++ compiler, and there is no {', '.join(names)} on the PATH")

@@ -1,0 +1,144 @@
+"""A set of codes that never changes, and which of them are still there: what a HammingIndex is made of."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.runtime.search.engines import SCAN, Engine, Ids, Mask, Packed, make
+
+__all__ = ["Part", "Segment", "full_mask", "merged"]
+
+_SELECTIVE = 64
+"""A filter that lets through less than one row in so many scans these rows alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one search looks through: an engine, and which of its rows may be found (all if None)."""
+
+    engine: Engine
+    allowed: Mask | None
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Codes with ascending ids.
+
+    engine: searches them. count: how many rows it has. ids: int64 [count], the row numbers if None.
+    live: the rows that were not removed; all if None. alive: how many these are.
+    """
+
+    engine: Engine
+    bits: int
+    count: int
+    ids: Ids | None
+    live: Mask | None = None
+    alive: int = -1
+
+    def __post_init__(self) -> None:  # noqa: D105
+        if self.live is None:
+            object.__setattr__(self, "alive", self.count)
+
+    @classmethod
+    def build(cls, packed: Packed, bits: int, ids: Ids | None, structure: str, path: str, threads: int) -> "Segment":
+        """A segment over packed codes whose ids (the row numbers if None) ascend."""
+        return cls(make(packed, bits, ids, structure, path, threads), bits, len(packed), ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        arrays = (array for array in (self.ids, self.live) if array is not None)
+        return self.engine.nbytes + sum(array.nbytes for array in arrays)
+
+    def rows_of(self, ids: Ids) -> npt.NDArray[np.int64]:
+        """The live rows that have one of these ids (ascending, without repetition)."""
+        if self.ids is None:
+            rows = ids[: np.searchsorted(ids, self.count)]
+        else:
+            rows = np.searchsorted(self.ids, ids)
+            rows = rows[rows < self.count] if len(rows) and rows[-1] == self.count else rows
+            rows = rows[self.ids[rows] == ids[: len(rows)]]
+        return rows if self.live is None else rows[_test(self.live, rows)]
+
+    def live_ids(self) -> Ids:
+        """The ids of the live rows, ascending."""
+        rows = np.arange(self.count) if self.live is None else _rows(self.live, self.count)
+        return rows if self.ids is None else self.ids[rows]
+
+    def without(self, rows: npt.NDArray[np.int64]) -> "Segment":
+        """The same without these live rows."""
+        live = full_mask(self.count) if self.live is None else self.live.copy()
+        _clear(live, rows)
+        return replace(self, live=live, alive=self.alive - len(rows))
+
+    def part(self, allow: Ids | None, deny: Ids | None, threads: int) -> Part | None:
+        """What a search with these filters (ids, ascending, without repetition) looks through; None: nothing."""
+        if allow is None:
+            if deny is None:
+                return Part(self.engine, self.live)
+            mask = full_mask(self.count) if self.live is None else self.live.copy()
+            _clear(mask, self.rows_of(deny))
+            return Part(self.engine, mask)
+        rows = self.rows_of(allow if deny is None else np.setdiff1d(allow, deny, assume_unique=True))
+        if len(rows) == 0:
+            return None
+        if len(rows) * _SELECTIVE > self.count:
+            return Part(self.engine, _mask(rows, self.count))
+        ids = rows if self.ids is None else self.ids[rows]
+        codes = self.engine.codes(rows.astype(np.uint32))
+        return Part(make(codes, self.bits, ids, SCAN, self.engine.path, threads), None)
+
+    def contents(self) -> tuple[Packed, Ids]:
+        """The live codes and their ids."""
+        if self.live is None:
+            return self.engine.codes(), self.live_ids()
+        keep = np.unpackbits(self.live.view(np.uint8), count=self.count, bitorder="little").view(np.bool_)
+        return self.engine.codes()[keep], self.live_ids()
+
+
+def merged(segments: list[Segment], structure: str, path: str, threads: int) -> Segment:
+    """One segment of the live codes of several (at least one), whose ids differ."""
+    contents = [segment.contents() for segment in segments]
+    packed = np.concatenate([codes for codes, _ in contents])
+    ids = np.concatenate([ids for _, ids in contents])
+    if np.any(ids[1:] < ids[:-1]):
+        order = np.argsort(ids, kind="stable")
+        packed, ids = packed[order], ids[order]
+    plain = len(ids) == 0 or ids[-1] == len(ids) - 1
+    return Segment.build(packed, segments[0].bits, None if plain else ids, structure, path, threads)
+
+
+def _words(count: int) -> int:
+    return (count + 63) // 64
+
+
+def full_mask(count: int) -> Mask:
+    """The mask of all rows; the bits beyond are zero."""
+    mask = np.full(_words(count), np.iinfo(np.uint64).max, np.uint64)
+    if count % 64:
+        mask[-1] = (1 << count % 64) - 1
+    return mask
+
+
+def _mask(rows: npt.NDArray[np.int64], count: int) -> Mask:
+    bits = np.zeros(_words(count) * 64, np.bool_)
+    bits[rows] = True
+    return np.packbits(bits, bitorder="little").view(np.uint64)
+
+
+def _rows(mask: Mask, count: int) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(np.unpackbits(mask.view(np.uint8), count=count, bitorder="little"))
+
+
+def _bit(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    return np.uint64(1) << (rows & 63).astype(np.uint64)
+
+
+def _test(mask: Mask, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = (mask[rows >> 6] & _bit(rows)) != 0
+    return found
+
+
+def _clear(mask: Mask, rows: npt.NDArray[np.int64]) -> None:
+    np.bitwise_and.at(mask, rows >> 6, ~_bit(rows))
