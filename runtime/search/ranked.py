@@ -35,6 +35,9 @@ MAX_WEIGHT: Final = 1023
 _BLOCK = 1 << 14
 """Rows of one block: its codes, sums and one column of indices stay in the second-level cache."""
 
+_QUERIES = 256
+"""Queries that share a pass over the codes: their tables take 2 MiB."""
+
 _ROW_BITS = 40
 """Below a key (at most 23 bits) in a 64-bit integer there is room for so many bits of a row number."""
 
@@ -81,28 +84,29 @@ def nearest(
     weights: npt.NDArray[np.uint16],
     k: int,
     rank: Rank,
-    allowed: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[npt.NDArray[np.int64], _Keys]]:
     """For each query, the k rows (all, where there are fewer) that come first in (key, row) order, in that order.
 
-    words [n] and queries [q] of one dtype, weights [q, bits]; rank: 'weighted' or 'tiebreak'; allowed: the rows that may
-    be found, bool [n], all if None. Yields (rows int64, keys int32), each [min(k, rows that may be found)].
+    words [n] and queries [q] of one dtype, weights [q, bits]; rank: 'weighted' or 'tiebreak'. Yields (rows int64,
+    keys int32), each [min(k, n)].
     """
+    for first in range(0, len(queries), _QUERIES):
+        some = slice(first, first + _QUERIES)
+        yield from _nearest(words, queries[some], bit_keys(weights[some], rank), k)
+
+
+def _nearest(words: Words, queries: Words, keys: _Keys, k: int) -> Iterator[tuple[npt.NDArray[np.int64], _Keys]]:
     found = [_Nearest(k) for _ in queries]
     if k and len(words):
-        tables = [_tables(query, keys, words.itemsize) for query, keys in zip(queries, bit_keys(weights, rank), strict=True)]
+        tables = [_tables(query, of_query, words.itemsize) for query, of_query in zip(queries, keys, strict=True)]
         for start in range(0, len(words), _BLOCK):
             block = words[start : start + _BLOCK]
-            rows = np.arange(start, start + len(block))
-            if allowed is not None:
-                inside = allowed[start : start + len(block)]
-                rows, block = rows[inside], block[inside]
             columns = [(block >> (8 * i) & 255).astype(np.intp) for i in range(words.itemsize)]
             for one, table in zip(found, tables, strict=True):
                 sums = table[0][columns[0]]
                 for i in range(1, words.itemsize):
                     sums += table[i][columns[i]]
-                one.offer(rows, sums)
+                one.offer(start, sums)
     for one in found:
         yield one.hits()
 
@@ -124,16 +128,18 @@ class _Nearest:
         self.k = k
         self.limit = np.iinfo(np.int32).max
         """A row offered from now on is among the best k only with a key below this: rows ascend."""
+        self.limited = False
         self.parts: list[npt.NDArray[np.int64]] = []
         self.held = 0
 
-    def offer(self, rows: npt.NDArray[np.int64], keys: _Keys) -> None:
+    def offer(self, start: int, keys: _Keys) -> None:
         hits = np.flatnonzero(keys < self.limit)
         if not hits.size:
             return
-        self.parts.append(keys[hits].astype(np.int64) << _ROW_BITS | rows[hits])
+        self.parts.append(keys[hits].astype(np.int64) << _ROW_BITS | hits + start)
         self.held += len(hits)
-        if self.held >= self.k + (_BLOCK if len(self.parts) > 1 and self.k > _BLOCK else 0):
+        # The sooner the limit is known, the fewer rows come; but k rows are not partitioned again for each few.
+        if self.held >= self.k + (min(self.k, _BLOCK) if self.limited else 0):
             self._drop()
 
     def hits(self) -> tuple[npt.NDArray[np.int64], _Keys]:
@@ -145,6 +151,6 @@ class _Nearest:
         best = np.concatenate(self.parts) if self.parts else np.empty(0, np.int64)
         if self.k and len(best) >= self.k:
             best = np.partition(best, self.k - 1)[: self.k]
-            self.limit = int(best[-1] >> _ROW_BITS)
+            self.limit, self.limited = int(best[-1] >> _ROW_BITS), True
         self.parts, self.held = [best], len(best)
         return best
