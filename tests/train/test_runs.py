@@ -58,6 +58,26 @@ def test_last_pt_of_a_newer_queryopt_or_of_something_else(tmp_path):
             folder.load_last()
 
 
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+def test_a_malicious_last_pt_is_never_executed(tmp_path):
+    with RunFolder(tmp_path / "run") as folder:
+        folder.save_last(state(), CONFIGURATION)
+        values = torch.load(folder.path / LAST, weights_only=True)
+        torch.save({**values, "data": Trap(tmp_path / "executed")}, folder.path / LAST)
+        with pytest.raises(CheckpointError, match=r"mkdir.*not executed"):
+            folder.load_last()
+    assert not (tmp_path / "executed").exists()
+
+
 def test_metrics_are_cut_to_the_position_and_a_torn_line_is_dropped(tmp_path):
     with RunFolder(tmp_path) as folder:
         for outer in range(3):
