@@ -58,6 +58,18 @@ def test_last_pt_of_a_newer_queryopt_or_of_something_else(tmp_path):
             folder.load_last()
 
 
+@pytest.mark.parametrize(
+    "key", ["model", "optimizer", "codes", "outputs", "sums", "data", "best", "skipped", "seconds"]
+)
+def test_last_pt_that_holds_something_else_where_it_matters(tmp_path, key):
+    with RunFolder(tmp_path) as folder:
+        folder.save_last(state(), CONFIGURATION)
+        values = torch.load(tmp_path / LAST, weights_only=True)
+        torch.save({**values, key: None}, tmp_path / LAST)
+        with pytest.raises(CheckpointError, match=rf"last\.pt: damaged .*{key} is NoneType.* start the run anew"):
+            folder.load_last()
+
+
 class Trap:
     """Makes a folder when it is unpickled."""
 
