@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,23 +28,17 @@ from queryopt.runtime.cuda.base import (
     scalars,
 )
 
-__all__ = ["EmulatedRuntime", "EmulationError"]
+__all__ = ["CHECK_MEMORY", "CHECK_RACES", "EmulatedRuntime", "EmulationError"]
 
 _HEADER = Path(__file__).with_name("emulation.h")
-_FLAGS = (
-    "-std=c++17",
-    "-g",
-    "-shared",
-    "-fPIC",
-    "-U_FORTIFY_SOURCE",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Wno-unknown-pragmas",
-)
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
-"""Flags with which every access of a kernel is checked; the process must have been started with the sanitizer's library
-preloaded."""
+_FLAGS = ("-std=c++17", "-g", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wno-unknown-pragmas")
+CHECK_MEMORY: Final = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+"""Flags with which a kernel's first access outside of what it was given, or undefined arithmetic, ends the process."""
+CHECK_RACES: Final = ("-O1", "-fsanitize=thread", "--param=tsan-distinguish-volatile=1")
+"""Flags of GCC with which two accesses that no barrier orders are reported on stderr (TSAN_OPTIONS says what follows).
+
+With either of these, the sanitizer's library must have been preloaded into the process.
+"""
 
 
 class EmulationError(QueryOptError):
