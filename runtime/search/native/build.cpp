@@ -234,6 +234,13 @@ std::vector<Chunk> lay_out(Structure structure, int bits) {
     return chunks;
 }
 
+std::uint64_t code_of_posting(const Index& index, std::size_t i) {
+    if (index.first.size() == 0) return index.code(i);
+    const std::uint32_t* first = index.first.data();
+    const auto* after = std::upper_bound(first, first + index.unique, static_cast<std::uint32_t>(i));
+    return index.code(static_cast<std::size_t>(after - first - 1));
+}
+
 void expect(Index& index) {
     constexpr std::size_t samples = 16;
     const std::size_t count = std::min(index.unique, samples);
@@ -242,13 +249,7 @@ void expect(Index& index) {
             double codes = 0;
             for (std::size_t i = 0; i < count; ++i) {
                 // By rows, not by unique codes: queries are where the pictures are.
-                const std::size_t posting = index.n / count * i;
-                const auto* place = index.first.size() ? std::upper_bound(index.first.data(),
-                                                                          index.first.data() + index.unique, posting) -
-                                                             1
-                                                       : nullptr;
-                const std::size_t unique = place ? static_cast<std::size_t>(place - index.first.data()) : posting;
-                const std::uint32_t value = chunk.value(index.code(unique));
+                const std::uint32_t value = chunk.value(code_of_posting(index, index.n / count * i));
                 for (const std::uint32_t mask : masks().all[s]) {
                     if (mask >> chunk.width) break;
                     codes += chunk.starts[(value ^ mask) + 1] - chunk.starts[value ^ mask];
