@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -72,8 +73,9 @@ class EmulatedRuntime:
         self.seed = seed
         self.resident = resident
         self._free = memory
-        self._temporary = tempfile.TemporaryDirectory() if folder is None else None
-        self._folder = Path(self._temporary.name) if self._temporary else Path(os.fspath(folder or ""))
+        self._folder = Path(tempfile.mkdtemp(prefix="queryopt-")) if folder is None else folder
+        if folder is None:
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._device = Device("emulation", 0, (9, 0), multiprocessors, memory)
         self._loaded: dict[Program, dict[str, Kernel]] = {}
 
