@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from queryopt.card import FORMAT_KEY, ModelCard, fingerprint
-from queryopt.errors import CheckpointError, DataError, ParityError, UsageError
+from queryopt.errors import CheckpointError, DataError, MissingError, ParityError, UsageError
 from queryopt.export import export_onnx
 from queryopt.export.onnx import build_graph, model_card
 from queryopt.export.pictures import parity_pictures
@@ -161,6 +161,13 @@ def test_a_fifo_in_the_way_is_refused_and_not_waited_for(network, save_run, tmp_
     os.mkfifo(tmp_path / "pipe.onnx")
     with pytest.raises(UsageError, match=r"pipe\.onnx"):
         export_onnx(save_run(network), tmp_path / "pipe.onnx", parity=False)
+
+
+@pytest.mark.parametrize("version", ["1.20.1", "1.9.0"])
+def test_an_onnx_that_follows_external_data_out_of_its_folder_is_refused(network, save_run, monkeypatch, version):
+    monkeypatch.setattr(onnx, "__version__", version)
+    with pytest.raises(MissingError, match=r"pip install 'onnx>=1\.21'"):
+        export_onnx(save_run(network), parity=False)
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,10 @@ __device__ __forceinline__ u32 inclusive_sum(u32 value, u32 lane) {
 }
 
 // The smallest distance d <= last at which counts[0..d] add up to k or more, else last + 1; for the whole warp.
-// `before` is the sum of counts below that distance. Other warps may be adding: the answer is then an upper bound.
-__device__ inline int kth_distance(const volatile u32* counts, u32 k, int last, u32 lane, u32* before) {
+// `before` is the sum of counts below that distance.
+// Counts is const u32* or, where others add at the same time, const volatile u32*: the answer is then an upper bound.
+template <typename Counts>
+__device__ __forceinline__ int kth_distance(Counts counts, u32 k, int last, u32 lane, u32* before) {
   u32 sum = 0;
   for (int base = 0; base <= last; base += int(kLanes)) {
     const int bin = base + int(lane);
@@ -186,7 +188,6 @@ __device__ __forceinline__ void seed(const Word* __restrict__ codes, u64 rows, c
 // Not inlined: it is seldom needed, and the loop that calls it should not pay registers for it.
 __device__ __noinline__ int keep_best(u32* list, u32 size, u32 k, u32* histogram) {
   const u32 lane = lane_index();
-  __syncwarp();  // the entries that other lanes wrote are seen
   for (u32 bin = lane; bin < kBins; bin += kLanes) histogram[bin] = 0;
   __syncwarp();
   for (u32 i = lane; i < size; i += kLanes) atomicAdd(&histogram[list[i] >> kRowBits], 1u);
@@ -202,10 +203,10 @@ __device__ __noinline__ int keep_best(u32* list, u32 size, u32 k, u32* histogram
     const u32 tied = __ballot_sync(kAll, there && distance == kth);
     const bool keep = there && (distance < kth || (distance == kth && ties + __popc(tied & lanes_before(lane)) < k));
     const u32 keeps = __ballot_sync(kAll, keep);
+    __syncwarp();  // votes order no memory: every lane has read its entry
     if (keep) list[kept + __popc(keeps & lanes_before(lane))] = entry;
     kept += __popc(keeps);
     ties += __popc(tied);
-    __syncwarp();
   }
   return kth - 1;
 }
@@ -255,9 +256,9 @@ struct NearestSink {
     if (hit && (same & lanes_before(lane)) == 0) atomicAdd(&query_counts[distance], u32(__popc(same)));
     // A row at the limit itself can't lower it.
     if (__any_sync(kAll, hit && distance < limit)) {
-      __syncwarp();
+      __syncwarp();  // the warp sees its own counts
       u32 before;
-      const int reached = kth_distance(query_counts, k, limit - 1, lane, &before);
+      const int reached = kth_distance(static_cast<const volatile u32*>(query_counts), k, limit - 1, lane, &before);
       if (reached < limit) {
         if (lane == 0) atomicMin(&limits[q], reached);
         limit = reached;
