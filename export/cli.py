@@ -56,9 +56,10 @@ def main(
 ) -> ExitCode:
     """Export a training checkpoint to one self-describing model.onnx.
 
-    The auxiliary branch is stripped, which is proved on the graph that comes out. Then network and model hash the same
-    real pictures: at least 20,000 bits are compared, with flips and crops of the pictures where there are too few. A
-    model whose bits differ by more than --max-flip-rate is not written, and an older one at its place stays.
+    What only training uses (the auxiliary branch, a classification head) is stripped, which is proved on the graph that
+    comes out. Then network and model hash the same real pictures: at least 20,000 bits are compared, with flips and
+    crops of the pictures where there are too few. A model whose bits differ by more than --max-flip-rate is not
+    written, and an older one at its place stays.
     """
     for package, extra in _PACKAGES.items():
         if importlib.util.find_spec(package) is None:
@@ -97,12 +98,15 @@ def _print(out: Output, result: "ExportResult") -> None:
         same = "the same checkpoint" if result.replaced == card.fingerprint else "another checkpoint"
         out.print(f"replaced: a model of {same} (fingerprint {result.replaced[:12]}…)")
     size = card.preprocessing.image_size
+    method = "" if card.method == "queryopt" else f" ({card.method})"
     out.print(
         f"model:    {where}  ({result.size / 1e6:,.1f} MB, {card.precision}, fingerprint {card.fingerprint[:12]}…)"
     )
-    out.print(f"code:     {card.bits} bits of {card.backbone} at {size} x {size} pixels")
+    out.print(f"code:     {card.bits} bits of {card.backbone}{method} at {size} x {size} pixels")
+    out.print("stripped: " + ("; ".join(f"{name} ({size})" for name, size in strip.stripped.items()) or "nothing"))
+    branches = "1 branch" if strip.branches == 1 else f"{strip.branches} branches"
     out.print(
-        f"stripped: {strip.multiply_adds_training:,} multiply-adds with {strip.branches} branches -> "
+        f"          {strip.multiply_adds_training:,} multiply-adds with {branches} -> "
         f"{strip.multiply_adds:,} in the graph; logits equal the training network's within "
         f"{strip.max_logit_difference:.1e}"
     )

@@ -25,7 +25,7 @@ from queryopt.runtime.backends import open_backend
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
-    from queryopt.train.network import QueryOpt
+    from queryopt.train.hash_network import HashNetwork
 
 __all__ = ["OPSET", "ExportResult", "build_graph", "export_onnx", "model_card", "with_card"]
 
@@ -44,7 +44,7 @@ _MADE_BY = ("torch", "onnx", "onnxscript", "onnxruntime")
 class ExportResult:
     """A model.onnx that was written.
 
-    path, size (bytes): the file. card: what its metadata holds. strip: the proof that the auxiliary branch is gone.
+    path, size (bytes): the file. card: what its metadata holds. strip: the proof that what only training uses is gone.
     parity: the comparison on real pictures, None where it was left out. pictures: in words, what was compared.
     replaced: the fingerprint of the model that lay there before, None where there was none.
     """
@@ -113,7 +113,7 @@ def export_onnx(
     return ExportResult(target, len(content), card, strip, report, described, replaced)
 
 
-def build_graph(network: "QueryOpt", explain: bool = False) -> onnx.ModelProto:
+def build_graph(network: "HashNetwork", explain: bool = False) -> onnx.ModelProto:
     """The ONNX graph of the inference network, without a model card.
 
     Input `images` uint8 [batch, s, s, 3]; outputs `codes` uint8 [batch, ceil(bits / 8)], `logits` float32
@@ -148,7 +148,7 @@ def build_graph(network: "QueryOpt", explain: bool = False) -> onnx.ModelProto:
     return model
 
 
-def model_card(network: "QueryOpt") -> ModelCard:
+def model_card(network: "HashNetwork") -> ModelCard:
     """The card of a network's float32 model, without a parity report."""
     preprocessing = Preprocessing.for_size(network.config.image_size)
     return ModelCard(
@@ -158,6 +158,7 @@ def model_card(network: "QueryOpt") -> ModelCard:
         precision="fp32",
         logit_scale=network.logit_scale,
         fingerprint=fingerprint(network.inference_weights(), preprocessing, network.config.bits),
+        method=network.config.method,
         versions={"queryopt": __version__, **{name: _version(name) for name in _MADE_BY}},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -171,7 +172,7 @@ def with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
     return content
 
 
-def _check_strip(network: "QueryOpt", model: onnx.ModelProto, candidate: Path, threads: int | None) -> StripReport:
+def _check_strip(network: "HashNetwork", model: onnx.ModelProto, candidate: Path, threads: int | None) -> StripReport:
     with contextlib.closing(open_backend(candidate, _BACKEND, threads)) as runner:
         return check_strip(network, model, runner)
 

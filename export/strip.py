@@ -1,4 +1,4 @@
-"""The network as it is deployed, and the proof that nothing of the auxiliary branch came along.
+"""The network as it is deployed, and the proof that nothing came along that only training uses.
 
 Queries never see each other (cross-attention only), so running the first `bits` of them alone gives exactly the
 training network's first `bits` logits. The architecture says so; what is exported is checked all the same, each time.
@@ -20,10 +20,9 @@ from queryopt.codes import code_bytes
 from queryopt.errors import ParityError, UsageError
 from queryopt.export.count import count_multiply_adds
 from queryopt.export.parity import network_logits
-from queryopt.train.network import roll_queries
 
 if TYPE_CHECKING:
-    from queryopt.train.network import QueryOpt
+    from queryopt.train.hash_network import HashNetwork, TrainingPart
 
 __all__ = ["TOLERANCE", "InferenceNetwork", "StripReport", "check_strip", "multiply_adds"]
 
@@ -36,15 +35,15 @@ class InferenceNetwork(nn.Module):
     """What model.onnx holds: bytes in, packed codes and logits out.
 
     forward: images uint8 [b, s, s, 3] sRGB -> (codes uint8 [b, ceil(bits / 8)], logits float32 [b, bits]), and with
-    `explain` also attention float32 [b, bits, tokens], averaged over heads. Only the queries themselves run: their
-    rolled copies never enter the graph. Switches `network` to eval mode.
+    `explain` also attention float32 [b, bits, tokens], averaged over heads. Nothing that only training uses runs:
+    rolled copies of queries and classification heads never enter the graph. Switches `network` to eval mode.
     """
 
     mean: Tensor
     std: Tensor
     powers: Tensor
 
-    def __init__(self, network: "QueryOpt", explain: bool = False) -> None:
+    def __init__(self, network: "HashNetwork", explain: bool = False) -> None:
         super().__init__()
         config = network.config
         if explain and not config.queries:
@@ -79,14 +78,16 @@ class InferenceNetwork(nn.Module):
 class StripReport:
     """What the strip took away, and how the exported graph was compared with the training network.
 
-    branches: of the training network, the original queries included. multiply_adds: of one image, counted from the
-    graph, without `packing` (the product that packs bits into bytes). multiply_adds_network: torch's count of the
+    stripped: what training alone uses, by name, and how much of it there was (empty: nothing). branches: of the
+    training network, the original queries included. multiply_adds: of one image, counted from the graph, without
+    `packing` (the product that packs bits into bytes). multiply_adds_network: torch's count of the
     inference network; the graph may have less where the exporter folded a product of constants (the queries'
     projection, in small networks), never more. multiply_adds_training: torch's count with all branches.
     max_logit_difference: between the graph and the training network's first `bits` columns, over `probes` seeded
     inputs. flipped: bits that differ where |logit| > TOLERANCE.
     """
 
+    stripped: Mapping[str, str]
     branches: int
     multiply_adds: int
     packing: int
@@ -108,26 +109,28 @@ class Runner(Protocol):
         """uint8 [b, s, s, 3] -> an object with .codes and .logits."""
 
 
-def check_strip(network: "QueryOpt", model: onnx.ModelProto, runner: Runner) -> StripReport:
-    """Prove that the graph is the training network without its auxiliary branch; ParityError where it is not.
+def check_strip(network: "HashNetwork", model: onnx.ModelProto, runner: Runner) -> StripReport:
+    """Prove that the graph is the training network without what only training uses; ParityError where it is not.
 
     network: the trained one, in eval mode (BatchNorm uses its running statistics). model: the exported graph; runner:
-    runs it. Three things are held: no constant in the graph holds a rolled query; the graph has no more multiply-adds
-    than the inference network (a single copy left behind would add its attention and feed-forward block); and its
-    logits are the training network's first `bits` columns within TOLERANCE (times logit_scale where that is above 1),
-    without a flipped bit where |logit| is above it.
+    runs it. Three things are held: no constant in the graph holds a trace of a part that is to be stripped (a rolled
+    query, class weights); the graph has no more multiply-adds than the inference network (a single copy left behind
+    would add its attention and feed-forward block); and its logits are the training network's first `bits` columns
+    within TOLERANCE (times logit_scale where that is above 1), without a flipped bit where |logit| is above it.
     """
     config = network.config
-    if name := _constant_with_rolled_query(network, model):
-        raise ParityError(
-            f"the exported graph still holds rolled queries (in {name!r}): the auxiliary branch was not stripped"
-        )
+    parts = network.training_parts()
+    for part in parts:
+        if name := _constant_with(part, model):
+            raise ParityError(
+                f"the exported graph still holds {part.trace} (in {name!r}): the {part.name} was not stripped"
+            )
     graph = count_multiply_adds(model)
     inference = multiply_adds(network, branches=1)
     if graph.total > inference:
         raise ParityError(
             f"the exported graph has {graph.total:,} multiply-adds, but the inference network {inference:,}: "
-            "something of the auxiliary branch was left in it"
+            "something that only training uses was left in it"
         )
     pixels = _probe_pixels(config.image_size)
     preprocessing = Preprocessing.for_size(config.image_size)
@@ -145,6 +148,7 @@ def check_strip(network: "QueryOpt", model: onnx.ModelProto, runner: Runner) -> 
             f"in {_PROBES} inputs: the graph is not the network"
         )
     return StripReport(
+        stripped={part.name: part.size for part in parts},
         branches=config.branches,
         multiply_adds=graph.total,
         packing=graph.packing,
@@ -156,7 +160,7 @@ def check_strip(network: "QueryOpt", model: onnx.ModelProto, runner: Runner) -> 
     )
 
 
-def multiply_adds(network: "QueryOpt", branches: int) -> int:
+def multiply_adds(network: "HashNetwork", branches: int) -> int:
     """Multiply-adds of one image in eval mode as torch's FlopCounterMode / 2 counts them, with so many branches."""
     size = network.config.image_size
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -164,20 +168,16 @@ def multiply_adds(network: "QueryOpt", branches: int) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _constant_with_rolled_query(network: "QueryOpt", model: onnx.ModelProto) -> str | None:
-    """Name of a constant one of whose rows or columns is a rolled copy of the first query; None where there is none."""
-    if network.queries is None or network.config.branches == 1:
-        return None
-    dim = network.config.dim
-    first = roll_queries(network.queries[:1].detach(), network.config.branches)[1:].numpy()  # [branches - 1, dim]
-    # Copies that are the query itself again (more branches than dim) are no trace of the branch.
-    copies = {row.tobytes() for row in first} - {network.queries[0].detach().numpy().tobytes()}
+def _constant_with(part: "TrainingPart", model: onnx.ModelProto) -> str | None:
+    """Name of a constant of which a row or a column is one of the part's rows; None where there is none."""
+    width = part.rows.shape[1]
+    traces = {row.tobytes() for row in part.rows}
     for name, array in _constants(model).items():
         if array.dtype != np.float32 or array.ndim < 1:
             continue
-        matrices = [array.reshape(-1, dim)] if array.shape[-1] == dim else []
-        matrices += [array.reshape(dim, -1).T] if array.shape[0] == dim else []
-        if any(row.tobytes() in copies for matrix in matrices for row in matrix):
+        matrices = [array.reshape(-1, width)] if array.shape[-1] == width else []
+        matrices += [array.reshape(width, -1).T] if array.shape[0] == width else []
+        if any(row.tobytes() in traces for matrix in matrices for row in matrix):
             return name
     return None
 
