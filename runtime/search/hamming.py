@@ -153,7 +153,7 @@ class HammingIndex:
                 shape = (count, k)
                 ids, distances = np.empty(shape, np.int64), np.empty(shape, np.int32)
                 if core.search(codes, k, ids, distances, self._threads):
-                    return SearchResult(ids, distances)
+                    return SearchResult.of(ids, distances)
         packed = check_codes(codes, self._bits)
         k = _check_count(k, "k")
         if k * len(packed) > _MAX_RESULTS:
