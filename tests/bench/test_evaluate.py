@@ -92,7 +92,7 @@ def test_a_ranking_by_weights_asks_the_logits():
     queries = dataclasses.replace(codes([0], ["a"], [b"/q"]), logits=np.array([[9, -1, 3, 9, 0, 0, 0, 0]], np.float32))
     found = {rank: evaluate(gallery, queries, rank=rank) for rank in RANKS}
     assert {rank: result.rank for rank, result in found.items()} == {rank: rank for rank in RANKS}
-    # By weights: a (1), a (4), then b and b (9). By distance: b, a and b at 1, then a; with weights among these, a first.
+    # By weights: a (1), a (4), then b and b (9). By distance: b, a and b at 1, then a; with weights, a first of these.
     assert found["weighted"].metrics.map == 1
     assert found["tiebreak"].metrics.map == pytest.approx((1 + 2 / 4) / 2)
     assert found["hamming"].metrics.map == pytest.approx(((1 + 1 / 2 + 1 / 3) / 3 + 2 / 4) / 2)
