@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.errors import DataError, MismatchError
+from queryopt.errors import DataError, MismatchError, UsageError
+from queryopt.runtime.search import Rank, ranked
 from queryopt.train.metrics import RetrievalMetrics, retrieval_metrics
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ class LabelledFolder:
 
 @dataclass(frozen=True, eq=False)
 class LabelledCodes:
-    """Codes with their labels. codes: uint8 [n, ceil(bits / 8)]; labels: str [n]; paths: as in LabelledFolder."""
+    """Codes with their labels. codes: uint8 [n, ceil(bits / 8)]; labels: str [n]; paths: as in LabelledFolder.
+
+    logits: float32 [n, bits], None where they are not known: an index has none.
+    """
 
     bits: int
     codes: npt.NDArray[np.uint8]
@@ -56,6 +60,7 @@ class LabelledCodes:
     paths: tuple[bytes, ...]
     failures: dict[bytes, str]
     """Pictures that could not be read, with the reason; they have no row."""
+    logits: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +77,22 @@ class Evaluation:
     """Queries that lie in the gallery themselves: each is left out of its own ranking."""
     absent: tuple[str, ...]
     """Classes that only queries have; these are left out and counted in metrics.skipped_queries."""
+    rank: Rank = "hamming"
+    """What the gallery was ranked by."""
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return self.metrics.to_dict() | {
-            "bits": self.bits,
-            "gallery": self.gallery,
-            "classes": self.classes,
-            "queries_in_gallery": self.own,
-            "classes_only_in_queries": list(self.absent),
-        }
+        return (
+            {"rank": self.rank}
+            | self.metrics.to_dict()
+            | {
+                "bits": self.bits,
+                "gallery": self.gallery,
+                "classes": self.classes,
+                "queries_in_gallery": self.own,
+                "classes_only_in_queries": list(self.absent),
+            }
+        )
 
 
 def labelled_folder(folder: str | bytes | os.PathLike[str]) -> LabelledFolder:
@@ -106,11 +117,13 @@ def hash_labelled(hasher: "Hasher", folder: LabelledFolder, progress: Progress, 
     """Hash a labelled folder. DataError where not one picture could be read."""
     label_of = dict(zip(folder.paths, folder.labels, strict=True))
     codes: list[npt.NDArray[np.uint8]] = []
+    logits: list[npt.NDArray[np.float32]] = []
     paths: list[bytes] = []
     failures: dict[bytes, str] = {}
     with progress(description, len(folder.paths)) as advance:
         for batch in hasher.stream(folder.paths):
             codes.append(batch.codes)
+            logits.append(batch.logits)
             paths += map(os.fsencode, batch.paths)
             failures |= {os.fsencode(path): reason for path, reason in batch.failures.items()}
             advance(len(batch.paths) + len(batch.failures))
@@ -121,7 +134,9 @@ def hash_labelled(hasher: "Hasher", folder: LabelledFolder, progress: Progress, 
             f"(the first, {os.fsdecode(name)}: {reason})"
         )
     labels = np.array([label_of[path] for path in paths], dtype=np.str_)
-    return LabelledCodes(hasher.card.bits, np.concatenate(codes), labels, tuple(paths), failures)
+    return LabelledCodes(
+        hasher.card.bits, np.concatenate(codes), labels, tuple(paths), failures, np.concatenate(logits)
+    )
 
 
 def index_codes(index: "HashIndex") -> LabelledCodes:
@@ -139,14 +154,26 @@ def index_codes(index: "HashIndex") -> LabelledCodes:
 
 
 def evaluate(
-    gallery: LabelledCodes, queries: LabelledCodes, ks: Sequence[int] = (1, 10, 100), radii: Sequence[int] = (0, 1, 2)
+    gallery: LabelledCodes,
+    queries: LabelledCodes,
+    ks: Sequence[int] = (1, 10, 100),
+    radii: Sequence[int] = (0, 1, 2),
+    rank: Rank = "hamming",
 ) -> Evaluation:
     """Rank the gallery for each query and measure. A query that lies in the gallery is left out of its own ranking.
 
-    MismatchError where the two have codes of different length, or share no class.
+    rank: by what, as for `HammingIndex.search`; what is equal in it is a tie. 'weighted' and 'tiebreak' need the
+    queries' logits.
+
+    MismatchError where the two have codes of different length, or share no class. UsageError for a rank without logits.
     """
     if gallery.bits != queries.bits:
         raise MismatchError(f"the gallery has codes of {gallery.bits} bits and the queries of {queries.bits}")
+    bit_keys = None
+    if rank != "hamming":
+        if queries.logits is None:
+            raise UsageError(f"rank {rank!r} needs the queries' logits: hash them")
+        bit_keys = ranked.bit_keys(ranked.quantise(queries.logits, queries.bits), rank)
     # By the real path, so that a file is itself in whatever way its folder was named.
     row_of = {os.path.realpath(path): row for row, path in enumerate(gallery.paths)}
     own = np.array([row_of.get(os.path.realpath(path), -1) for path in queries.paths], np.int64)
@@ -159,6 +186,7 @@ def evaluate(
         ks=ks,
         radii=[radius for radius in radii if radius <= gallery.bits],
         exclude_self=own if (own >= 0).any() else None,
+        bit_keys=bit_keys,
     )
     return Evaluation(
         metrics=metrics,
@@ -167,4 +195,5 @@ def evaluate(
         classes=len(np.unique(gallery.labels)),
         own=int((own >= 0).sum()),
         absent=tuple(np.setdiff1d(queries.labels, gallery.labels).tolist()),
+        rank=rank,
     )

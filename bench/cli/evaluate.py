@@ -3,12 +3,13 @@
 import json
 import math
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
 from queryopt.errors import ExitCode, UsageError
+from queryopt.runtime.search.ranked import RANKS, Rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,6 +61,13 @@ def _numbers(low: int) -> "Callable[[click.Context, click.Parameter, str], tuple
 @click.option(
     "--radius", "radii", callback=_numbers(0), default="0,1,2", show_default=True, help="Recall at these radii."
 )
+@click.option(
+    "--rank",
+    type=click.Choice((*RANKS, "all")),
+    default="hamming",
+    show_default=True,
+    help="What to rank by, as in qo-search; all shows the three side by side.",
+)
 @click.option("--out", "out_path", metavar="FILE", help="Write the results as JSON here.")
 @batch_option(32)
 @threads_option
@@ -73,6 +81,7 @@ def main(
     require_ratio: float | None,
     ks: tuple[int, ...],
     radii: tuple[int, ...],
+    rank: Rank | Literal["all"],
     out_path: str | None,
     batch: int,
     threads: int | None,
@@ -83,6 +92,7 @@ def main(
     Both folders are hashed with the model, as in use. A picture's class is the folder that it lies in. The mAP is the
     mean over all orders of pictures at equal distance, with the worst and the best order beside it. A query whose class
     the gallery has not is left out and counted; one that lies in the gallery itself is left out of its own ranking.
+    With --rank all, mAP ratios between models are those by distance.
 
     \b
     Examples:
@@ -111,7 +121,8 @@ def main(
             some = "1 picture" if folder.unlabelled == 1 else f"{folder.unlabelled:,} pictures"
             out.warn(f"{display_path(folder.root)}: {some} directly in it, without a class: left out")
 
-    evaluations: dict[str, Evaluation] = {}
+    ranks: tuple[Rank, ...] = RANKS if rank == "all" else (rank,)
+    evaluations: dict[tuple[str, Rank], Evaluation] = {}
     cards: dict[str, ModelCard] = {}
     failed: dict[bytes, str] = {}
     writing = nullcontext() if out_path is None else replacing(out_path, over=b"{")
@@ -126,22 +137,24 @@ def main(
                     assert gallery is not None
                     found = hash_labelled(hasher, gallery, out.progress, "gallery")
                 asked = hash_labelled(hasher, queries, out.progress, "queries")
-                evaluations[path], cards[path] = evaluate(found, asked, ks, radii), hasher.card
+                cards[path] = hasher.card
+                evaluations |= {(path, by): evaluate(found, asked, ks, radii, by) for by in ranks}
             failed |= found.failures | asked.failures
 
-        first, *others = evaluations
+        first, *others = cards
+        by_model = {path: evaluations[path, ranks[0]] for path in cards}
         for name, reason in failed.items():
             out.warn(f"{display_path(name)}: {reason}")
-        for label in evaluations[first].absent:
+        for label in by_model[first].absent:
             out.warn(f"class {display_path(label)}: only queries have it: left out")
-        ratios = {other: evaluations[first].metrics.map / evaluations[other].metrics.map for other in others}
+        ratios = {other: by_model[first].metrics.map / by_model[other].metrics.map for other in others}
         passed = require_ratio is None or all(ratio >= require_ratio for ratio in ratios.values())
         result = {
             "gallery": gallery_path if gallery_path is not None else index_path,
             "queries_folder": queries_path,
             "models": [
                 {"model": path, "fingerprint": cards[path].fingerprint} | evaluation.to_dict()
-                for path, evaluation in evaluations.items()
+                for (path, _), evaluation in evaluations.items()
             ],
             "ratios": ratios,
             "required_ratio": require_ratio,
@@ -152,6 +165,10 @@ def main(
             written.write(json.dumps(result, indent=2).encode() + b"\n")
     out.result(result)
     out.print(_table(evaluations), "")
+    for (path, by), evaluation in evaluations.items():
+        if by != ranks[0]:
+            ratio = evaluation.metrics.map / by_model[path].metrics.map
+            out.print(f"{display_path(path)}: the mAP of {by} is {ratio:.3f} x that of {ranks[0]}.")
     for other, ratio in ratios.items():
         out.print(f"The mAP is {ratio:.2f} x that of {display_path(other)}.")
     if not passed:
@@ -194,15 +211,16 @@ def _models(model: str | None, index: "HashIndex | None", compare: tuple[str, ..
     return models
 
 
-def _table(evaluations: "Mapping[str, Evaluation]") -> "Table":
-    """A column a model, a row a figure."""
+def _table(evaluations: "Mapping[tuple[str, Rank], Evaluation]") -> "Table":
+    """A column a model and rank, a row a figure."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
     table.add_column("")
     columns = [_figures(evaluation) for evaluation in evaluations.values()]
-    for path in evaluations:
-        table.add_column(display_path(path), justify="right", overflow="fold")
+    for path, rank in evaluations:
+        ranked = "" if rank == "hamming" and len({by for _, by in evaluations}) == 1 else f", {rank}"
+        table.add_column(display_path(path) + ranked, justify="right", overflow="fold")
     for name in dict.fromkeys(name for column in columns for name in column):
         table.add_row(name, *(column.get(name, "") for column in columns), style="bold" if name == _MAP else None)
     return table
