@@ -51,7 +51,8 @@ Presets:
 @click.option("--out", "folder", required=True, type=click.Path(), help="The run folder to write.")
 @click.option(
     "--preset",
-    help="Where the other options start from; see below.  [default: default on a GPU, small on a CPU]",
+    help="Where the other options start from; see below.  [default: on a GPU default, or paper-NAME for an official "
+    "data set; on a CPU small]",
 )
 @click.option("--resume", is_flag=True, help="Continue the run in --out, if there is one; its own options are kept.")
 @click.option("--bits", type=int, help="Length of a code, 1 to 64.")

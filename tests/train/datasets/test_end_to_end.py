@@ -5,6 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from click.testing import CliRunner
 
 from queryopt.bench.cli.evaluate import main as eval_main
@@ -89,6 +91,22 @@ def test_the_validation_pictures_search_what_was_trained_on(run, cub):
     assert (model["gallery"], model["queries"], model["queries_in_gallery"]) == (18, 6, 0)
     train, validation = split_validation(official_dataset("cub200").load(cub, any_size=True).train, 0.25, 42)
     assert not set(train.paths) & set(validation.paths)
+
+
+def test_the_papers_settings_are_the_default_where_there_is_a_gpu(tmp_path, monkeypatch):
+    for there, preset in ((True, "paper-cub200"), (False, "small")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        done = command(train_main, "--data", "cub200", "--root", tmp_path, "--out", tmp_path / "run")
+        assert done.exit_code == ExitCode.INPUT
+        assert f"preset: {preset} " in done.stderr
+
+
+def test_download_says_so_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets.Food101, "_URL", "http://127.0.0.1:1/food-101.tar.gz")
+    options = ("--data", "food101", "--root", tmp_path / "data", "--download", "--preset", "tiny")
+    done = command(train_main, *options, "--out", tmp_path / "run")
+    assert (done.exit_code, "can't download Food101" in done.stderr) == (ExitCode.MISSING, True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_that_has_moved(run, cub, tmp_path):
