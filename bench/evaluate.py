@@ -8,20 +8,25 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.cli import display_path
 from queryopt.errors import DataError, MismatchError, UsageError
 from queryopt.runtime.search import Rank, ranked
 from queryopt.train.metrics import RetrievalMetrics, retrieval_metrics
 
 if TYPE_CHECKING:
     from queryopt.cli import Advance
+    from queryopt.cli import Progress as ItemProgress
     from queryopt.runtime import Hasher, HashIndex
+    from queryopt.train.data import LabelledImages
 
 __all__ = [
+    "DataSource",
     "Evaluation",
     "LabelledCodes",
     "LabelledFolder",
@@ -29,6 +34,7 @@ __all__ = [
     "hash_labelled",
     "index_codes",
     "labelled_folder",
+    "labelled_pictures",
 ]
 
 Progress = Callable[[str, int | None], "AbstractContextManager[Advance]"]
@@ -37,7 +43,7 @@ Progress = Callable[[str, int | None], "AbstractContextManager[Advance]"]
 
 @dataclass(frozen=True)
 class LabelledFolder:
-    """Pictures below a folder, each labelled with the name of the folder that it lies in."""
+    """Pictures below a folder, each with its class: the name of the folder that it lies in, or what a data set says."""
 
     root: bytes
     paths: tuple[bytes, ...]
@@ -45,6 +51,59 @@ class LabelledFolder:
     labels: tuple[str, ...]
     unlabelled: int
     """Pictures directly in the root, which have no class, and are left out."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set, and how a run divides it.
+
+    data: see queryopt.train.sources. seed, test_fraction, validation_fraction: as in TrainConfig.
+    """
+
+    data: str
+    seed: int
+    test_fraction: float
+    validation_fraction: float
+
+    @classmethod
+    def plain(cls, data: str) -> "DataSource":
+        """As no run divides it: with the settings that a run has where nothing is said, and no validation pictures."""
+        from queryopt.train.config import TrainConfig
+
+        return cls(data, TrainConfig.seed, TrainConfig.test_fraction, 0.0)
+
+    @classmethod
+    def of_run(cls, run: str | os.PathLike[str], data: str | None = None) -> "DataSource":
+        """As the run in this folder divides its data (or `data`, where that lies elsewhere now).
+
+        DataError for a folder without a run's config.json, or where that doesn't say where its pictures lie.
+        """
+        from queryopt.train.checkpoint import read_run_config
+
+        config = read_run_config(Path(run))
+        if config is None:
+            raise DataError(f"{display_path(run)}: no config.json in it: give the run folder of a qo-train")
+        if not (data := data or config.data):
+            raise DataError(f"{display_path(run)}: its config.json doesn't say where its pictures lie: give --data")
+        return cls(data, config.seed, config.test_fraction, config.validation_fraction)
+
+    def pictures(self, split: str, progress: "ItemProgress | None" = None) -> tuple[LabelledFolder, LabelledFolder]:
+        """(gallery, queries) of the split "test" or "validation".
+
+        test: the training pictures and the test pictures. validation: what a run trains on, and what it sets aside to
+        choose its checkpoint. progress: for a generated set that has to be made. DataError where there are no queries.
+        """
+        from queryopt.train.data import split_validation
+        from queryopt.train.sources import load_data
+
+        splits = load_data(self.data, seed=self.seed, test_fraction=self.test_fraction, progress=progress)
+        gallery, queries = splits.train, splits.test
+        if split == "validation":
+            gallery, queries = split_validation(splits.train, self.validation_fraction, self.seed)
+        if not len(queries):
+            why = f"validation_fraction is {self.validation_fraction:g}" if split == "validation" else "no test part"
+            raise DataError(f"{display_path(self.data)}: there are no {split} pictures ({why})")
+        return labelled_pictures(gallery), labelled_pictures(queries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +169,17 @@ def labelled_folder(folder: str | bytes | os.PathLike[str]) -> LabelledFolder:
         paths=tuple(os.path.join(os.path.abspath(root), path) for path in inside),
         labels=tuple(os.fsdecode(os.path.basename(os.path.dirname(path))) for path in inside),
         unlabelled=len(found) - len(inside),
+    )
+
+
+def labelled_pictures(images: "LabelledImages") -> LabelledFolder:
+    """The pictures of a part of a data set, labelled with its classes' names."""
+    root = os.path.abspath(os.fsencode(images.root))
+    return LabelledFolder(
+        root=root,
+        paths=tuple(os.path.join(root, os.fsencode(path)) for path in images.paths),
+        labels=tuple(images.classes[label] for label in images.labels.tolist()),
+        unlabelled=0,
     )
 
 

@@ -8,6 +8,7 @@ cub200:/data, vegfru+val:/data            an official data set and the folder th
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from queryopt.cli import Progress, display_path
 from queryopt.errors import DataError, UsageError
@@ -99,11 +100,14 @@ def load_data(
     """The training and test pictures of whatever `text` means.
 
     seed, test_fraction: of a folder without train/ and test/. progress: for a generated set that has to be made.
-    Raises DataError where there is no such data or it doesn't fit its layout, UsageError for a wrong name or value.
+    Raises DataError where there is no such data or it doesn't fit its layout, UsageError for a wrong name or value and
+    for an official data set that is given as a plain folder.
     """
     if (source := official_source(text)) is not None:
         return source.load()
-    return load_image_folder(resolve_data(text, progress=progress), seed=seed, test_fraction=test_fraction)
+    folder = resolve_data(text, progress=progress)
+    _refuse_layout(folder)
+    return load_image_folder(folder, seed=seed, test_fraction=test_fraction)
 
 
 def load_attributes(text: str | os.PathLike[str], images: LabelledImages) -> ImageAttributes:
@@ -120,3 +124,15 @@ def load_attributes(text: str | os.PathLike[str], images: LabelledImages) -> Ima
             "have some"
         )
     return birds_attributes(folder, images)
+
+
+def _refuse_layout(folder: Path) -> None:
+    """As a folder of class folders, an official layout would be a set of classes such as images/ and parts/."""
+    for name in dataset_names():
+        dataset = official_dataset(name)
+        own = (folder / dataset.sign).is_file() and folder.resolve().name == dataset.folder
+        if own or (folder / dataset.folder / dataset.sign).is_file():
+            raise UsageError(
+                f"{display_path(folder)}: here is {dataset.title} in its official layout, which has no folder a class: "
+                f"give it as --data {name} --root {display_path(folder)}"
+            )

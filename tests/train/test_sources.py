@@ -79,3 +79,12 @@ def test_a_folder_and_a_generated_set(labelled_folder, tmp_path, monkeypatch):
 def test_an_official_set_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="CUB-200-2011 is not here"):
         load_data(f"cub200:{tmp_path}")
+
+
+@pytest.mark.parametrize(("folder", "named"), [(".", "."), ("food-101", "food-101")])
+def test_an_official_layout_is_no_folder_of_classes(folder, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "food-101" / "meta").mkdir(parents=True)
+    (tmp_path / "food-101" / "meta" / "classes.txt").write_text("apple_pie")
+    with pytest.raises(UsageError, match=rf"here is Food-101 .*--data food101 --root {named}$"):
+        load_data(folder)

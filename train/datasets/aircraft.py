@@ -50,7 +50,7 @@ def _read_part(path: Path, label_of: dict[str, int]) -> list[Listed]:
 
 
 def _download(root: Path) -> None:
-    download_with_torchvision("FGVCAircraft", root)
+    download_with_torchvision("FGVCAircraft", root, DATASET.folder)
 
 
 DATASET = OfficialDataset(

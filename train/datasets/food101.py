@@ -51,7 +51,7 @@ def _read_part(path: Path, label_of: dict[str, int]) -> list[Listed]:
 
 
 def _download(root: Path) -> None:
-    download_with_torchvision("Food101", root)
+    download_with_torchvision("Food101", root, DATASET.folder)
 
 
 DATASET = OfficialDataset(

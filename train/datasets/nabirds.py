@@ -12,7 +12,8 @@ __all__ = ["DATASET"]
 
 def _read(folder: Path, variant: str) -> DataSplits:
     """See id_tables for the layout. Most names are of groups that no picture has; the ids in use, sorted, are the
-    classes. Their names begin with the id, for a group and a category in it may be called the same.
+    classes. Their names begin with the id, for a group and a category in it may be called the same. hierarchy.txt is
+    not read.
     """
     tables = read_id_tables(folder)
     used = sorted(set(tables.class_ids.values()))

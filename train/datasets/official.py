@@ -117,6 +117,11 @@ class OfficialDataset:
                     f"{self.title} can't be downloaded for you: get it from {self.home}, extract it, and give the "
                     f"folder that holds {self.folder}/ as --root"
                 ) from None
+            if (there := Path(root, self.folder)).exists():
+                raise DataError(
+                    f"{display_path(there)}: there already, but without {self.sign}: a part of {self.title}? Remove "
+                    "it, and it will be downloaded; or extract the archive again"
+                ) from None
             self.download(Path(root))
 
     def check_variant(self, variant: str) -> None:

@@ -43,22 +43,12 @@ def make_splits(
     """
     _check_classes(classes)
     seen: dict[str, Row] = {}
-    for picture in (*train, *test):
-        _check_inside(picture)
-        first = seen.setdefault(picture.path, picture.row)
-        if first is not picture.row:
-            raise picture.row.error(
-                f"{display_path(picture.path)} is in {os.path.basename(first.path)}, line {first.line} already: "
-                "a picture has one place in a data set"
-            )
+    train, test = ([_placed(picture, seen) for picture in part] for part in (train, test))
     _check_there(folder, (*train, *test))
     names = tuple(c.name for c in classes)
     parts = [
         LabelledImages(
-            folder,
-            tuple(os.path.normpath(p.path) for p in part),
-            np.fromiter((p.label for p in part), np.int64, len(part)),
-            names,
+            folder, tuple(p.path for p in part), np.fromiter((p.label for p in part), np.int64, len(part)), names
         )
         for part in (train, test)
     ]
@@ -78,10 +68,19 @@ def _check_classes(classes: Sequence[ClassRow]) -> None:
             raise row.error(f"class {display_path(name)} is in line {first.line} already")
 
 
-def _check_inside(picture: Listed) -> None:
-    path = PurePosixPath(picture.path)
+def _placed(picture: Listed, seen: dict[str, Row]) -> Listed:
+    """The picture by its shortest path, found inside the folder and not in `seen`, to which it is added."""
+    path = PurePosixPath(picture.path)  # without "//" and "./"
     if path.is_absolute() or ".." in path.parts:
         raise picture.row.error(f"{display_path(picture.path)} leads out of the data set's folder")
+    placed = picture._replace(path=str(path))
+    first = seen.setdefault(placed.path, picture.row)
+    if first is not picture.row:
+        raise picture.row.error(
+            f"{display_path(placed.path)} is in {first.path.name}, line {first.line} already: a picture has one place "
+            "in a data set"
+        )
+    return placed
 
 
 def _check_there(folder: Path, pictures: Iterable[Listed]) -> None:

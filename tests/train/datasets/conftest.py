@@ -137,6 +137,12 @@ def replica(tmp_path):
     return lambda name, **options: MAKERS[name](tmp_path, **options)
 
 
+@pytest.fixture(scope="session")
+def make_cub200():
+    """make_cub200(folder, train, test) makes one there: for tests that share it."""
+    return cub200
+
+
 @pytest.fixture
 def edit():
     """edit(path, line, text) puts `text` in the place of a line, by its number from 1; None removes it."""
