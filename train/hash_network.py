@@ -28,13 +28,15 @@ class TrainingPart:
     """A part of a network that training alone uses, and how an exported graph that still had it would betray it.
 
     name: what it is called. size: in words, how much of it there is. trace: what `rows` are, in words. rows: float32
-    [k, width], numbers that no constant of the graph may hold as a row or as a column.
+    [k, width], of which none may lie in a constant of the graph, along whatever axis. are_queries: rows are queries of
+    a QueryOpt, which folding gives other forms.
     """
 
     name: str
     size: str
     trace: str
     rows: npt.NDArray[np.float32]
+    are_queries: bool = False
 
 
 class HashNetwork(nn.Module, ABC):
@@ -90,7 +92,7 @@ class HashNetwork(nn.Module, ABC):
         if self.classifier is None:
             return []
         weight = self.classifier.weight.detach().cpu().float().numpy()  # [classes, bits]
-        # The longer way round: a row of one number could be in a graph by chance.
+        # The longer way round: rows of one or two numbers are in any graph by chance.
         rows = weight if weight.shape[1] >= weight.shape[0] else np.ascontiguousarray(weight.T)
         size = f"{self.config.bits} bits -> {self.config.classes:,} classes"
         return [TrainingPart("classification head", size, "class weights", rows)]

@@ -275,14 +275,10 @@ class QueryOpt(HashNetwork):
         copies, bits = self.config.branches - 1, self.config.bits
         if copies and self.queries is not None:
             # A copy of any query would betray the branch; the first one's are enough to look for.
-            rolled = roll_queries(self.queries[:1].detach(), copies + 1)[1:].cpu().numpy()  # [copies, dim]
-            # Copies that are the query itself again (more branches than dim) are no trace of the branch.
-            own = self.queries[0].detach().cpu().numpy().tobytes()
-            rows = rolled[[row.tobytes() != own for row in rolled]]
-            size = (
-                f"{copies} rolled {'copy' if copies == 1 else 'copies'} of {bits} {'query' if bits == 1 else 'queries'}"
-            )
-            parts.insert(0, TrainingPart("auxiliary branch", size, "rolled queries", rows))
+            rows = roll_queries(self.queries[:1].detach(), copies + 1)[1:].cpu().numpy()  # [copies, dim]
+            what = f"{copies} rolled {'copy' if copies == 1 else 'copies'}"
+            size = f"{what} of {bits} {'query' if bits == 1 else 'queries'}"
+            parts.insert(0, TrainingPart("auxiliary branch", size, "rolled queries", rows, are_queries=True))
         return parts
 
     def _memory(self, images: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -33,9 +33,9 @@ __all__ = ["CHECK_MEMORY", "CHECK_RACES", "EmulatedRuntime", "EmulationError"]
 
 _HEADER = Path(__file__).with_name("emulation.h")
 _FLAGS = ("-std=c++17", "-g", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wno-unknown-pragmas")
-CHECK_MEMORY: Final = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+CHECK_MEMORY: Final = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 """Flags with which a kernel's first access outside of what it was given, or undefined arithmetic, ends the process."""
-CHECK_RACES: Final = ("-O1", "-fsanitize=thread", "--param=tsan-distinguish-volatile=1")
+CHECK_RACES: Final = ("-O0", "-fsanitize=thread", "--param=tsan-distinguish-volatile=1")
 """Flags of GCC with which two accesses that no barrier orders are reported on stderr (TSAN_OPTIONS says what follows).
 
 With either of these, the sanitizer's library must have been preloaded into the process.

@@ -196,7 +196,7 @@ class CudaHammingIndex:
             self._kernels["nearest_select"],
             count,
             self._tuning.select_threads,
-            *(u32(k), u32(self._bits), u32(plan.warps), u32(plan.rows_per_warp), u32(plan.capacity)),
+            *(u32(k), u32(plan.warps), u32(plan.rows_per_warp), u32(plan.capacity)),
             *(limits, lists, sizes, rows, near),
         )
         return rows, near

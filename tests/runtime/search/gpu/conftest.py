@@ -1,4 +1,7 @@
-"""An emulated device, and an oracle that shares nothing with the searchers."""
+"""An emulated device on which the kernels are loaded."""
+
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -7,8 +10,15 @@ from queryopt.runtime.search.gpu.program import PROGRAM
 
 
 @pytest.fixture(scope="session")
-def emulation(tmp_path_factory: pytest.TempPathFactory) -> EmulatedRuntime:
-    """A device of two multiprocessors on which the kernels are loaded."""
-    runtime = EmulatedRuntime(flags=("-O1", "-Wall", "-Wextra", "-Werror"), folder=tmp_path_factory.mktemp("emulation"))
+def make_emulation(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., EmulatedRuntime]:
+    """Makes emulated devices of EmulatedRuntime's options, for which the kernels are compiled once."""
+    flags = ("-O1", "-Wall", "-Wextra", "-Werror")
+    return partial(EmulatedRuntime, flags=flags, folder=tmp_path_factory.mktemp("emulation"))
+
+
+@pytest.fixture(scope="session")
+def emulation(make_emulation: Callable[..., EmulatedRuntime]) -> EmulatedRuntime:
+    """A device of two multiprocessors."""
+    runtime = make_emulation()
     runtime.load(PROGRAM)
     return runtime

@@ -1,6 +1,7 @@
 """The kernels, run on the CPU in shuffled schedules, against NumPy."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -209,8 +210,8 @@ def test_arguments_that_are_wrong(emulation: EmulatedRuntime) -> None:
         CudaHammingIndex(np.zeros((3, 2), np.uint8), 12, None, "cuda_core")
 
 
-def test_codes_that_do_not_fit() -> None:
-    small = EmulatedRuntime(memory=1000)
+def test_codes_that_do_not_fit(make_emulation: Callable[..., EmulatedRuntime]) -> None:
+    small = make_emulation(memory=1000)
     with pytest.raises(
         DeviceMemoryError, match=r"1000 codes of 48 bits take 8000 bytes of the GPU's memory.*on the CPU"
     ):
