@@ -83,6 +83,8 @@ def main(
     failures = result.parity.failures if result.parity else {}
     for name, reason in failures.items():
         out.warn(f"{name}: {reason}: not compared")
+    if result.parity is not None and result.parity.distinct_codes == 1:
+        out.warn("the network gives every picture the same code: it tells nothing apart, and the parity gate little")
     _print(out, result)
     out.result(_values(result))
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE

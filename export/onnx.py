@@ -218,7 +218,10 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
 @contextlib.contextmanager
 def _candidate(target: Path) -> Iterator[Path]:
     """A file beside `target` for the model under test; it is always removed."""
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=".onnx")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:50]}.", suffix=".onnx")
+    except OSError as error:
+        raise UsageError(f"{display_path(target)}: can't be written: {error.strerror}") from None
     os.close(descriptor)
     try:
         yield Path(name)

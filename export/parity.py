@@ -54,9 +54,10 @@ class ParityReport:
     bits_compared: views x bits. flipped: bits that differ. flip_rate: flipped / bits_compared. flip_rate_upper_95: the
     exact one-sided Clopper-Pearson bound; views of one picture are counted as independent. near_zero: share of the
     network's logits with |logit| < near_zero_epsilon. max_logit_difference: the largest |logit - logit|. top10_overlap:
-    mean share of each view's ten nearest others, in (distance, id) order, that both sides name. pictures, views:
-    distinct pictures, and views of them (test crop, then flips and crops) that were compared. backend: what ran the
-    model. failures: pictures that could not be read, with the reason.
+    mean share of each view's ten nearest others, in (distance, id) order, that both sides name. distinct_codes: of the
+    network, over all views; where it is 1, agreement says little. pictures, views: distinct pictures, and views of them
+    (test crop, then flips and crops) that were compared. backend: what ran the model. failures: pictures that could not
+    be read, with the reason.
     """
 
     bits_compared: int
@@ -67,6 +68,7 @@ class ParityReport:
     near_zero_epsilon: float
     max_logit_difference: float
     top10_overlap: float
+    distinct_codes: int
     pictures: int
     views: int
     backend: str
@@ -165,6 +167,7 @@ def check_parity(
         near_zero_epsilon=NEAR_ZERO,
         max_logit_difference=difference,
         top10_overlap=top_k_overlap(reference, codes, bits),
+        distinct_codes=len(np.unique(reference, axis=0)),
         pictures=len(seen),
         views=len(logits),
         backend=model.name,

@@ -30,7 +30,17 @@ from queryopt.errors import ImageError, InputError, UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["FORMATS", "MAX_PIXELS", "SUFFIXES", "ImageSource", "find_images", "load_image", "open_rgb", "resize_crop"]
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "NOT_FOLLOWED",
+    "SUFFIXES",
+    "ImageSource",
+    "find_images",
+    "load_image",
+    "open_rgb",
+    "resize_crop",
+]
 
 ImageSource: TypeAlias = str | bytes | os.PathLike[Any] | BinaryIO
 """A path (bytes are a path as of os.fsencode, never picture data) or a binary stream."""
@@ -63,6 +73,9 @@ SUFFIXES = frozenset(
 
 MAX_PIXELS = 89_478_485
 """More are refused as a decompression bomb: 256 MiB of RGB, Pillow's own limit, where Pillow only warns."""
+
+NOT_FOLLOWED = "a link to a folder: not followed"
+"""Why find_images skips a link to a folder. Whatever else it skips, it could not read."""
 
 _log = logging.getLogger("queryopt")
 
@@ -148,7 +161,7 @@ def find_images(
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(path)
                     elif _leads_to_folder(entry):
-                        skip(path, "a link to a folder: not followed")
+                        skip(path, NOT_FOLLOWED)
                     elif os.path.splitext(entry.name)[1].lower() in _SUFFIX_BYTES:
                         found.append(path)
         except OSError as error:

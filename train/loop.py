@@ -214,8 +214,15 @@ class _Run:
                 f"{where}: {BEST} is gone, and {LAST} holds other weights (after outer iteration "
                 f"{state.position.outer}): put it back, export {LAST} instead, or train anew into another --out"
             )
-        self.network.load_state_dict(state.weights)
-        self.optimizer.load_state_dict(state.optimizer)
+        try:
+            self.network.load_state_dict(state.weights)
+            self.optimizer.load_state_dict(state.optimizer)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()[:200]
+            raise CheckpointError(
+                f"{display_path(self.folder.path / LAST)}: damaged, or of another network ({reason}): remove it to "
+                "start the run anew"
+            ) from None
         self.codes = state.codes.to(self.device)
         self.outputs = state.outputs.to(self.device)
         self.position, self.best, self.skipped = state.position, state.best, state.skipped

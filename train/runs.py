@@ -34,6 +34,19 @@ __all__ = ["Position", "RunFolder", "RunState", "check_unused"]
 
 _FORMAT = 1
 _FORMAT_KEY = "queryopt.last.format_version"
+_KEPT: dict[str, type | tuple[type, ...]] = {
+    "model": dict,
+    "optimizer": dict,
+    "codes": Tensor,
+    "outputs": Tensor,
+    "sums": list,
+    "data": str,
+    "computed_on": str,
+    "best": dict,
+    "skipped": dict,
+    "seconds": (int, float),
+}
+"""What last.pt holds besides its configuration and its position."""
 
 
 @dataclass(frozen=True, order=True)
@@ -165,9 +178,12 @@ class RunFolder:
             )
         try:
             config = TrainConfig.from_json(values[CONFIG_KEY], name)
-            kept = ("optimizer", "codes", "outputs", "sums", "data", "computed_on", "best", "skipped", "seconds")
             position = Position(**values["position"])
-            state = RunState(values["model"], position=position, **{key: values[key] for key in kept})
+            for key, kind in _KEPT.items():
+                if not isinstance(values[key], kind):
+                    raise TypeError(f"{key} is {type(values[key]).__name__}")
+            kept = {key: values[key] for key in _KEPT if key != "model"}
+            state = RunState(values["model"], position=position, **kept)
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{name}: damaged ({error!r}): remove it to start the run anew") from None
         return state, config

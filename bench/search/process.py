@@ -1,6 +1,7 @@
 """`qo-search` as a person runs it: a process that opens an index, finds a picture in it, prints its hits, and ends."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -29,12 +30,13 @@ _QUERY = b"class-0000/query.png"
 @dataclass(frozen=True)
 class ProcessTiming:
     """Seconds of each `qo-search` process, from its start to its end, and, interleaved, of one that only starts Python
-    and imports NumPy. None of them loads a model. hits: what each printed."""
+    and imports NumPy; cpu: CPU seconds of the searches. None of them loads a model. hits: what each printed."""
 
     n: int
     bits: int
     hits: int
     seconds: tuple[float, ...]
+    cpu: tuple[float, ...]
     baseline: tuple[float, ...]
 
     @property
@@ -43,13 +45,19 @@ class ProcessTiming:
         return statistics.median(self.seconds)
 
     @property
+    def cpu_median(self) -> float:
+        """CPU seconds of a search, the median."""
+        return statistics.median(self.cpu)
+
+    @property
     def baseline_median(self) -> float:
         """Seconds of Python and NumPy alone, the median."""
         return statistics.median(self.baseline)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and the medians, JSON-serialisable."""
-        return asdict(self) | {"median": self.median, "baseline_median": self.baseline_median}
+        medians = {"median": self.median, "cpu_median": self.cpu_median, "baseline_median": self.baseline_median}
+        return asdict(self) | medians
 
 
 def measure_process(
@@ -70,15 +78,18 @@ def measure_process(
         # The first one also brings the files into memory.
         hits = json.loads(_run([*command, "--json"], folder))["hits"]
         seconds: list[float] = []
+        cpu: list[float] = []
         baseline: list[float] = []
         for _ in range(rounds):
             for one, times in ((command, seconds), (start, baseline)):
-                started = time.perf_counter()
+                worked, started = _children(), time.perf_counter()
                 _run(one, folder)
                 times.append(time.perf_counter() - started)
+                if times is seconds:
+                    cpu.append(_children() - worked)
     assert spec.count is not None
     assert spec.bits is not None
-    return ProcessTiming(spec.count, spec.bits, hits, tuple(seconds), tuple(baseline))
+    return ProcessTiming(spec.count, spec.bits, hits, tuple(seconds), tuple(cpu), tuple(baseline))
 
 
 def make_index(folder: Path, spec: DataSpec, progress: Callable[[int], object] | None = None) -> Path:
@@ -119,6 +130,12 @@ def _rows(
             yield Row(name, status.st_size, status.st_mtime_ns, code.tobytes(), margin.tobytes(), label)
         if progress is not None:
             progress(len(part))
+
+
+def _children() -> float:
+    """CPU seconds of all processes that were started here and have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _run(command: list[str], folder: Path) -> str:

@@ -19,7 +19,7 @@ from queryopt.bench.search.peers import PEERS, Hits, Searcher, Task, Unavailable
 from queryopt.bench.search.process import ProcessTiming, measure_process
 from queryopt.errors import UsageError
 
-__all__ = ["Group", "Row", "SearchReport", "Settings", "run_benchmark"]
+__all__ = ["Compared", "Group", "Row", "SearchReport", "Settings", "run_benchmark"]
 
 _PLAIN_QUERIES = 20
 """Queries whose right answer is found without any searcher's code; the others' is queryopt's."""
@@ -61,7 +61,7 @@ class Row:
 
     calls: how many were timed; answered: different queries in them. ratio: how many times the first peer's median this
     one's is smaller (None without it). nbytes: what it holds of the gallery, in bytes. build: seconds, once, in this
-    process. cpu_p50, cpu_ratio: of CPU time. cores: CPU time by wall time; much below 1, other programs had
+    process. cpu_p50, cpu_p95, cpu_ratio: of CPU time. cores: CPU time by wall time; much below 1, other programs had
     the processor meanwhile, and wall times are theirs too. facts: what else the searcher says of itself.
     """
 
@@ -82,6 +82,7 @@ class Row:
     nbytes: int | None
     build: float
     cpu_p50: float
+    cpu_p95: float
     cpu_ratio: float | None
     cores: float
     facts: dict[str, Any]
@@ -102,6 +103,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """How many times larger something is than something else, in wall time and in CPU time."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
 class Group:
     """What was measured together, interleaved: all searchers on galleries of all sizes of one kind of data.
 
@@ -118,20 +127,24 @@ class Group:
         """One searcher's rows, by size."""
         return sorted((row for row in self.rows if row.searcher == searcher), key=lambda row: row.n)
 
-    def growth(self) -> dict[str, float]:
+    def growth(self) -> dict[str, Compared]:
         """By searcher: how many times its median on the largest gallery is that on the smallest, where they differ."""
         names = dict.fromkeys(row.searcher for row in self.rows)
-        found = {name: self.of(name) for name in names}
-        return {name: rows[-1].p50 / rows[0].p50 for name, rows in found.items() if rows[-1].n > rows[0].n}
+        found = {name: (rows[0], rows[-1]) for name in names if (rows := self.of(name))[-1].n > rows[0].n}
+        return {
+            name: Compared(large.p50 / small.p50, large.cpu_p50 / small.cpu_p50)
+            for name, (small, large) in found.items()
+        }
 
-    def p95_to_scan(self) -> dict[str, dict[int, float]]:
-        """Of queryopt's structures beside its scan: by searcher and size, its p95 as a share of the scan's."""
-        scans = {row.n: row.p95 for row in self.of("queryopt scan")}
-        shares: dict[str, dict[int, float]] = {}
+    def p95_to_scan(self) -> dict[str, dict[int, Compared]]:
+        """Of queryopt's structures beside its scan: by searcher and size, its p95 as a multiple of the scan's."""
+        scans = {row.n: row for row in self.of("queryopt scan")}
+        found: dict[str, dict[int, Compared]] = {}
         for row in self.rows:
             if row.n in scans and row.searcher.startswith("queryopt ") and row.searcher != "queryopt scan":
-                shares.setdefault(row.searcher, {})[row.n] = row.p95 / scans[row.n]
-        return shares
+                scan = scans[row.n]
+                found.setdefault(row.searcher, {})[row.n] = Compared(row.p95 / scan.p95, row.cpu_p95 / scan.cpu_p95)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, JSON-serialisable."""
@@ -140,8 +153,11 @@ class Group:
             "bits": self.bits,
             "task": asdict(self.task),
             "rows": [row.to_dict() for row in self.rows],
-            "growth": self.growth(),
-            "p95_to_scan": self.p95_to_scan(),
+            "growth": {name: asdict(growth) for name, growth in self.growth().items()},
+            "p95_to_scan": {
+                name: {size: asdict(compared) for size, compared in sizes.items()}
+                for name, sizes in self.p95_to_scan().items()
+            },
             "skipped": self.skipped,
         }
 
@@ -293,6 +309,7 @@ def _rows(searchers: Sequence[Searcher], timings: Sequence[Timing], data: Data, 
             nbytes=searcher.nbytes,
             build=searcher.build_seconds,
             cpu_p50=cpu[i] / batch * 1e6,
+            cpu_p95=float(np.percentile(timing.cpu, 95)) / batch * 1e6,
             cpu_ratio=None if peer is None else cpu[peer] / cpu[i],
             cores=timing.cores,
             facts=searcher.facts,

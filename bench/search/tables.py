@@ -95,7 +95,7 @@ def _details(group: Group) -> "Table":
             _micros(row.cpu_p50),
             "" if row.cpu_ratio is None else _ratio(row.cpu_ratio),
             f"{row.cores:.2f}",
-            ", ".join(str(value) for value in row.facts.values()),
+            ", ".join(value for value in row.facts.values() if isinstance(value, str)),
         )
     return table
 
@@ -106,12 +106,12 @@ def _notes(group: Group) -> Iterator[str]:
     if group.task.radius is not None and group.rows:
         hits = ", ".join(f"{row.hits:,.1f} at {short_count(row.n)}" for row in group.of(group.rows[0].searcher))
         yield f"hits a query, on average: {hits}"
-    for name, shares in group.p95_to_scan().items():
-        for size, share in shares.items():
-            yield f"{name} at {short_count(size)}: its p95 is {share:.3g} x the scan's"
+    for name, sizes in group.p95_to_scan().items():
+        for size, p95 in sizes.items():
+            yield f"{name} at {short_count(size)}: its p95 is {p95.wall:.3g} x the scan's ({p95.cpu:.3g} x in CPU time)"
     for name, growth in group.growth().items():
-        rows = group.of(name)
-        yield f"{name}: p50 from {short_count(rows[0].n)} to {short_count(rows[-1].n)} codes grows {growth:.2f} x"
+        small, large = (short_count(row.n) for row in (group.of(name)[0], group.of(name)[-1]))
+        yield f"{name}: p50 from {small} to {large} codes grows {growth.wall:.2f} x ({growth.cpu:.2f} x in CPU time)"
     for name, reason in group.skipped.items():
         yield f"without {name}: {reason}"
 
@@ -143,14 +143,14 @@ def _build_tables(report: SearchReport) -> "Iterator[Table]":
 
 def _process_table(report: SearchReport) -> "Table":
     title = "qo-search with a picture of the index, from start to end, in seconds"
-    table = _table(title, "N", "data", "bits", "hits", "median", "min", "max", "Python, NumPy alone")
+    table = _table(title, "N", "data", "bits", "hits", "median", "min", "CPU", "Python, NumPy alone")
     for data, timing in report.processes:
         table.add_row(
             short_count(timing.n),
             data,
             str(timing.bits),
             str(timing.hits),
-            *(f"{value:.3f}" for value in (timing.median, min(timing.seconds), max(timing.seconds))),
+            *(f"{value:.3f}" for value in (timing.median, min(timing.seconds), timing.cpu_median)),
             f"{timing.baseline_median:.3f}",
         )
     return table

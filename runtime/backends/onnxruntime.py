@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ __all__ = ["OnnxRuntimeBackend", "usable_cores"]
 
 _PROVIDER = "CPUExecutionProvider"
 
-_EXTERNAL_DATA = b"\x0a\x08location\x12"
-"""A key-value entry "location" as ONNX writes it for a tensor that lies in another file."""
+_EXTERNAL_DATA = re.compile(rb"location(?<=[\x08\x00]location)")
+"""The key of a tensor that lies in another file: these letters after their number, 8, in either way to write it."""
 
 
 def usable_cores() -> int:
@@ -103,9 +104,9 @@ def _read(path: Path, where: str) -> bytes:
         raise ModelError(f"{where}: can't be read: {error.strerror}") from None
     if not content:
         raise ModelError(f"{where}: zero bytes: export the model again with qo-export")
-    # A file that names others could have any file of this machine read into the model (CVE-2025-51480 and its kin). The
-    # session gets bytes, not a path, so it could not find them either.
-    if _EXTERNAL_DATA in content:
+    # A file that names others could have any file of this machine read into the model (CVE-2025-51480 and its kin);
+    # onnxruntime itself would read any that lies below the folder that one is in.
+    if _EXTERNAL_DATA.search(content):
         raise ModelError(
             f"{where}: keeps its weights in other files, which is refused: a model of qo-export is one file"
         )

@@ -95,7 +95,7 @@ def verify(index: Path, repair: bool, out: Output) -> ExitCode:
 
 @main.command()
 @_index
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=bytes))
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=bytes, readable=False))
 @click.option("--ids", is_flag=True, help="The arguments are ids, not paths.")
 @common_options
 def remove(index: Path, images: tuple[bytes, ...], ids: bool, out: Output) -> None:

@@ -58,7 +58,7 @@ class _Summary:
 
     @property
     def bad(self) -> int:
-        """Pictures that could not be read."""
+        """Pictures and folders that could not be read."""
         return len(self.failed) + len(self.stale)
 
 
@@ -191,10 +191,17 @@ def _open_or_create(path: Path, hasher: "Hasher", folder: Path) -> "tuple[HashIn
 
 
 def _hash_to_file(folder: Path, hasher: "Hasher", out_path: Path, summary: _Summary, out: Output) -> None:
-    from queryopt.images import find_images
+    from queryopt.images import NOT_FOLLOWED, find_images
     from queryopt.runtime.outputs import writing_codes
 
-    paths = find_images(folder)
+    def skip(path: bytes, reason: str) -> None:
+        where = os.path.join(summary.folder, os.fsdecode(path))
+        if reason == NOT_FOLLOWED:
+            out.warn(f"{display_path(where)}: {reason}")
+        else:
+            summary.failed[where] = reason
+
+    paths = find_images(folder, skip)
     summary.out = os.path.abspath(out_path)
     with ExitStack() as stack:
         write = stack.enter_context(writing_codes(out_path, hasher.card))
@@ -240,7 +247,7 @@ def _require_codes(summary: _Summary) -> None:
     folder = display_path(summary.folder)
     if summary.bad:
         raise InputError(
-            f"{folder}: none of its {summary.bad:,} pictures could be read: each is named above, with its reason"
+            f"{folder}: nothing in it could be read: each of the {summary.bad:,} is named above, with its reason"
         )
     kept = f"; the {len(summary.vanished):,} of the index are kept" if summary.vanished else ""
     raise InputError(

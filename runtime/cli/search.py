@@ -35,13 +35,15 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _DEFAULT_K = 10
+_PICTURES = click.Path(path_type=bytes, readable=False)
+"""One that can't be read is named like any other bad picture, and does not keep the others from being searched."""
 _STDOUT = Path("-")
 _PAGE_QUERIES = 500
 """Queries that a page shows: with 10 hits each it has some 50 MB then, about what a browser still opens gladly."""
 
 
 @click.command(cls=Command, name="qo-search")
-@click.argument("queries", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=bytes))
+@click.argument("queries", metavar="IMAGE...", nargs=-1, required=True, type=_PICTURES)
 @click.option(
     "--index",
     "index_path",

@@ -145,6 +145,8 @@ def publish(path: Path) -> Iterator[Path]:
         raise taken
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent} to write it to")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path}: can't be written: no permission to write to the folder {path.parent}")
     temporary = temporary_beside(path)
     try:
         yield temporary

@@ -61,10 +61,10 @@ class UpdateReport:
     """What an update did. Paths are absolute, as str.
 
     hashed: images added. updated: re-hashed under their old id. unchanged: skipped, size and time being the same, or
-    in a folder that can't be looked into now. failed: new files that could not be read, with the reason. stale: images
-    of the index that can't be read any more, with the reason; their old codes are kept. vanished: images of the index
-    whose files are gone; kept without prune. removed: how many vanished ones were pruned. precisions: all that codes of
-    this index were computed in.
+    in a folder that can't be looked into now. failed: new files, and folders, that could not be read, with the reason.
+    stale: images of the index that can't be read any more, with the reason; their old codes are kept. vanished: images
+    of the index whose files are gone; kept without prune. removed: how many vanished ones were pruned. precisions: all
+    that codes of this index were computed in.
     """
 
     hashed: int = 0
@@ -98,13 +98,14 @@ class _Plan:
 def update(store: Store, hasher: ImageHasher, prune: bool, force: bool, progress: Progress | None) -> UpdateReport:
     """See HashIndex.update."""
     store.check_card(hasher.card, str(hasher.model_path))
-    plan = _plan(store, _list_images(store.meta.root, missing_is_empty=prune and force))
+    listing = _list_images(store.meta.root, missing_is_empty=prune and force)
+    plan = _plan(store, listing)
     found = len(plan.todo), plan.unchanged, len(plan.vanished)
     _log.debug("%s: %d new or changed, %d unchanged, %d gone", store.meta.root, *found)
     if prune:
         _check_prune(store, len(plan.vanished), force)
     store.set_meta(model_path=Path(os.path.abspath(hasher.model_path)), precision=hasher.card.precision)
-    counts = _Counts()
+    counts = _Counts(failed=dict(listing.unread))
     with (progress or no_progress)("hash", len(plan.todo)) as advance:
         _hash(store, hasher, plan.todo, counts, advance)
     removed = 0
@@ -125,7 +126,10 @@ def update(store: Store, hasher: ImageHasher, prune: bool, force: bool, progress
 
 def prune(store: Store, force: bool) -> int:
     """See HashIndex.prune."""
-    plan = _plan(store, _list_images(store.meta.root, missing_is_empty=force))
+    listing = _list_images(store.meta.root, missing_is_empty=force)
+    for path, reason in listing.unread.items():
+        _log.warning("%s: %s", path, reason)
+    plan = _plan(store, listing)
     _check_prune(store, len(plan.vanished), force)
     if not plan.vanished:
         return 0
@@ -195,39 +199,55 @@ def _rows(store: Store, todo: list[_Todo], codes: npt.ArrayLike, logits: npt.Arr
     ]
 
 
-def _list_images(root: Path, missing_is_empty: bool) -> tuple[list[bytes], tuple[bytes, ...]]:
-    """The images below root, sorted, and the folders (each with a slash at its end) that could not be looked into."""
-    from queryopt.images import find_images
+@dataclass
+class _Listing:
+    """What lies below a root. images: sorted. skipped: folders that were not looked into, each with a slash at its end.
 
+    unread: those of them that can't be looked into, absolute, with the reason; the others are links.
+    """
+
+    images: list[bytes] = field(default_factory=list)
+    skipped: list[bytes] = field(default_factory=list)
+    unread: dict[str, str] = field(default_factory=dict)
+
+
+def _list_images(root: Path, missing_is_empty: bool) -> _Listing:
+    from queryopt.images import NOT_FOLLOWED, find_images
+
+    listing = _Listing()
     if not root.is_dir():
         if missing_is_empty:
-            return [], ()
+            return listing
         raise InputError(
             f"{root}: the folder of the index is not there: mount it, or, if the pictures moved, say where they are "
             "now with qo-index root INDEX FOLDER"
         )
-    skipped: list[bytes] = []
 
     def skip(path: bytes, reason: str) -> None:
-        skipped.append(path + b"/")
-        _log.warning("%s: %s", os.path.join(root, os.fsdecode(path)), reason)
+        where = os.path.join(root, os.fsdecode(path))
+        listing.skipped.append(path + b"/")
+        if reason == NOT_FOLLOWED:
+            _log.warning("%s: %s", where, reason)
+        else:
+            listing.unread[where] = reason
 
-    return find_images(root, skip), tuple(skipped)
+    listing.images = find_images(root, skip)
+    return listing
 
 
-def _plan(store: Store, listed: tuple[list[bytes], tuple[bytes, ...]]) -> _Plan:
+def _plan(store: Store, listing: _Listing) -> _Plan:
     """Compare the sorted listing with the index, which reads sorted as well: one pass through both."""
     plan = _Plan()
-    found, skipped = listed
+    skipped = tuple(listing.skipped)
     root = os.fsencode(store.meta.root)
-    listing = iter(found)
-    path = next(listing, None)
+    images = iter(listing.images)
+    path = next(images, None)
     with store.read(snapshot=True) as connection:
         known = connection.execute("SELECT path, id, size, mtime_ns, stale FROM images ORDER BY path")
         for relative, id, size, mtime_ns, stale in known:
             while path is not None and path < relative:
                 plan.todo.append(_Todo(path, *_stat(root, path)))
-                path = next(listing, None)
+                path = next(images, None)
             if path != relative:
                 if relative.startswith(skipped):
                     plan.unreachable += 1
@@ -239,10 +259,10 @@ def _plan(store: Store, listed: tuple[list[bytes], tuple[bytes, ...]]) -> _Plan:
                 plan.unchanged += 1
             else:
                 plan.todo.append(_Todo(relative, *now))
-            path = next(listing, None)
+            path = next(images, None)
     while path is not None:
         plan.todo.append(_Todo(path, *_stat(root, path)))
-        path = next(listing, None)
+        path = next(images, None)
     return plan
 
 

@@ -43,6 +43,26 @@ class Index:
     def search_radius(
         self, codes: Any, radius: int, threads: int = 1, allowed: npt.NDArray[np.uint64] | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32]] | None: ...
+    def search_ranked(
+        self,
+        codes: Any,
+        weights: npt.NDArray[np.uint16],
+        k: int,
+        rank: str,
+        ids: npt.NDArray[np.int64],
+        distances: npt.NDArray[np.int32],
+        scores: npt.NDArray[np.int32],
+        threads: int = 1,
+        allowed: npt.NDArray[np.uint64] | None = None,
+    ) -> bool: ...
+    def explain_ranked(
+        self,
+        codes: Any,
+        weights: npt.NDArray[np.uint16],
+        k: int,
+        rank: str,
+        allowed: npt.NDArray[np.uint64] | None = None,
+    ) -> list[tuple[int, int, int, bool]] | None: ...
     def explain(
         self, codes: Any, k: int | None, radius: int, allowed: npt.NDArray[np.uint64] | None = None
     ) -> list[tuple[int, int, int, bool]] | None: ...
@@ -56,4 +76,6 @@ class Index:
     def bytes(self) -> int: ...
     @property
     def costs(self) -> tuple[float, float, float]: ...
+    @property
+    def ranked_costs(self) -> tuple[float, float, float]: ...
     share: float

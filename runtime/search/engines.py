@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from queryopt.codes import code_bytes
 from queryopt.errors import FormatError
-from queryopt.runtime.search import scan
+from queryopt.runtime.search import ranked, scan
 from queryopt.runtime.search.core import NUMPY, load_core
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ Packed = npt.NDArray[np.uint8]
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.uint64]
 Hits = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32]]
+Ranked = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]
 
 SCAN: Final = "scan"
 
@@ -79,6 +80,20 @@ class Engine(Protocol):
     def search(self, codes: Packed, k: int, allowed: Mask | None, threads: int) -> tuple[Ids, npt.NDArray[np.int32]]:
         """Ids int64 and distances int32 [queries, k], in (distance, id) order; filled up with -1 and bits + 1."""
 
+    def search_ranked(
+        self,
+        codes: Packed,
+        weights: npt.NDArray[np.uint16],
+        k: int,
+        rank: ranked.Rank,
+        allowed: Mask | None,
+        threads: int,
+    ) -> Ranked:
+        """Ids int64, distances and scores int32 [queries, k], in the order of `rank`; filled up with -1, bits + 1, -1.
+
+        weights: [queries, bits], each <= ranked.MAX_WEIGHT. rank: 'weighted' or 'tiebreak'.
+        """
+
     def search_radius(self, codes: Packed, radius: int, allowed: Mask | None, threads: int) -> Hits:
         """Offsets [queries + 1], ids and distances of all within the radius."""
 
@@ -87,6 +102,11 @@ class Engine(Protocol):
 
     def costs(self, codes: Packed, k: int | None, radius: int, allowed: Mask | None) -> list[Cost]:
         """What each of these searches does."""
+
+    def ranked_costs(
+        self, codes: Packed, weights: npt.NDArray[np.uint16], k: int, rank: ranked.Rank, allowed: Mask | None
+    ) -> list[Cost]:
+        """What each of these ranked searches does; its steps are levels of equal weight in one chunk."""
 
     def stored(self) -> Stored:
         """The engine's arrays, as views."""
@@ -146,6 +166,20 @@ class NativeEngine:
         assert self.core.search(codes, k, ids, distances, threads, allowed)
         return ids, distances
 
+    def search_ranked(  # noqa: D102
+        self,
+        codes: Packed,
+        weights: npt.NDArray[np.uint16],
+        k: int,
+        rank: ranked.Rank,
+        allowed: Mask | None,
+        threads: int,
+    ) -> Ranked:
+        shape = (len(codes), k)
+        ids, distances, scores = np.empty(shape, np.int64), np.empty(shape, np.int32), np.empty(shape, np.int32)
+        assert self.core.search_ranked(codes, weights, k, rank, ids, distances, scores, threads, allowed)
+        return ids, distances, scores
+
     def search_radius(self, codes: Packed, radius: int, allowed: Mask | None, threads: int) -> Hits:  # noqa: D102
         found = self.core.search_radius(codes, radius, threads, allowed)
         assert found is not None
@@ -158,6 +192,13 @@ class NativeEngine:
 
     def costs(self, codes: Packed, k: int | None, radius: int, allowed: Mask | None) -> list[Cost]:  # noqa: D102
         found = self.core.explain(codes, k, radius, allowed)
+        assert found is not None
+        return [Cost(*cost) for cost in found]
+
+    def ranked_costs(  # noqa: D102
+        self, codes: Packed, weights: npt.NDArray[np.uint16], k: int, rank: ranked.Rank, allowed: Mask | None
+    ) -> list[Cost]:
+        found = self.core.explain_ranked(codes, weights, k, rank, allowed)
         assert found is not None
         return [Cost(*cost) for cost in found]
 
@@ -195,6 +236,24 @@ class NumpyEngine:
             distances[i, : len(rows)] = near
         return ids, distances
 
+    def search_ranked(  # noqa: D102
+        self,
+        codes: Packed,
+        weights: npt.NDArray[np.uint16],
+        k: int,
+        rank: ranked.Rank,
+        allowed: Mask | None,
+        threads: int,
+    ) -> Ranked:
+        words, to_ids = self._allowed(allowed)
+        ids = np.full((len(codes), k), -1, np.int64)
+        distances = np.full((len(codes), k), self._bits + 1, np.int32)
+        scores = np.full((len(codes), k), -1, np.int32)
+        for i, (rows, keys) in enumerate(ranked.nearest(words, scan.to_words(codes), weights, k, rank)):
+            ids[i, : len(rows)] = rows if to_ids is None else to_ids[rows]
+            distances[i, : len(rows)], scores[i, : len(rows)] = ranked.split_keys(keys, rank)
+        return ids, distances, scores
+
     def search_radius(self, codes: Packed, radius: int, allowed: Mask | None, threads: int) -> Hits:  # noqa: D102
         words, to_ids = self._allowed(allowed)
         hits = list(scan.within(words, scan.to_words(codes), radius))
@@ -213,6 +272,11 @@ class NumpyEngine:
     def costs(self, codes: Packed, k: int | None, radius: int, allowed: Mask | None) -> list[Cost]:  # noqa: D102
         words, _ = self._allowed(allowed)
         return [Cost(0, len(words), 0, True)] * len(codes)
+
+    def ranked_costs(  # noqa: D102
+        self, codes: Packed, weights: npt.NDArray[np.uint16], k: int, rank: ranked.Rank, allowed: Mask | None
+    ) -> list[Cost]:
+        return self.costs(codes, k, 0, allowed)
 
     def stored(self) -> Stored:  # noqa: D102
         words = self._words

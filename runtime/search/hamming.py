@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from queryopt.codes import check_bits, check_codes, code_bytes
 from queryopt.errors import UsageError
-from queryopt.runtime.search import saved
+from queryopt.runtime.search import ranked, saved
 from queryopt.runtime.search.core import core_path
 from queryopt.runtime.search.engines import Cost, Ids, NativeEngine, Packed
 from queryopt.runtime.search.explain import Explanation, SegmentExplanation
@@ -130,17 +130,24 @@ class HammingIndex:
         codes: npt.ArrayLike,
         k: int,
         *,
+        logits: npt.ArrayLike | None = None,
+        rank: ranked.Rank = "hamming",
         allow: npt.ArrayLike | None = None,
         deny: npt.ArrayLike | None = None,
     ) -> SearchResult:
-        """The k nearest codes of each query.
+        """The first k codes of each query, exactly.
 
         codes: uint8 [queries, ceil(bits / 8)] or uint64 [queries]. k >= 0.
+        rank: the order of the results. 'hamming' is (distance, id). For the others, a bit weighs as much as the query
+            was sure of it, and w is the sum over the bits that differ: 'weighted' is (w, distance, id), 'tiebreak'
+            (distance, w, id); the result has w as its scores. See `ranked.quantise` for the weights.
+        logits: of the queries, real numbers [queries, bits]; 'weighted' and 'tiebreak' need them.
         allow: only these ids may be found (int [m]; those that are not there don't matter). deny: these may not.
         """
         # A look-up takes a few microseconds, as much as careful checks: the core says whether it can take the codes.
         core = self._state.core
-        if core is not None and allow is None and deny is None and type(codes) is np.ndarray and codes.ndim:
+        plain = rank == "hamming" and allow is None and deny is None
+        if core is not None and plain and type(codes) is np.ndarray and codes.ndim:
             count = len(codes)
             if type(k) is int and 0 <= k * count <= _MAX_RESULTS:
                 shape = (count, k)
@@ -153,17 +160,17 @@ class HammingIndex:
             raise UsageError(
                 f"{len(packed)} queries x k = {k} are more than {_MAX_RESULTS} results: ask for fewer at once"
             )
+        weights = _check_rank(rank, logits, len(packed), self._bits)
         parts = self._parts(allow, deny)
-        found = [part.engine.search(packed, k, part.allowed, self._threads) for part in parts]
-        if len(found) == 1:
-            return SearchResult(*found[0])
-        none = (np.full((len(packed), k), -1, np.int64), np.full((len(packed), k), self._bits + 1, np.int32))
-        all_ids, all_distances = (np.concatenate(arrays, axis=1) for arrays in zip(none, *found, strict=True))
-        # Where there are too few, -1 comes at bits + 1: last.
-        order = np.lexsort((all_ids, all_distances), axis=1)[:, :k]
-        return SearchResult(
-            np.take_along_axis(all_ids, order, axis=1), np.take_along_axis(all_distances, order, axis=1)
-        )
+        if weights is None:
+            plain_results = (part.engine.search(packed, k, part.allowed, self._threads) for part in parts)
+            found = [SearchResult(*result) for result in plain_results]
+        else:
+            found = [
+                SearchResult(*part.engine.search_ranked(packed, weights, k, rank, part.allowed, self._threads))
+                for part in parts
+            ]
+        return found[0] if len(found) == 1 else _first(found, len(packed), k, self._bits, rank)
 
     def search_radius(
         self,
@@ -295,10 +302,18 @@ class HammingIndex:
         index._set(loaded.segments, loaded.next_id, settle=False)
         return index
 
-    def explain(self, codes: npt.ArrayLike | None = None, k: int = 10, *, radius: int | None = None) -> Explanation:
+    def explain(
+        self,
+        codes: npt.ArrayLike | None = None,
+        k: int = 10,
+        *,
+        radius: int | None = None,
+        logits: npt.ArrayLike | None = None,
+        rank: ranked.Rank = "hamming",
+    ) -> Explanation:
         """Which structures there are and why, and what searches for these codes cost.
 
-        codes: as in `search`; k, or `radius`: what is searched for. `print` shows it as a few lines.
+        codes, logits, rank: as in `search`; k, or `radius`: what is searched for. `print` shows it as a few lines.
         """
         state = self._state
         costs: tuple[Cost, ...] = ()
@@ -307,7 +322,13 @@ class HammingIndex:
             k = _check_count(k, "k")
             limit = self._bits if radius is None else min(_check_count(radius, "radius"), self._bits)
             asked = None if radius is not None else k
-            each = [s.engine.costs(packed, asked, limit, s.live) for s in state.segments]
+            weights = None if radius is not None else _check_rank(rank, logits, len(packed), self._bits)
+            each = [
+                s.engine.costs(packed, asked, limit, s.live)
+                if weights is None
+                else s.engine.ranked_costs(packed, weights, k, rank, s.live)
+                for s in state.segments
+            ]
             costs = tuple(_total(of_query) for of_query in zip(*each, strict=True))
         return Explanation(
             self._bits,
@@ -378,6 +399,39 @@ def _sorted(packed: Packed, ids: Ids) -> tuple[Packed, Ids]:
         if twice.size:
             raise UsageError(f"id {ids[twice[0]]} is there twice: ids are unique")
     return packed, ids
+
+
+def _check_rank(
+    rank: ranked.Rank, logits: npt.ArrayLike | None, queries: int, bits: int
+) -> npt.NDArray[np.uint16] | None:
+    """The weights that a rank needs; None for 'hamming'."""
+    if rank not in ranked.RANKS:
+        raise UsageError(f"rank is {rank!r}: it is one of {', '.join(ranked.RANKS)}")
+    if rank == "hamming":
+        return None
+    if logits is None:
+        raise UsageError(f"rank {rank!r} needs the queries' logits: give logits=")
+    weights = ranked.quantise(logits, bits)
+    if len(weights) != queries:
+        raise UsageError(f"there are logits of {len(weights)} queries, and {queries} codes")
+    return weights
+
+
+def _first(found: Sequence[SearchResult], queries: int, k: int, bits: int, rank: ranked.Rank) -> SearchResult:
+    """The first k of several results that have no id in common."""
+    ids = np.concatenate([np.full((queries, k), -1, np.int64), *(result.ids for result in found)], axis=1)
+    distances = np.concatenate(
+        [np.full((queries, k), bits + 1, np.int32), *(result.distances for result in found)], axis=1
+    )
+    if rank == "hamming":
+        # Where there are too few, -1 comes at bits + 1: last.
+        order = np.lexsort((ids, distances), axis=1)[:, :k]
+        return SearchResult(np.take_along_axis(ids, order, axis=1), np.take_along_axis(distances, order, axis=1))
+    none = np.full((queries, k), -1, np.int32)
+    scores = np.concatenate([none, *(result.scores for result in found if result.scores is not None)], axis=1)
+    keys = (ids, distances, scores) if rank == "weighted" else (ids, scores, distances)
+    order = np.lexsort((*keys, ids < 0), axis=1)[:, :k]
+    return SearchResult(*(np.take_along_axis(array, order, axis=1) for array in (ids, distances, scores)))
 
 
 def _total(costs: Sequence[Cost]) -> Cost:

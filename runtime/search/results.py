@@ -10,14 +10,17 @@ __all__ = ["RadiusResult", "SearchResult"]
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """The k nearest codes of each query, in (distance, id) order.
+    """The first k codes of each query, in (distance, id) order or in that of another rank.
 
     ids: int64 [queries, k]; -1 where the gallery holds fewer than k codes.
     distances: int32 [queries, k], Hamming distances 0..bits; bits + 1 where ids is -1.
+    scores: int32 [queries, k], the sum of the query's weights over the bits that differ; -1 where ids is -1. None for
+        the rank 'hamming', which has none.
     """
 
     ids: npt.NDArray[np.int64]
     distances: npt.NDArray[np.int32]
+    scores: npt.NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, eq=False)

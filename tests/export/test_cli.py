@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -57,6 +58,8 @@ def test_json_is_alone_on_stdout(trained, model_path, picture_folder, tmp_path):
     assert values["model"] == str(out)
     assert values["bytes"] == out.stat().st_size
     assert values["parity"]["bits_compared"] >= 20_000
+    assert values["parity"]["distinct_codes"] > 1
+    assert "warning" not in result.stderr
     assert values["strip"]["multiply_adds"] == 1_149_312
     assert values["card"]["bits"] == 12
     assert values["replaced"] not in (None, values["fingerprint"])
@@ -81,6 +84,19 @@ def test_unreadable_pictures_are_named_and_exit_1(network, save_run, pictures, t
     assert result.exit_code == 1
     assert f"warning: {folder / 'bad.jpg'}: " in result.stderr
     assert "1,667 views of 1 picture (the given folder)" in result.stdout
+
+
+def test_a_network_that_gives_all_pictures_one_code_is_exported_with_a_warning(make_network, save_run, picture_folder):
+    network = make_network()
+    with torch.no_grad():
+        # Every output is nearly this one vector, and the head agrees with it.
+        network.decoder.final_norm.weight.fill_(1e-3)
+        network.decoder.final_norm.bias.fill_(1.0)
+        network.head.weight.fill_(0.1)
+    result = invoke("--ckpt", save_run(network), "--images", picture_folder, "--json")
+    assert result.exit_code == 0, result.output
+    assert "warning: the network gives every picture the same code" in result.stderr
+    assert json.loads(result.stdout)["card"]["parity"]["distinct_codes"] == 1
 
 
 def test_leaving_the_gate_out_is_said_aloud_and_so_is_what_was_replaced(network, model_path, save_run):

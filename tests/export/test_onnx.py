@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from queryopt.card import FORMAT_KEY, ModelCard, fingerprint
-from queryopt.errors import CheckpointError, DataError, ParityError, UsageError
+from queryopt.errors import CheckpointError, DataError, MissingError, ParityError, UsageError
 from queryopt.export import export_onnx
 from queryopt.export.onnx import build_graph, model_card
 from queryopt.export.pictures import parity_pictures
@@ -163,10 +163,24 @@ def test_a_fifo_in_the_way_is_refused_and_not_waited_for(network, save_run, tmp_
         export_onnx(save_run(network), tmp_path / "pipe.onnx", parity=False)
 
 
-@pytest.mark.parametrize(("name", "message"), [("model.pt", "ends in .onnx"), ("no/such/folder.onnx", "no folder")])
+@pytest.mark.parametrize("version", ["1.20.1", "1.9.0"])
+def test_an_onnx_that_follows_external_data_out_of_its_folder_is_refused(network, save_run, monkeypatch, version):
+    monkeypatch.setattr(onnx, "__version__", version)
+    with pytest.raises(MissingError, match=r"pip install 'onnx>=1\.21'"):
+        export_onnx(save_run(network), parity=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.pt", "ends in .onnx"),
+        ("no/such/folder.onnx", "no folder"),
+        ("/proc/model.onnx", r"^/proc/model\.onnx: can't be written"),
+    ],
+)
 def test_a_bad_output_path_is_refused_at_once(network, save_run, tmp_path, name, message):
     with pytest.raises(UsageError, match=message):
-        export_onnx(save_run(network), tmp_path / name)
+        export_onnx(save_run(network), tmp_path / name, parity=False)
 
 
 def test_no_pictures_to_be_had_says_to_pass_some(network, save_run, tmp_path):

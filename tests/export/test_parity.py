@@ -107,6 +107,7 @@ def test_a_good_model_agrees_on_at_least_20000_bits(network, model_path, picture
     assert report.bits_compared == report.views * 12 >= MIN_BITS
     assert (report.flipped, report.flip_rate, report.pictures, report.top10_overlap) == (0, 0.0, 8, 1.0)
     assert report.flip_rate_upper_95 < 1.5e-4
+    assert 1 < report.distinct_codes <= report.views
     assert 0 < report.max_logit_difference < 1e-5
     assert report.backend.startswith("onnxruntime")
     report.require(0.0)

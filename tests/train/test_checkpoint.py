@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from queryopt.errors import CheckpointError, ExitCode
+from queryopt.errors import CheckpointError, ExitCode, MissingError
 from queryopt.train.checkpoint import BEST, CONFIG, CONFIG_KEY, LAST, load_checkpoint, read_torch_file, save_best
 from queryopt.train.network import QueryOpt
 from queryopt.train.presets import preset_config
@@ -116,6 +116,15 @@ def test_a_pickle_of_any_protocol_is_refused_without_a_warning_or_advice_to_run_
     assert str(caught.value).startswith(f"{path}: ")
     assert "Re-running" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("version", ["2.9.1+cpu", "1.13.0", "2.6.0a0+git1"])
+def test_a_torch_that_a_checkpoint_can_make_run_code_reads_none(tmp_path, state, monkeypatch, version):
+    torch.save(state, tmp_path / "weights.pt")
+    assert read_torch_file(tmp_path / "weights.pt").keys() == state.keys()
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(MissingError, match=r"pip install 'torch>=2\.10'"):
+        read_torch_file(tmp_path / "weights.pt")
 
 
 def test_malicious_pickle_in_a_zip_that_torch_wrote(tmp_path, state):

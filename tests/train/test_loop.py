@@ -239,6 +239,14 @@ def test_resume_from_a_damaged_last_pt(copy, labelled_folder, damage):
         train(config_of(labelled_folder), labelled_folder, copy, resume=True)
 
 
+@pytest.mark.parametrize("key", ["model", "optimizer"])
+def test_resume_from_a_last_pt_that_lost_a_part(copy, labelled_folder, key):
+    values = torch.load(copy / LAST, weights_only=True)
+    torch.save({**values, key: {}}, copy / LAST)
+    with pytest.raises(CheckpointError, match=r"last\.pt: damaged, or of another network \("):
+        train(config_of(labelled_folder), labelled_folder, copy, resume=True)
+
+
 def test_two_processes_never_write_to_one_run(labelled_folder, tmp_path):
     with RunFolder(tmp_path / "run"), pytest.raises(UsageError, match="another qo-train"):
         train(config_of(labelled_folder), labelled_folder, tmp_path / "run")

@@ -58,6 +58,38 @@ def test_last_pt_of_a_newer_queryopt_or_of_something_else(tmp_path):
             folder.load_last()
 
 
+@pytest.mark.parametrize(
+    "key", ["model", "optimizer", "codes", "outputs", "sums", "data", "best", "skipped", "seconds"]
+)
+def test_last_pt_that_holds_something_else_where_it_matters(tmp_path, key):
+    with RunFolder(tmp_path) as folder:
+        folder.save_last(state(), CONFIGURATION)
+        values = torch.load(tmp_path / LAST, weights_only=True)
+        torch.save({**values, key: None}, tmp_path / LAST)
+        with pytest.raises(CheckpointError, match=rf"last\.pt: damaged .*{key} is NoneType.* start the run anew"):
+            folder.load_last()
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+def test_a_malicious_last_pt_is_never_executed(tmp_path):
+    with RunFolder(tmp_path / "run") as folder:
+        folder.save_last(state(), CONFIGURATION)
+        values = torch.load(folder.path / LAST, weights_only=True)
+        torch.save({**values, "data": Trap(tmp_path / "executed")}, folder.path / LAST)
+        with pytest.raises(CheckpointError, match=r"mkdir.*not executed"):
+            folder.load_last()
+    assert not (tmp_path / "executed").exists()
+
+
 def test_metrics_are_cut_to_the_position_and_a_torn_line_is_dropped(tmp_path):
     with RunFolder(tmp_path) as folder:
         for outer in range(3):

@@ -22,8 +22,8 @@ class Ours(Searcher):
 
     @classmethod
     def memory(cls, count: int, bits: int) -> int:
-        """Up to three times a multi-index of 64 bits while building."""
-        return count * 100
+        """A multi-index of random codes of 64 bits while it is built."""
+        return count * 48
 
     def __init__(self, codes: npt.NDArray[np.uint8], bits: int, task: Task, structure: str = "auto") -> None:
         super().__init__(codes, bits, task)
@@ -37,8 +37,9 @@ class Ours(Searcher):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The structure that was taken, and what it runs on."""
-        return {"structure": self._index.structure, "path": self._index.path}
+        """The structure that was taken, what it runs on, and how many distinct codes it keeps."""
+        explanation = self._index.explain()
+        return {"structure": explanation.structure, "path": explanation.path, "unique": explanation.unique}
 
     @property
     def nbytes(self) -> int | None:

@@ -34,11 +34,23 @@ using Probe = std::size_t (*)(Column column, std::size_t begin, std::size_t end,
                               const int* limits, unsigned* hits);
 constexpr int kProbeQueries = 4;
 
+// Sums over the bits in which a code differs from the query are looked up, `group` bits of the code at a time: a table of
+// 2^group sums for the lowest `group` bits of a word of 32, then for the next ones; first for the low 32 bits of a code,
+// then for the high ones. The query is in the tables already.
+constexpr std::size_t tables(int bits, int group) { return static_cast<std::size_t>((bits + group - 1) / group); }
+constexpr std::size_t kMaxSums = 2048;  // of 8 tables of bytes, which take more than those of fewer bits do
+
+// The entries of [begin, end) whose sum is <= limit, in order: their positions and sums. Room as for Filter.
+using Weigh = std::size_t (*)(Column column, std::size_t begin, std::size_t end, const std::uint32_t* sums,
+                              std::uint32_t limit, std::uint32_t* positions, std::uint32_t* found);
+
 struct Kernels {
     const char* name;
     Filter filter[kKinds];
     Probe probe[kKinds];
     std::size_t block[kKinds];  // entries of one block of probe
+    Weigh weigh[kKinds];
+    int group;  // bits of one look-up of weigh
 };
 
 extern const Kernels kPlainKernels;

@@ -108,6 +108,80 @@ struct U8 : Lanes<1> {
     static std::uint32_t within(Wide d, Wide limit) { return mask(_mm256_cmpgt_epi8(d, limit)); }
 };
 
+// Eight sums at a time: VPERMD picks from eight words by the lowest three bits of each lane.
+struct Look {
+    static constexpr std::size_t key_lanes = 8;
+    static constexpr int group = 3;
+    using Table = Wide;
+    static Table table(const std::uint32_t* sums, std::size_t t) {
+        return _mm256_loadu_si256(reinterpret_cast<const Wide*>(sums + 8 * t));
+    }
+    static Wide look_up(Table t, Wide index) { return _mm256_permutevar8x32_epi32(t, index); }
+    static Wide shift(Wide x) { return _mm256_srli_epi32(x, group); }
+    static Wide add(Wide a, Wide b) { return _mm256_add_epi32(a, b); }
+    // Sums stay below 2^31, and so must what they are compared with.
+    static Wide key_bound(std::uint32_t limit) {
+        return _mm256_set1_epi32(static_cast<int>(limit < 0x7fffffff ? limit : 0x7fffffff));
+    }
+    static unsigned at_most(Wide sum, Wide limit) {
+        const __m256 beyond = _mm256_castsi256_ps(_mm256_cmpgt_epi32(sum, limit));
+        return ~static_cast<unsigned>(_mm256_movemask_ps(beyond)) & 255;
+    }
+    static std::size_t emit_keys(unsigned mask, Wide sum, std::size_t at, std::uint32_t* positions,
+                                 std::uint32_t* found) {
+        alignas(32) std::uint32_t sums[8];
+        _mm256_store_si256(reinterpret_cast<Wide*>(sums), sum);
+        std::size_t n = 0;
+        for (; mask; mask &= mask - 1) {
+            const auto lane = static_cast<unsigned>(__builtin_ctz(mask));
+            positions[n] = static_cast<std::uint32_t>(at + lane);
+            found[n++] = sums[lane];
+        }
+        return n;
+    }
+};
+
+template <int Size>
+struct LookNarrow : Look {
+    static constexpr int low_bits = 8 * Size, high_bits = 0;
+    static Pair halves(Column c, std::size_t i) {
+        const std::uint8_t* from = static_cast<const std::uint8_t*>(c.low) + i * Size;
+        if (Size == 4) return {_mm256_loadu_si256(reinterpret_cast<const Wide*>(from)), _mm256_setzero_si256()};
+        if (Size == 2) {
+            const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+            return {_mm256_cvtepu16_epi32(words), _mm256_setzero_si256()};
+        }
+        const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+        return {_mm256_cvtepu8_epi32(bytes), _mm256_setzero_si256()};
+    }
+    static Pair halves_some(Column c, std::size_t i, std::size_t n) {
+        alignas(32) std::uint8_t bytes[32] = {};
+        std::memcpy(bytes, static_cast<const std::uint8_t*>(c.low) + i * Size, n * Size);
+        return halves({bytes, nullptr}, 0);
+    }
+};
+
+struct Look48 : Look {
+    static constexpr int low_bits = 32, high_bits = 16;
+    static Pair halves(Column c, std::size_t i) { return U48::load(c, i); }
+    static Pair halves_some(Column c, std::size_t i, std::size_t n) { return U48::load_some(c, i, n); }
+};
+
+struct Look64 : Look {
+    static constexpr int low_bits = 32, high_bits = 32;
+    static Pair halves(Column c, std::size_t i) {
+        const Wide order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+        const Wide a = _mm256_permutevar8x32_epi32(U64::load(c, i), order);
+        const Wide b = _mm256_permutevar8x32_epi32(U64::load(c, i + 4), order);
+        return {_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31)};
+    }
+    static Pair halves_some(Column c, std::size_t i, std::size_t n) {
+        alignas(32) std::uint64_t codes[8] = {};
+        std::memcpy(codes, static_cast<const std::uint64_t*>(c.low) + i, n * sizeof(std::uint64_t));
+        return halves({codes, nullptr}, 0);
+    }
+};
+
 }  // namespace
 
 const Kernels kAvx2Kernels = {
@@ -115,6 +189,8 @@ const Kernels kAvx2Kernels = {
     {nullptr, filter<U8>, filter<U16>, filter<U32>, filter<U48>, filter<U64>},
     {nullptr, probe<U8>, probe<U16>, probe<U32>, probe<U48>, probe<U64>},
     {0, kBlock<U8>, kBlock<U16>, kBlock<U32>, kBlock<U48>, kBlock<U64>},
+    {nullptr, weigh<LookNarrow<1>>, weigh<LookNarrow<2>>, weigh<LookNarrow<4>>, weigh<Look48>, weigh<Look64>},
+    Look::group,
 };
 
 }  // namespace qo

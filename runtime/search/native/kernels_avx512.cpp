@@ -120,6 +120,79 @@ struct U8 {
     }
 };
 
+// Sixteen sums at a time: VPERMI2D picks from 32 words by the lowest five bits of each lane.
+struct Look {
+    static constexpr std::size_t key_lanes = 16;
+    static constexpr int group = 5;
+    struct Table {
+        Wide first, second;
+    };
+    static Table table(const std::uint32_t* sums, std::size_t t) {
+        return {_mm512_loadu_si512(sums + 32 * t), _mm512_loadu_si512(sums + 32 * t + 16)};
+    }
+    static Wide look_up(Table t, Wide index) { return _mm512_permutex2var_epi32(t.first, index, t.second); }
+    static Wide shift(Wide x) { return _mm512_srli_epi32(x, group); }
+    static Wide add(Wide a, Wide b) { return _mm512_add_epi32(a, b); }
+    static Wide key_bound(std::uint32_t limit) { return _mm512_set1_epi32(static_cast<int>(limit)); }
+    static unsigned at_most(Wide sum, Wide limit) { return _mm512_cmple_epu32_mask(sum, limit); }
+    static __mmask16 some(std::size_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+    static std::size_t emit_keys(unsigned mask, Wide sum, std::size_t at, std::uint32_t* positions,
+                                 std::uint32_t* found) {
+        const Wide lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        const Wide places = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(at)));
+        const auto lane = static_cast<__mmask16>(mask);
+        _mm512_storeu_si512(positions, _mm512_maskz_compress_epi32(lane, places));
+        _mm512_storeu_si512(found, _mm512_maskz_compress_epi32(lane, sum));
+        return static_cast<std::size_t>(__builtin_popcount(mask));
+    }
+};
+
+struct Look8 : Look {
+    static constexpr int low_bits = 8, high_bits = 0;
+    static Pair halves(Column c, std::size_t i) { return halves_some(c, i, 16); }
+    static Pair halves_some(Column c, std::size_t i, std::size_t n) {
+        const __m128i bytes = _mm_maskz_loadu_epi8(some(n), static_cast<const std::uint8_t*>(c.low) + i);
+        return {_mm512_cvtepu8_epi32(bytes), _mm512_setzero_si512()};
+    }
+};
+
+struct Look16 : Look {
+    static constexpr int low_bits = 16, high_bits = 0;
+    static Pair halves(Column c, std::size_t i) { return halves_some(c, i, 16); }
+    static Pair halves_some(Column c, std::size_t i, std::size_t n) {
+        const __m256i words = _mm256_maskz_loadu_epi16(some(n), static_cast<const std::uint16_t*>(c.low) + i);
+        return {_mm512_cvtepu16_epi32(words), _mm512_setzero_si512()};
+    }
+};
+
+struct Look32 : Look {
+    static constexpr int low_bits = 32, high_bits = 0;
+    static Pair halves(Column c, std::size_t i) { return {U32::load(c, i), _mm512_setzero_si512()}; }
+    static Pair halves_some(Column c, std::size_t i, std::size_t n) {
+        return {U32::load_some(c, i, n), _mm512_setzero_si512()};
+    }
+};
+
+struct Look48 : Look {
+    static constexpr int low_bits = 32, high_bits = 16;
+    static Pair halves(Column c, std::size_t i) { return U48::load(c, i); }
+    static Pair halves_some(Column c, std::size_t i, std::size_t n) { return U48::load_some(c, i, n); }
+};
+
+struct Look64 : Look {
+    static constexpr int low_bits = 32, high_bits = 32;
+    static Pair halves(Column c, std::size_t i) { return split(U64::load(c, i), U64::load(c, i + 8)); }
+    static Pair halves_some(Column c, std::size_t i, std::size_t n) {
+        const Wide first = U64::load_some(c, i, n < 8 ? n : 8);
+        return split(first, n > 8 ? U64::load_some(c, i + 8, n - 8) : _mm512_setzero_si512());
+    }
+    static Pair split(Wide a, Wide b) {
+        const Wide even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        const Wide odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+        return {_mm512_permutex2var_epi32(a, even, b), _mm512_permutex2var_epi32(a, odd, b)};
+    }
+};
+
 }  // namespace
 
 const Kernels kAvx512Kernels = {
@@ -127,6 +200,8 @@ const Kernels kAvx512Kernels = {
     {nullptr, filter<U8>, filter<U16>, filter<U32>, filter<U48>, filter<U64>},
     {nullptr, probe<U8>, probe<U16>, probe<U32>, probe<U48>, probe<U64>},
     {0, kBlock<U8>, kBlock<U16>, kBlock<U32>, kBlock<U48>, kBlock<U64>},
+    {nullptr, weigh<Look8>, weigh<Look16>, weigh<Look32>, weigh<Look48>, weigh<Look64>},
+    Look::group,
 };
 
 }  // namespace qo

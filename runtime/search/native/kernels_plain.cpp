@@ -65,6 +65,21 @@ std::size_t probe(Column column, std::size_t begin, std::size_t end, const std::
     return i;
 }
 
+template <class T, int Bytes>
+std::size_t weigh(Column column, std::size_t begin, std::size_t end, const std::uint32_t* sums, std::uint32_t limit,
+                  std::uint32_t* positions, std::uint32_t* found) {
+    std::size_t count = 0;
+    for (std::size_t i = begin; i < end; ++i) {
+        const std::uint64_t code = T::get(column, i);
+        std::uint32_t sum = 0;
+        for (int byte = 0; byte < Bytes; ++byte) sum += sums[256 * byte + (code >> (8 * byte) & 255)];
+        positions[count] = static_cast<std::uint32_t>(i);
+        found[count] = sum;
+        count += sum <= limit;
+    }
+    return count;
+}
+
 }  // namespace
 
 const Kernels kPlainKernels = {
@@ -74,6 +89,9 @@ const Kernels kPlainKernels = {
     {nullptr, probe<One<std::uint8_t>>, probe<One<std::uint16_t>>, probe<One<std::uint32_t>>, probe<U48>,
      probe<One<std::uint64_t>>},
     {0, kPlainBlock, kPlainBlock, kPlainBlock, kPlainBlock, kPlainBlock},
+    {nullptr, weigh<One<std::uint8_t>, 1>, weigh<One<std::uint16_t>, 2>, weigh<One<std::uint32_t>, 4>, weigh<U48, 6>,
+     weigh<One<std::uint64_t>, 8>},
+    8,
 };
 
 }  // namespace qo

@@ -67,3 +67,33 @@ std::size_t probe(Column column, std::size_t begin, std::size_t end, const std::
 
 template <class T>
 constexpr std::size_t kBlock = 8 * T::lanes;
+
+// T: how one kind's codes become two vectors of 32-bit words, of which `low_bits` and `high_bits` are used; and look-ups
+// of `group` bits in such vectors, which leave the bits above unread.
+template <class T>
+std::size_t weigh(Column column, std::size_t begin, std::size_t end, const std::uint32_t* sums, std::uint32_t limit,
+                  std::uint32_t* positions, std::uint32_t* found) {
+    constexpr std::size_t low = tables(T::low_bits, T::group), high = tables(T::high_bits, T::group);
+    // Where they fit, they stay in registers for the whole call.
+    typename T::Table table[low + high];
+    for (std::size_t t = 0; t < low; ++t) table[t] = T::table(sums, t);
+    for (std::size_t t = 0; t < high; ++t) table[low + t] = T::table(sums, tables(32, T::group) + t);
+    const Wide bound = T::key_bound(limit);
+    std::size_t count = 0;
+    for (std::size_t i = begin; i < end; i += T::key_lanes) {
+        const std::size_t left = end - i < T::key_lanes ? end - i : T::key_lanes;
+        auto code = left == T::key_lanes ? T::halves(column, i) : T::halves_some(column, i, left);
+        Wide sum = T::look_up(table[0], code.low);
+        for (std::size_t t = 1; t < low; ++t) {
+            code.low = T::shift(code.low);
+            sum = T::add(sum, T::look_up(table[t], code.low));
+        }
+        for (std::size_t t = 0; t < high; ++t) {
+            sum = T::add(sum, T::look_up(table[low + t], code.high));
+            code.high = T::shift(code.high);
+        }
+        const unsigned mask = T::at_most(sum, bound) & ((1u << left) - 1);
+        if (mask) count += T::emit_keys(mask, sum, i, positions + count, found + count);
+    }
+    return count;
+}

@@ -113,6 +113,7 @@ class Integers {
     }
 
     void prefetch(std::size_t i) const {
+        __asm__ volatile("");  // see below
         __builtin_prefetch(low_.data() + i * low_width());
         if (kind_ == Kind::u48) __builtin_prefetch(high_.data() + i);
     }

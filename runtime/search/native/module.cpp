@@ -14,6 +14,7 @@
 
 #include "batch.h"
 #include "dispatch.h"
+#include "rank.h"
 #include "sections.h"
 
 namespace nb = nanobind;
@@ -78,6 +79,23 @@ nb::object to_numpy(std::vector<T> values) {
     auto* kept = new std::vector<T>(std::move(values));
     nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
     return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<1>>(kept->data(), {kept->size()}, owner));
+}
+
+nb::list to_list(const std::vector<qo::Spent>& all) {
+    nb::list result;
+    for (const qo::Spent& spent : all) {
+        result.append(nb::make_tuple(spent.buckets, spent.codes, spent.shells, spent.scanned));
+    }
+    return result;
+}
+
+// None where a weight is out of range or the rank has another name.
+std::optional<qo::Weights> weights_of(const Buffer& buffer, const std::string& rank) {
+    const auto* weights = buffer.data<const std::uint16_t>();
+    std::uint16_t largest = 0;
+    for (Py_ssize_t i = 0; i < buffer.shape(0) * buffer.shape(1); ++i) largest = std::max(largest, weights[i]);
+    if (largest > qo::kMaxWeight || (rank != "weighted" && rank != "tiebreak")) return std::nullopt;
+    return qo::Weights{weights, rank == "weighted" ? qo::Rank::weighted : qo::Rank::tiebreak};
 }
 
 class CoreIndex {
@@ -211,11 +229,57 @@ class CoreIndex {
             const nb::gil_scoped_release unlocked;
             all = qo::explain(request, k ? *k : qo::kAll, radius);
         }
-        nb::list result;
-        for (const qo::Spent& spent : all) {
-            result.append(nb::make_tuple(spent.buckets, spent.codes, spent.shells, spent.scanned));
+        return to_list(all);
+    }
+
+    // Fills ids, distances and scores [queries, k] and returns true; false where an argument is not what it must be.
+    bool search_ranked(nb::handle codes, nb::handle weights, std::uint64_t k, const std::string& rank, nb::handle ids,
+                       nb::handle distances, nb::handle scores, unsigned threads, nb::object allowed) const {
+        std::vector<std::uint64_t> queries;
+        if (!read(codes, queries)) return false;
+        const Buffer of(weights, kRead), to(ids, kWrite), near(distances, kWrite), sums(scores, kWrite);
+        const Buffer mask(allowed, kRead);
+        const auto shape = [&](const Buffer& buffer, Py_ssize_t columns) {
+            return buffer.shape(0) == static_cast<Py_ssize_t>(queries.size()) && buffer.shape(1) == columns;
+        };
+        const auto columns = static_cast<Py_ssize_t>(k);
+        if (!of.is(2, 2, "H") || !shape(of, index_.bits) || !to.is(2, 8, kSigned64) || !shape(to, columns) ||
+            !near.is(2, 4, "i") || !shape(near, columns) || !sums.is(2, 4, "i") || !shape(sums, columns)) {
+            return false;
         }
-        return result;
+        const std::optional<qo::Weights> given = weights_of(of, rank);
+        if (!given) return false;
+        const qo::Request request = ask(queries, threads, allowed, mask);
+        const nb::gil_scoped_release unlocked;
+        qo::nearest_ranked(request, *given, ranked_costs(), k, to.data<std::int64_t>(), near.data<std::int32_t>(),
+                           sums.data<std::int32_t>());
+        return true;
+    }
+
+    // As explain, of search_ranked.
+    nb::object explain_ranked(nb::handle codes, nb::handle weights, std::uint64_t k, const std::string& rank,
+                              nb::object allowed) const {
+        std::vector<std::uint64_t> queries;
+        const Buffer of(weights, kRead), mask(allowed, kRead);
+        if (!read(codes, queries) || !of.is(2, 2, "H") || of.shape(1) != index_.bits ||
+            of.shape(0) != static_cast<Py_ssize_t>(queries.size())) {
+            return nb::none();
+        }
+        const std::optional<qo::Weights> given = weights_of(of, rank);
+        if (!given) return nb::none();
+        std::vector<qo::Spent> all;
+        {
+            const qo::Request request = ask(queries, 1, allowed, mask);
+            const nb::gil_scoped_release unlocked;
+            all = qo::explain_ranked(request, *given, ranked_costs(), k);
+        }
+        return to_list(all);
+    }
+
+    // Measured once, when first asked for.
+    const qo::Costs& ranked_costs() const {
+        std::call_once(ranked_calibration_, [this] { ranked_costs_ = qo::calibrate_ranked(index_, kernels_); });
+        return ranked_costs_;
     }
 
     const qo::Index& index() const { return index_; }
@@ -266,6 +330,8 @@ class CoreIndex {
     const qo::Kernels& kernels_;
     qo::Index index_;
     std::optional<Buffer> ids_;
+    mutable std::once_flag ranked_calibration_;
+    mutable qo::Costs ranked_costs_;
     std::vector<std::unique_ptr<Buffer>> kept_;  // what index_ is a view of
     // Made when rows are first asked for by number: selective filters need it, plain searches don't.
     mutable std::once_flag numbered_;
@@ -298,6 +364,11 @@ NB_MODULE(_core, m) {
              nb::arg("allowed") = nb::none())
         .def("explain", &CoreIndex::explain, nb::arg("codes"), nb::arg("k").none(), nb::arg("radius"),
              nb::arg("allowed") = nb::none())
+        .def("search_ranked", &CoreIndex::search_ranked, nb::arg("codes"), nb::arg("weights"), nb::arg("k"),
+             nb::arg("rank"), nb::arg("ids"), nb::arg("distances"), nb::arg("scores"), nb::arg("threads") = 1,
+             nb::arg("allowed") = nb::none())
+        .def("explain_ranked", &CoreIndex::explain_ranked, nb::arg("codes"), nb::arg("weights"), nb::arg("k"),
+             nb::arg("rank"), nb::arg("allowed") = nb::none())
         .def_prop_ro("structure", [](const CoreIndex& self) { return name_of(self.index().structure); })
         .def_prop_ro("path", &CoreIndex::kernels)
         .def_prop_ro("unique", [](const CoreIndex& self) { return self.index().unique; })
@@ -305,6 +376,11 @@ NB_MODULE(_core, m) {
         .def_prop_ro("costs",
                      [](const CoreIndex& self) {
                          const qo::Costs& costs = self.index().costs;
+                         return nb::make_tuple(costs.scan, costs.bucket, costs.code);
+                     })
+        .def_prop_ro("ranked_costs",
+                     [](const CoreIndex& self) {
+                         const qo::Costs& costs = self.ranked_costs();
                          return nb::make_tuple(costs.scan, costs.bucket, costs.code);
                      })
         .def_prop_rw(

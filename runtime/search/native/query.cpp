@@ -27,6 +27,12 @@ struct BitCounts {
 constexpr BitCounts kBits;
 inline int bits16(std::uint32_t x) { return kBits.of[x & 255] + kBits.of[x >> 8]; }
 
+// The processor's own prefetching starts too late for buckets of a few cache lines.
+void fetch(const Chunk& chunk, std::uint32_t bucket) {
+    const std::uint32_t first = chunk.starts[bucket];
+    chunk.rest.prefetch(first, std::min<std::size_t>(chunk.starts[bucket + 1], first + kPrefetched));
+}
+
 void sort_rows(std::vector<std::uint32_t>& rows, std::vector<std::uint32_t>& spare) {
     if (std::is_sorted(rows.begin(), rows.end())) return;
     if (rows.size() < 256) {
@@ -92,6 +98,7 @@ bool Query::look_up() {
     if (index_->n == 0) return true;
     if (index_->chunks.empty() || (k_ >= index_->n && k_ != kAll)) return false;
     const double budget = index_->share * index_->costs.scan;
+    fetch_nearest();
     int complete = -1;
     for (int shell = 0;; ++shell) {
         for (std::size_t i = 0; i < index_->chunks.size(); ++i) {
@@ -102,11 +109,20 @@ bool Query::look_up() {
             ++spent_.shells;
             if (limit_ <= complete && (k_ == kAll || within_ >= k_)) return true;
             if (k_ != kAll) {
-                weigh();
+                // Only what is certainly near decides whether that was enough.
+                weigh(complete);
                 if (limit_ <= complete && within_ >= k_) return true;
             }
         }
     }
+}
+
+// Nearly every search looks into the query's own bucket of each chunk: all of them are on their way from memory while
+// the first is searched.
+void Query::fetch_nearest() const {
+    for (const Chunk& chunk : index_->chunks) __builtin_prefetch(chunk.starts.data() + chunk.value(code_));
+    for (const Chunk& chunk : index_->chunks) fetch(chunk, chunk.value(code_));
+    if (index_->first.size()) __builtin_prefetch(index_->first.data() + index_->chunks[0].starts[index_->chunks[0].value(code_)]);
 }
 
 bool Query::look_up_shell(std::size_t at, int shell, double budget) {
@@ -125,11 +141,6 @@ bool Query::look_up_shell(std::size_t at, int shell, double budget) {
     const std::uint32_t value = chunk.value(code_);
     const std::uint32_t* starts = chunk.starts.data();
     std::uint32_t values[kAhead];
-    // The processor's own prefetching starts too late for buckets of a few cache lines.
-    const auto fetch = [&](std::uint32_t bucket) {
-        const std::uint32_t first = starts[bucket];
-        chunk.rest.prefetch(first, std::min<std::size_t>(starts[bucket + 1], first + kPrefetched));
-    };
     for (std::size_t begin = 0; begin < count; begin += kAhead) {
         const std::size_t n = std::min(kAhead, count - begin);
         std::size_t filled = 0, codes = 0;
@@ -150,9 +161,9 @@ bool Query::look_up_shell(std::size_t at, int shell, double budget) {
         spent_.codes += codes;
         cost_ += static_cast<double>(n) * costs.bucket + static_cast<double>(codes) * costs.code;
         if (cost_ > budget) return false;
-        for (std::size_t i = 0; i < std::min(filled, kBucketsAhead); ++i) fetch(values[i]);
+        for (std::size_t i = 0; i < std::min(filled, kBucketsAhead) && shell > 0; ++i) fetch(chunk, values[i]);
         for (std::size_t i = 0; i < filled; ++i) {
-            if (i + kBucketsAhead < filled) fetch(values[i + kBucketsAhead]);
+            if (i + kBucketsAhead < filled) fetch(chunk, values[i + kBucketsAhead]);
             visit(at, values[i], shell);
         }
     }
@@ -198,11 +209,11 @@ bool Query::seen_before(std::uint64_t code, std::size_t at, int shell) const {
 }
 
 void Query::offer(std::uint64_t code, std::uint32_t unique, int distance) {
-    candidates_.push_back({code, unique, static_cast<std::uint8_t>(distance)});
+    candidates_.push_back({code, unique, static_cast<std::uint8_t>(distance), false});
     if (allowed_ == nullptr) {
         count(distance, 1);
     } else if (candidates_.size() - weighed_ >= kUnweighed) {
-        weigh();
+        weigh(limit_);
     }
 }
 
@@ -224,12 +235,15 @@ std::uint64_t Query::rows_of(std::uint32_t unique) const {
 
 // So far every candidate counts as one row, or (with a mask) as none. Now their rows: duplicates end many searches
 // early, and only rows that may be found end any.
-void Query::weigh() {
+void Query::weigh(int upto) {
     if (allowed_ == nullptr && index_->first.size() == 0) return;  // one row each
-    resolve(candidates_.data() + weighed_, candidates_.data() + candidates_.size());
-    for (; weighed_ < candidates_.size(); ++weighed_) {
-        Candidate& candidate = candidates_[weighed_];
-        if (candidate.distance > limit_) continue;
+    upto = std::min(upto, limit_);
+    const bool all = upto == limit_;
+    resolve(candidates_.data() + weighed_, candidates_.data() + candidates_.size(), upto);
+    for (std::size_t i = weighed_; i < candidates_.size(); ++i) {
+        Candidate& candidate = candidates_[i];
+        if (candidate.weighed || candidate.distance > std::min(upto, limit_)) continue;
+        candidate.weighed = true;
         const std::uint64_t rows = rows_of(candidate.unique);
         if (rows == 0) {
             candidate.distance = kGone;
@@ -237,10 +251,11 @@ void Query::weigh() {
             count(candidate.distance, allowed_ == nullptr ? rows - 1 : rows);
         }
     }
+    if (all) weighed_ = candidates_.size();
 }
 
 // The numbers of those that can still be among the results.
-void Query::resolve(Candidate* begin, Candidate* end) {
+void Query::resolve(Candidate* begin, Candidate* end, int upto) {
     constexpr std::size_t piece = 64;
     std::uint64_t codes[piece];
     std::uint32_t numbers[piece];
@@ -255,7 +270,7 @@ void Query::resolve(Candidate* begin, Candidate* end) {
         n = 0;
     };
     for (Candidate* candidate = begin; candidate < end; ++candidate) {
-        if (candidate->unique != kUnknown || candidate->distance > limit_) continue;
+        if (candidate->unique != kUnknown || candidate->distance > upto) continue;
         codes[n] = candidate->code;
         places[n++] = candidate;
         if (n == piece) flush();
@@ -286,7 +301,7 @@ void Query::scan_words(std::size_t begin, std::size_t end) {
         for (std::size_t i = 0; i < n; ++i) {
             if (distances[i] <= words_limit()) offer(0, positions[i], distances[i]);
         }
-        if (n > 0 && k_ != kAll) weigh();
+        if (n > 0 && k_ != kAll) weigh(limit_);
         spent_.codes += piece;
         begin += piece;
         if (candidates_.size() > thin_at_) thin_out();
@@ -314,7 +329,7 @@ void Query::scan_buckets() {
             for (std::size_t i = 0; i < n; ++i) {
                 if (shell + distances[i] <= limit_) offer(0, positions[i], shell + distances[i]);
             }
-            if (n > 0 && k_ != kAll) weigh();
+            if (n > 0 && k_ != kAll) weigh(limit_);
             if (candidates_.size() > thin_at_) thin_out();
         }
     }
@@ -322,7 +337,7 @@ void Query::scan_buckets() {
 
 // Let go of candidates beyond the limit, so that memory stays in proportion to the results.
 void Query::thin_out() {
-    if (allowed_ != nullptr) weigh();
+    if (allowed_ != nullptr) weigh(limit_);
     const std::uint64_t nearer = within_ - counts_[limit_];
     std::uint64_t at_limit = 0;
     const auto gone = std::remove_if(candidates_.begin(), candidates_.end(), [&](const Candidate& candidate) {
@@ -335,7 +350,7 @@ void Query::thin_out() {
 }
 
 Query::Found Query::finish() {
-    if (allowed_ != nullptr) weigh();
+    if (allowed_ != nullptr) weigh(limit_);
     rows_.clear();
     std::fill(std::begin(groups_), std::end(groups_), 0);
     // By distance, in the order found.
@@ -373,7 +388,7 @@ void Query::take(int distance, Candidate* begin, Candidate* end) {
     }
     std::vector<std::uint32_t>& group = spare_;
     group.clear();
-    resolve(begin, end);
+    resolve(begin, end, limit_);
     for (const Candidate* c = begin; c < end; ++c) __builtin_prefetch(&index_->postings[index_->begin(c->unique)]);
     std::uint32_t bound = kUnknown;  // only rows below can still be among the first `wanted`
     for (const Candidate* c = begin; c < end; ++c) {

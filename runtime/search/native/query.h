@@ -29,6 +29,7 @@ struct Candidate {
     std::uint64_t code;
     std::uint32_t unique;  // its number, or kUnknown
     std::uint8_t distance;
+    bool weighed;  // its rows are counted
 };
 constexpr std::uint32_t kUnknown = std::numeric_limits<std::uint32_t>::max();
 constexpr std::uint8_t kGone = 255;  // a distance beyond every limit: none of its rows may be found
@@ -70,12 +71,13 @@ class Query {
     double cost() const { return cost_; }
 
   private:
+    void fetch_nearest() const;
     void visit(std::size_t chunk, std::uint32_t value, int shell);
     void offer(std::uint64_t code, std::uint32_t unique, int distance);
     bool seen_before(std::uint64_t code, std::size_t chunk, int shell) const;
     std::uint64_t rows_of(std::uint32_t unique) const;
-    void weigh();
-    void resolve(Candidate* begin, Candidate* end);
+    void weigh(int upto);
+    void resolve(Candidate* begin, Candidate* end, int upto);
     void count(int distance, std::uint64_t rows);
     void thin_out();
     void take(int distance, Candidate* begin, Candidate* end);
@@ -88,7 +90,7 @@ class Query {
     bool ordered_ = false;        // candidates come in the order of rows: at the limit itself the first ones win
     std::uint64_t within_ = 0;    // rows counted at a distance <= limit_
     std::uint64_t counts_[kMaxBits + 1] = {};
-    std::size_t weighed_ = 0;     // candidates whose rows are counted
+    std::size_t weighed_ = 0;     // so many candidates, from the first on, need not be weighed any more
     std::size_t thin_at_ = 0;
     double cost_ = 0;
     Spent spent_;

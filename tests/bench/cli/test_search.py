@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,15 @@ def test_structures_and_peers_side_by_side() -> None:
             assert len(row["round_medians"]) == 2
             assert row["nbytes"] > 0, name
         scan = rows["queryopt scan", 3000]
-        assert group["p95_to_scan"]["queryopt auto"]["3000"] == rows["queryopt auto", 3000]["p95"] / scan["p95"]
-        assert group["growth"]["faiss"] == rows["faiss", 3000]["p50"] / rows["faiss", 1000]["p50"]
+        auto, small, large = rows["queryopt auto", 3000], rows["faiss", 1000], rows["faiss", 3000]
+        assert group["p95_to_scan"]["queryopt auto"]["3000"] == {
+            "wall": auto["p95"] / scan["p95"],
+            "cpu": auto["cpu_p95"] / scan["cpu_p95"],
+        }
+        assert group["growth"]["faiss"] == {
+            "wall": large["p50"] / small["p50"],
+            "cpu": large["cpu_p50"] / small["cpu_p50"],
+        }
     assert set(report["versions"]) == {"queryopt", "faiss", "numpy"}
     assert report["one_thread"]["faiss"] == "faiss.omp_set_num_threads(1)"
     assert report["machine"]
@@ -160,6 +168,16 @@ def test_errors(arguments: list[Any], code: int, says: str) -> None:
     done = run(*arguments)
     assert done.exit_code == code, done.output
     assert says in done.stderr
+
+
+def test_the_commands_of_the_documentation_exist() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "search-benchmark.md").read_text()
+    commands = re.findall(r"\| `(--n [^`]*)` \|", page)
+    assert len(commands) >= 10
+    for command in commands:
+        # With --help last, everything before it is parsed, and nothing runs.
+        done = run(*command.split(), "--help")
+        assert done.exit_code == 0, done.output
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:

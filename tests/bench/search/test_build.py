@@ -13,6 +13,7 @@ from queryopt.bench.search.peers import UnavailableError
 def test_memory_is_that_of_the_build() -> None:
     build = measure_build("numpy", DataSpec("uniform", 64, 4_000_000, queries=1), repeats=1)
     assert (build.searcher, build.bits, build.n, build.result) == ("numpy", 64, 4_000_000, 32_000_000)
+    assert build.result is not None
     assert build.peak is not None
     assert build.held is not None
     # The words alone: neither the codes, which were there before, nor the interpreter.

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_nearest(name: str, batch: int, bits: int) -> None:
     for k in (7, 1600):
         task = Task(k, batch=batch)
         searcher = open_searcher(name, data.codes, bits, task)
-        answers = {}
+        answers: dict[int, Any] = {}
         for start in range(0, len(data.queries), batch):
             found = searcher.ask(searcher.prepare(data.queries[start : start + batch]))
             answers |= dict(enumerate(searcher.hits(found), start=start))

@@ -138,18 +138,27 @@ class TestFiles:
         with pytest.raises(MissingError, match=r"give the model\.onnx"):
             open_backend(tmp_path / "model.plan")
 
-    def test_external_data_is_never_read(self, frozen_model: Path, tmp_path: Path) -> None:
-        secret = tmp_path / "secret.bin"
-        secret.write_bytes(bytes(1 << 20))
+    @pytest.mark.parametrize("where", ["../secret.bin", "secret.bin", "link.bin"])
+    @pytest.mark.parametrize("key_first", [True, False])
+    def test_external_data_is_never_read(
+        self, frozen_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, key_first: bool
+    ) -> None:
         model = onnx.load(frozen_model)
         weight = max(model.graph.initializer, key=lambda t: len(t.raw_data))
-        length = len(weight.raw_data)
         (tmp_path / "below").mkdir()
-        onnx.external_data_helper.set_external_data(weight, "../secret.bin", 0, length)
+        monkeypatch.chdir(tmp_path / "below")  # onnxruntime looks for the file from here
+        for path in ("../secret.bin", "secret.bin"):
+            Path(path).write_bytes(weight.raw_data)
+        Path("link.bin").symlink_to("../secret.bin")
+        onnx.external_data_helper.set_external_data(weight, where)
         weight.ClearField("raw_data")
-        path = tmp_path / "below" / "a.onnx"
-        path.write_bytes(model.SerializeToString())
-        assert "weights in other files" in refused(path)
+        content = model.SerializeToString()
+        if not key_first:  # the same entry with its value first: allowed, if never seen
+            key, value = b"\x0a\x08location", bytes([0x12, len(where)]) + where.encode()
+            assert content.count(key + value) == 1
+            content = content.replace(key + value, value + key)
+        Path("a.onnx").write_bytes(content)
+        assert "weights in other files" in refused("a.onnx")
 
 
 class TestCard:

@@ -116,6 +116,12 @@ def test_remove_by_path(path: str) -> None:
         assert 1 not in index
 
 
+def test_what_may_not_be_read_can_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    access = os.access  # to root, which may read all, let the system say what it says to others
+    monkeypatch.setattr(os, "access", lambda path, *mode: b".jpg" not in os.fsencode(path) and access(path, *mode))
+    assert result("remove", "photos.db", "photos/finch/1.jpg") == {"removed": 1, "images": 8}
+
+
 def test_remove_by_id_and_by_a_name_that_is_no_text() -> None:
     assert result("remove", "photos.db", "--ids", "2", "3") == {"removed": 2, "images": 7}
     assert result("remove", "photos.db", b"\xff\n.jpg") == {"removed": 1, "images": 6}

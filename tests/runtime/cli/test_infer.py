@@ -179,6 +179,29 @@ def test_folders_that_are_not_looked_into_are_named_once(here: Path) -> None:
     assert done.stderr.count(f"{here / 'photos' / 'linked'}: a link to a folder: not followed") == 1
 
 
+@pytest.mark.parametrize("options", [[], ["--no-index", "--out", "codes.csv"]])
+def test_a_folder_that_cannot_be_looked_into_is_named_and_exit_1(
+    here: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def denied(path: Any = ".") -> Any:
+        if os.fsdecode(path).endswith("heron"):  # to root, nothing is denied
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    done = run("photos", *options)
+    assert done.exit_code == 1
+    assert f"warning: {here}/photos/heron: permission denied\n" in done.stderr
+    assert "4 hashed, 0 updated, 0 unchanged, 1 failed" in done.stdout
+    for path in Path("photos/finch").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    done = run("photos", *(options or ["--index", "new.db"]))
+    assert done.exit_code == 3
+    assert "heron: permission denied" in done.stderr
+
+
 def test_names_that_are_not_text(here: Path) -> None:
     for name in (b"\xff\xfe.jpg", b"a\nb.jpg", b"=1+2.jpg"):
         shutil.copy("photos/finch/1.jpg", here / "photos" / os.fsdecode(name))
@@ -218,7 +241,7 @@ class TestNothingUsable:
         done = run("bad", *options)
         assert done.exit_code == 3
         assert done.stderr.count("a.jpg: zero bytes") == 1
-        assert "none of its 2 pictures could be read" in done.stderr
+        assert "nothing in it could be read: each of the 2 is named" in done.stderr
         assert not Path("photos.db").exists()
         assert not Path("codes.csv").exists()
 

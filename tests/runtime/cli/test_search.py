@@ -239,6 +239,15 @@ def test_nothing_but_old_results_is_ever_overwritten(here, option, name):
         assert run("photos/finch/2.jpg", option, "results").exit_code == 0
 
 
+def test_a_query_without_permission_does_not_keep_the_others_from_being_searched(here, monkeypatch):
+    Path("photos/finch/1.jpg").chmod(0)
+    access = os.access  # to root, which may read it all the same, let the system say what it says to others
+    monkeypatch.setattr(os, "access", lambda path, *mode: b"1.jpg" not in os.fsencode(path) and access(path, *mode))
+    done = run("photos/finch/1.jpg", "photos/finch/2.jpg", "-k", "1")
+    assert done.exit_code == 0, done.output  # the code is stored
+    assert done.stdout.count("(stored)") == 2
+
+
 def test_the_index_is_found_or_the_choice_is_named(here):
     os.rename("photos.db", "birds.db")
     assert run("photos/finch/1.jpg").exit_code == 0

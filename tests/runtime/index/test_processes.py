@@ -323,6 +323,15 @@ def test_a_place_that_can_not_be_written(locked: Path, arguments: tuple[str, ...
     assert sorted(os.listdir(locked)) == ["photos", "photos.db"]
 
 
+def test_a_copy_to_a_place_that_can_not_be_written(locked: Path) -> None:
+    output, errors = start(
+        READER.replace("index.remove([1])", "index.backup(sys.argv[1] + '.copy')"), locked / "photos.db"
+    ).communicate(timeout=60)
+    assert output.splitlines()[2].startswith(f"UsageError {locked}/photos.db.copy: can't be written: no permission")
+    assert ".tmp" not in output + errors
+    assert sorted(os.listdir(locked)) == ["photos", "photos.db"]
+
+
 def test_an_unfinished_log_where_nothing_can_be_written(locked: Path) -> None:
     """Opened without its log, the index would be as it was before, or not whole."""
     (locked / "photos.db-wal").write_bytes(b"\0" * 5000)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -97,12 +98,13 @@ def test_stopping_counts_only_what_may_be_found(bits: int, structure: str) -> No
     codes[2000:4000] = codes[0] ^ np.uint64(1)
     index = HammingIndex(codes, bits, structure=structure)
     reference = np.bitwise_count(codes ^ codes[0]).astype(np.int64)
-    for only in (
+    choices: tuple[dict[str, Any], ...] = (
         {"deny": np.arange(4000)},
         {"allow": np.arange(4000, 40_000)},
         {"allow": np.arange(4000, 40_000, 100)},
         {},
-    ):
+    )
+    for only in choices:
         if not only:
             assert index.remove(np.arange(4000)) == 4000
         rows = np.asarray(only.get("allow", np.arange(4000, 40_000)))
