@@ -1,26 +1,28 @@
 // The search core against brute force, without Python: every structure, on every instruction path that this build and
 // processor have, for many widths of codes; then several threads over one index.
 //
-//   driver [CODES]     codes of a gallery, 3000 where not given
+//   driver CODES [threads]     with galleries of so many codes; only the several threads
 //
 // Prints one line and ends with 0, or names the first search that was wrong and ends with 1.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "batch.h"
 #include "dispatch.h"
+#include "rank.h"
 #include "sections.h"
 
 namespace {
 
 using qo::Structure;
-using Hit = std::pair<int, std::int64_t>;  // distance, id
+using Hit = std::pair<int, std::int64_t>;                  // distance, id
+using Scored = std::tuple<int, int, std::int64_t>;         // what is first in the order, second, id
 
 std::uint64_t random_word() {
     static std::uint64_t state = 1;  // splitmix64
@@ -64,6 +66,7 @@ struct Gallery {
     std::vector<std::uint8_t> packed;
     std::vector<std::int64_t> ids;        // ascending, with gaps
     std::vector<std::uint64_t> allowed;   // every third row
+    std::vector<std::uint16_t> weights;   // of each query's bits
 
     Gallery(int width, std::size_t n) : bits(width), codes(gallery(width, n)) {
         const int bytes = (bits + 7) / 8;
@@ -77,6 +80,9 @@ struct Gallery {
         }
         for (std::size_t i = 0; i < std::min<std::size_t>(n, 5); ++i) queries.push_back(codes[i]);
         for (int i = 0; i < 2; ++i) queries.push_back(random_word() & mask_of(bits));
+        for (std::size_t i = 0; i < queries.size() * static_cast<std::size_t>(bits); ++i) {
+            weights.push_back(static_cast<std::uint16_t>(random_word() % (qo::kMaxWeight + 1)));
+        }
     }
 
     qo::Packed input() const { return {packed.data(), codes.size(), (bits + 7) / 8}; }
@@ -142,6 +148,44 @@ void check(const Gallery& gallery, const qo::Index& index, const qo::Kernels& ke
     }
 }
 
+void check_ranked(const Gallery& gallery, const qo::Index& index, const qo::Kernels& kernels) {
+    const qo::Costs costs = qo::calibrate_ranked(index, kernels);
+    const auto bits = static_cast<std::size_t>(gallery.bits);
+    for (const bool filtered : {false, true}) {
+        const qo::Request request{
+            index, kernels, gallery.queries, gallery.ids.data(), filtered ? gallery.allowed.data() : nullptr, 2};
+        for (const qo::Rank rank : {qo::Rank::weighted, qo::Rank::tiebreak}) {
+            constexpr std::size_t k = 20;
+            std::vector<std::int64_t> ids(gallery.queries.size() * k);
+            std::vector<std::int32_t> distances(ids.size()), scores(ids.size());
+            qo::nearest_ranked(request, {gallery.weights.data(), rank}, costs, k, ids.data(), distances.data(),
+                               scores.data());
+            for (std::size_t q = 0; q < gallery.queries.size(); ++q) {
+                std::vector<Scored> all;
+                for (const Hit& hit : gallery.hits(gallery.queries[q], filtered)) {
+                    const auto row = static_cast<std::size_t>(hit.second - 5) / 3;
+                    int score = 0;
+                    for (std::size_t b = 0; b < bits; ++b) {
+                        const bool differs = (gallery.codes[row] ^ gallery.queries[q]) >> b & 1;
+                        score += differs ? gallery.weights[q * bits + b] : 0;
+                    }
+                    const bool weighted = rank == qo::Rank::weighted;
+                    all.emplace_back(weighted ? score : hit.first, weighted ? hit.first : score, hit.second);
+                }
+                std::sort(all.begin(), all.end());
+                for (std::size_t i = 0; i < k; ++i) {
+                    const std::size_t at = q * k + i;
+                    const bool weighted = rank == qo::Rank::weighted;
+                    const Scored found{weighted ? scores[at] : distances[at], weighted ? distances[at] : scores[at], ids[at]};
+                    const Scored none{weighted ? -1 : gallery.bits + 1, weighted ? gallery.bits + 1 : -1, -1};
+                    expect(found == (i < all.size() ? all[i] : none), gallery, index, kernels,
+                           weighted ? "weighted" : "tiebreak", k);
+                }
+            }
+        }
+    }
+}
+
 // The same index out of its own arrays, as from a file.
 qo::Index restored(const qo::Index& index) {
     const std::vector<qo::Section> all = qo::sections(index);
@@ -165,6 +209,7 @@ void check_all(int bits, std::size_t n) {
                 index.share = share;
                 check(gallery, index, *kernels);
             }
+            check_ranked(gallery, index, *kernels);
             qo::Index again = restored(index);
             qo::calibrate(again, *kernels);
             check(gallery, again, *kernels);
@@ -175,35 +220,48 @@ void check_all(int bits, std::size_t n) {
     }
 }
 
-// Searches of several threads over one index, each with threads of its own.
+// Builds and searches of several threads at once, each with threads of its own.
 void check_threads(std::size_t n) {
     const Gallery gallery(48, n);
     const qo::Kernels& kernels = qo::find_kernels("");
     qo::Index index = qo::build(gallery.input(), gallery.bits, Structure::multi, 4);
     qo::calibrate(index, kernels);
+    const qo::Costs costs = qo::calibrate_ranked(index, kernels);
     std::vector<std::uint64_t> queries;
     while (queries.size() < 300) queries.push_back(gallery.codes[random_word() % n]);
+    const std::vector<std::uint16_t> weights(queries.size() * 48, 1);  // so that both orders are the same
     const qo::Request request{index, kernels, queries, nullptr, nullptr, 3};
     constexpr std::size_t k = 10;
-    std::vector<std::vector<std::int64_t>> ids(4, std::vector<std::int64_t>(queries.size() * k));
-    std::vector<std::thread> threads;
-    for (std::vector<std::int64_t>& to : ids) {
-        threads.emplace_back([&] {
-            std::vector<std::int32_t> distances(to.size());
-            qo::nearest(request, k, to.data(), distances.data());
-        });
+    for (const double share : {0.0, index.share}) {
+        index.share = share;
+        std::vector<std::vector<std::int64_t>> ids(4, std::vector<std::int64_t>(queries.size() * k));
+        std::vector<std::thread> threads;
+        for (std::size_t i = 0; i < ids.size(); ++i) {
+            threads.emplace_back([&, i] {
+                std::vector<std::int32_t> distances(ids[i].size()), scores(ids[i].size());
+                if (i % 2 == 0) return qo::nearest(request, k, ids[i].data(), distances.data());
+                qo::nearest_ranked(request, {weights.data(), qo::Rank::weighted}, costs, k, ids[i].data(),
+                                   distances.data(), scores.data());
+            });
+        }
+        for (std::thread& thread : threads) thread.join();
+        for (std::size_t i = 0; i < ids.size(); ++i) expect(ids[i] == ids[0], gallery, index, kernels, "thread", i);
     }
-    for (std::thread& thread : threads) thread.join();
-    for (std::size_t i = 0; i < ids.size(); ++i) expect(ids[i] == ids[0], gallery, index, kernels, "thread", i);
 }
 
 }  // namespace
 
 int main(int count, char** values) {
-    const std::size_t n = count > 1 ? std::strtoul(values[1], nullptr, 10) : 3000;
-    for (const int bits : {1, 7, 8, 12, 16, 17, 24, 31, 32, 40, 48, 49, 63, 64}) check_all(bits, n);
-    for (const std::size_t few : {0, 1, 2, 63, 64, 65, 300}) check_all(few % 2 ? 24 : 48, few);
-    check_threads(std::max<std::size_t>(n, 100));
+    if (count < 2) {
+        std::puts("usage: driver CODES [threads]");
+        return 2;
+    }
+    const std::size_t n = std::max(std::strtoul(values[1], nullptr, 10), 1ul);
+    if (count == 2) {
+        for (const int bits : {1, 7, 8, 12, 16, 17, 24, 31, 32, 40, 48, 49, 63, 64}) check_all(bits, n);
+        for (const std::size_t few : {0u, 1u, 2u, 63u, 64u, 65u, 300u}) check_all(few % 2 ? 24 : 48, few);
+    }
+    check_threads(n);
     std::string names;
     for (const qo::Kernels* kernels : qo::available_kernels()) names += std::string(" ") + kernels->name;
     std::printf("right: %zu results, on the paths%s\n", checked, names.c_str());
