@@ -8,19 +8,25 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.errors import DataError, MismatchError
+from queryopt.cli import display_path
+from queryopt.errors import DataError, MismatchError, UsageError
+from queryopt.runtime.search import Rank, ranked
 from queryopt.train.metrics import RetrievalMetrics, retrieval_metrics
 
 if TYPE_CHECKING:
     from queryopt.cli import Advance
+    from queryopt.cli import Progress as ItemProgress
     from queryopt.runtime import Hasher, HashIndex
+    from queryopt.train.data import LabelledImages
 
 __all__ = [
+    "DataSource",
     "Evaluation",
     "LabelledCodes",
     "LabelledFolder",
@@ -28,6 +34,7 @@ __all__ = [
     "hash_labelled",
     "index_codes",
     "labelled_folder",
+    "labelled_pictures",
 ]
 
 Progress = Callable[[str, int | None], "AbstractContextManager[Advance]"]
@@ -36,7 +43,7 @@ Progress = Callable[[str, int | None], "AbstractContextManager[Advance]"]
 
 @dataclass(frozen=True)
 class LabelledFolder:
-    """Pictures below a folder, each labelled with the name of the folder that it lies in."""
+    """Pictures below a folder, each with its class: the name of the folder that it lies in, or what a data set says."""
 
     root: bytes
     paths: tuple[bytes, ...]
@@ -46,9 +53,65 @@ class LabelledFolder:
     """Pictures directly in the root, which have no class, and are left out."""
 
 
+@dataclass(frozen=True)
+class DataSource:
+    """A data set, and how a run divides it.
+
+    data: see queryopt.train.sources. seed, test_fraction, validation_fraction: as in TrainConfig.
+    """
+
+    data: str
+    seed: int
+    test_fraction: float
+    validation_fraction: float
+
+    @classmethod
+    def plain(cls, data: str) -> "DataSource":
+        """As no run divides it: with the settings that a run has where nothing is said, and no validation pictures."""
+        from queryopt.train.config import TrainConfig
+
+        return cls(data, TrainConfig.seed, TrainConfig.test_fraction, 0.0)
+
+    @classmethod
+    def of_run(cls, run: str | os.PathLike[str], data: str | None = None) -> "DataSource":
+        """As the run in this folder divides its data (or `data`, where that lies elsewhere now).
+
+        DataError for a folder without a run's config.json, or where that doesn't say where its pictures lie.
+        """
+        from queryopt.train.checkpoint import read_run_config
+
+        config = read_run_config(Path(run))
+        if config is None:
+            raise DataError(f"{display_path(run)}: no config.json in it: give the run folder of a qo-train")
+        if not (data := data or config.data):
+            raise DataError(f"{display_path(run)}: its config.json doesn't say where its pictures lie: give --data")
+        return cls(data, config.seed, config.test_fraction, config.validation_fraction)
+
+    def pictures(self, split: str, progress: "ItemProgress | None" = None) -> tuple[LabelledFolder, LabelledFolder]:
+        """(gallery, queries) of the split "test" or "validation".
+
+        test: the training pictures and the test pictures. validation: what a run trains on, and what it sets aside to
+        choose its checkpoint. progress: for a generated set that has to be made. DataError where there are no queries.
+        """
+        from queryopt.train.data import split_validation
+        from queryopt.train.sources import load_data
+
+        splits = load_data(self.data, seed=self.seed, test_fraction=self.test_fraction, progress=progress)
+        gallery, queries = splits.train, splits.test
+        if split == "validation":
+            gallery, queries = split_validation(splits.train, self.validation_fraction, self.seed)
+        if not len(queries):
+            why = f"validation_fraction is {self.validation_fraction:g}" if split == "validation" else "no test part"
+            raise DataError(f"{display_path(self.data)}: there are no {split} pictures ({why})")
+        return labelled_pictures(gallery), labelled_pictures(queries)
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledCodes:
-    """Codes with their labels. codes: uint8 [n, ceil(bits / 8)]; labels: str [n]; paths: as in LabelledFolder."""
+    """Codes with their labels. codes: uint8 [n, ceil(bits / 8)]; labels: str [n]; paths: as in LabelledFolder.
+
+    logits: float32 [n, bits], None where they are not known: an index has none.
+    """
 
     bits: int
     codes: npt.NDArray[np.uint8]
@@ -56,6 +119,7 @@ class LabelledCodes:
     paths: tuple[bytes, ...]
     failures: dict[bytes, str]
     """Pictures that could not be read, with the reason; they have no row."""
+    logits: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +136,22 @@ class Evaluation:
     """Queries that lie in the gallery themselves: each is left out of its own ranking."""
     absent: tuple[str, ...]
     """Classes that only queries have; these are left out and counted in metrics.skipped_queries."""
+    rank: Rank = "hamming"
+    """What the gallery was ranked by."""
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return self.metrics.to_dict() | {
-            "bits": self.bits,
-            "gallery": self.gallery,
-            "classes": self.classes,
-            "queries_in_gallery": self.own,
-            "classes_only_in_queries": list(self.absent),
-        }
+        return (
+            {"rank": self.rank}
+            | self.metrics.to_dict()
+            | {
+                "bits": self.bits,
+                "gallery": self.gallery,
+                "classes": self.classes,
+                "queries_in_gallery": self.own,
+                "classes_only_in_queries": list(self.absent),
+            }
+        )
 
 
 def labelled_folder(folder: str | bytes | os.PathLike[str]) -> LabelledFolder:
@@ -102,15 +172,28 @@ def labelled_folder(folder: str | bytes | os.PathLike[str]) -> LabelledFolder:
     )
 
 
+def labelled_pictures(images: "LabelledImages") -> LabelledFolder:
+    """The pictures of a part of a data set, labelled with its classes' names."""
+    root = os.path.abspath(os.fsencode(images.root))
+    return LabelledFolder(
+        root=root,
+        paths=tuple(os.path.join(root, os.fsencode(path)) for path in images.paths),
+        labels=tuple(images.classes[label] for label in images.labels.tolist()),
+        unlabelled=0,
+    )
+
+
 def hash_labelled(hasher: "Hasher", folder: LabelledFolder, progress: Progress, description: str) -> LabelledCodes:
     """Hash a labelled folder. DataError where not one picture could be read."""
     label_of = dict(zip(folder.paths, folder.labels, strict=True))
     codes: list[npt.NDArray[np.uint8]] = []
+    logits: list[npt.NDArray[np.float32]] = []
     paths: list[bytes] = []
     failures: dict[bytes, str] = {}
     with progress(description, len(folder.paths)) as advance:
         for batch in hasher.stream(folder.paths):
             codes.append(batch.codes)
+            logits.append(batch.logits)
             paths += map(os.fsencode, batch.paths)
             failures |= {os.fsencode(path): reason for path, reason in batch.failures.items()}
             advance(len(batch.paths) + len(batch.failures))
@@ -121,7 +204,9 @@ def hash_labelled(hasher: "Hasher", folder: LabelledFolder, progress: Progress, 
             f"(the first, {os.fsdecode(name)}: {reason})"
         )
     labels = np.array([label_of[path] for path in paths], dtype=np.str_)
-    return LabelledCodes(hasher.card.bits, np.concatenate(codes), labels, tuple(paths), failures)
+    return LabelledCodes(
+        hasher.card.bits, np.concatenate(codes), labels, tuple(paths), failures, np.concatenate(logits)
+    )
 
 
 def index_codes(index: "HashIndex") -> LabelledCodes:
@@ -139,14 +224,26 @@ def index_codes(index: "HashIndex") -> LabelledCodes:
 
 
 def evaluate(
-    gallery: LabelledCodes, queries: LabelledCodes, ks: Sequence[int] = (1, 10, 100), radii: Sequence[int] = (0, 1, 2)
+    gallery: LabelledCodes,
+    queries: LabelledCodes,
+    ks: Sequence[int] = (1, 10, 100),
+    radii: Sequence[int] = (0, 1, 2),
+    rank: Rank = "hamming",
 ) -> Evaluation:
     """Rank the gallery for each query and measure. A query that lies in the gallery is left out of its own ranking.
 
-    MismatchError where the two have codes of different length, or share no class.
+    rank: by what, as for `HammingIndex.search`; what is equal in it is a tie. 'weighted' and 'tiebreak' need the
+    queries' logits.
+
+    MismatchError where the two have codes of different length, or share no class. UsageError for a rank without logits.
     """
     if gallery.bits != queries.bits:
         raise MismatchError(f"the gallery has codes of {gallery.bits} bits and the queries of {queries.bits}")
+    bit_keys = None
+    if rank != "hamming":
+        if queries.logits is None:
+            raise UsageError(f"rank {rank!r} needs the queries' logits: hash them")
+        bit_keys = ranked.bit_keys(ranked.quantise(queries.logits, queries.bits), rank)
     # By the real path, so that a file is itself in whatever way its folder was named.
     row_of = {os.path.realpath(path): row for row, path in enumerate(gallery.paths)}
     own = np.array([row_of.get(os.path.realpath(path), -1) for path in queries.paths], np.int64)
@@ -159,6 +256,7 @@ def evaluate(
         ks=ks,
         radii=[radius for radius in radii if radius <= gallery.bits],
         exclude_self=own if (own >= 0).any() else None,
+        bit_keys=bit_keys,
     )
     return Evaluation(
         metrics=metrics,
@@ -167,4 +265,5 @@ def evaluate(
         classes=len(np.unique(gallery.labels)),
         own=int((own >= 0).sum()),
         absent=tuple(np.setdiff1d(queries.labels, gallery.labels).tolist()),
+        rank=rank,
     )

@@ -44,8 +44,8 @@ def parity_pictures(
 
 
 def _of_run(checkpoint: "Checkpoint", progress: Progress | None) -> tuple[list[PicturePath], str]:
-    from queryopt.train.data import load_image_folder, split_validation
-    from queryopt.train.synthetic import resolve_data
+    from queryopt.train.data import split_validation
+    from queryopt.train.sources import load_data
 
     config = checkpoint.config
     if not config.data:
@@ -54,9 +54,7 @@ def _of_run(checkpoint: "Checkpoint", progress: Progress | None) -> tuple[list[P
             "with --images FOLDER"
         )
     try:
-        data = load_image_folder(
-            resolve_data(config.data, progress=progress), seed=config.seed, test_fraction=config.test_fraction
-        )
+        data = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
         _, validation = split_validation(data.train, config.validation_fraction, config.seed)
     except (QueryOptError, OSError) as error:
         raise DataError(

@@ -17,9 +17,11 @@ class Hit:
     """A picture of the index that was found."""
 
     rank: int
-    """From 1, in (distance, id) order."""
+    """From 1, in the order of the search."""
     distance: int
     """Hamming distance, 0..bits."""
+    score: int | None
+    """The sum of the query's weights (0..1023) over the bits that differ; None for a search by distance alone."""
     id: int
     path: bytes
     """Absolute, as of os.fsencode."""
@@ -43,6 +45,7 @@ class Hit:
         return {
             "rank": self.rank,
             "distance": self.distance,
+            "score": self.score,
             "id": self.id,
             "path": _json_text(self.path),
             "label": None if self.label is None else _json_text(self.label),

@@ -49,12 +49,14 @@ class HtmlPage:
         self._file = file
         self._thumbnails = thumbnails or Thumbnails()
         self._queries = 0
+        self._scored = False
         self._failed = 0
         self._file.write(_head(title, facts))
 
     def add(self, result: QueryResult) -> None:
         """Add a query and its hits, in the order that they come in."""
         self._queries += 1
+        self._scored |= any(hit.score is not None for hit in result.hits)
         self._file.write(self._section(result) + "\n")
 
     def add_failed(self, query: FailedQuery) -> None:
@@ -69,10 +71,15 @@ class HtmlPage:
         """Write the end of the page. `note` is a last word to the reader."""
         failed = f", {self._failed:,} not readable" if self._failed else ""
         done = f"{counted(self._queries, 'query', 'queries')}{failed}."
+        order = (
+            "scores are sums, over the bits that differ, of how sure the query was of them"
+            if self._scored
+            else "equal ones are in the order of the index"
+        )
         footer = element(
             "footer",
             element("p", note) if note else None,
-            element("p", f"{done} Distances are exact Hamming distances; equal ones are in the order of the index."),
+            element("p", f"{done} Distances are exact Hamming distances; {order}."),
             element("p", f"Made by queryopt {__version__}."),
         )
         self._file.write(f"</main>\n{footer}\n</body>\n</html>\n")
@@ -117,6 +124,8 @@ class HtmlPage:
         name = os.fsdecode(os.path.basename(hit.name))
         label = f", {hit.label}" if hit.label is not None else ""
         distance = counted(hit.distance, "bit", "bits") if hit.distance else "same code"
+        if hit.score is not None:
+            distance += f", score {hit.score:,}"
         same = hit.label is not None and hit.label == query.label
         picture = element(
             "div",
@@ -244,7 +253,8 @@ def _differences(hit: Hit, bits: int) -> Markup:
 def _summary(result: QueryResult) -> str:
     if not result.hits:
         return "no hits"
-    near, far = result.hits[0].distance, result.hits[-1].distance
+    distances = [hit.distance for hit in result.hits]
+    near, far = min(distances), max(distances)
     distance = f"{near} to {far} bits" if near != far else counted(near, "bit", "bits")
     return f"{counted(len(result.hits), 'hit', 'hits')}, {distance} away"
 

@@ -13,6 +13,7 @@ from queryopt.errors import UsageError
 from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, differing_bits
 from queryopt.runtime.index import HashIndex, IndexedImage
 from queryopt.runtime.index.rows import encode_margins
+from queryopt.runtime.search import Rank, SearchResult
 
 if TYPE_CHECKING:
     from queryopt.runtime.hasher import Hasher
@@ -25,6 +26,8 @@ class _Query:
     path: bytes
     code: npt.NDArray[np.uint8]
     margins: npt.NDArray[np.int8]
+    logits: npt.NDArray[np.float32]
+    """Of a stored code, its margins: the logits in steps of a 127th of their scale."""
     image: IndexedImage | None
     stored: bool
 
@@ -37,6 +40,7 @@ def search_files(
     k: int | None = 10,
     radius: int | None = None,
     exclude_self: bool = False,
+    rank: Rank = "hamming",
     batch: int = 256,
 ) -> Iterator[QueryResult | FailedQuery]:
     """Search for each picture file, in the order given.
@@ -46,7 +50,8 @@ def search_files(
     (MismatchError).
 
     k: the most hits of a query, None for all within `radius`. radius: the largest distance of a hit, None for any.
-    exclude_self: leave a picture that is in the index out of its own hits. batch: queries that are held at once.
+    exclude_self: leave a picture that is in the index out of its own hits. rank: the order of the hits, as for
+    `HammingIndex.search`; the weights of a stored code are those of its margins. batch: queries that are held at once.
     """
     if k is None and radius is None:
         raise UsageError("give k, the number of hits, or radius, the largest distance, or both")
@@ -55,7 +60,7 @@ def search_files(
     while chunk := list(islice(waiting, batch)):
         images = {path: index.find(os.path.abspath(path)) for path in chunk}
         queries = {
-            path: _Query(path, image.code, image.margins, image, stored=True)
+            path: _Query(path, image.code, image.margins, image.margins.astype(np.float32), image, stored=True)
             for path, image in images.items()
             if image is not None and _unchanged(path, image)
         }
@@ -67,10 +72,11 @@ def search_files(
                 index.check_card(hasher.card, f"the model {hasher.model_path}")
             hashed = hasher.hash_files(fresh)
             margins = encode_margins(hashed.codes, hashed.logits, index.bits, index.card.logit_scale)
-            for path, code, margin in zip(map(os.fsencode, hashed.paths), hashed.codes, margins, strict=True):
-                queries[path] = _Query(path, code, margin, images[path], stored=False)
+            rows = zip(map(os.fsencode, hashed.paths), hashed.codes, margins, hashed.logits, strict=True)
+            for path, code, margin, logits in rows:
+                queries[path] = _Query(path, code, margin, logits, images[path], stored=False)
             failures = {os.fsencode(path): reason for path, reason in hashed.failures.items()}
-        results = _search(index, [queries[path] for path in chunk if path in queries], k, radius, exclude_self)
+        results = _search(index, [queries[path] for path in chunk if path in queries], k, radius, exclude_self, rank)
         for path in chunk:
             yield next(results) if path in queries else FailedQuery(path, failures[path])
 
@@ -84,26 +90,15 @@ def _unchanged(path: bytes, image: IndexedImage) -> bool:
 
 
 def _search(
-    index: HashIndex, queries: list[_Query], k: int | None, radius: int | None, exclude_self: bool
+    index: HashIndex, queries: list[_Query], k: int | None, radius: int | None, exclude_self: bool, rank: Rank
 ) -> Iterator[QueryResult]:
     if not queries:
         return
-    codes = np.stack([query.code for query in queries])
     # One more than asked for, where the query itself may be among them.
     most = None if k is None else k + exclude_self
-    ids: list[npt.NDArray[np.int64]]
-    if most is None:
-        assert radius is not None
-        near = index.search_radius(codes, radius)
-        ids = np.split(near.ids, near.offsets[1:-1])
-    else:
-        found = index.search(codes, most)
-        limit = index.bits if radius is None else radius
-        # Rows are padded with id -1 and a distance beyond all.
-        ids = [row[distances <= limit] for row, distances in zip(found.ids, found.distances, strict=True)]
-    for query, row in zip(queries, ids, strict=True):
+    for query, (ids, scores) in zip(queries, _find(index, queries, most, radius, rank), strict=True):
         own = query.image.id if query.image is not None else None
-        kept = [id for id in row.tolist() if not (exclude_self and id == own)][:k]
+        kept = [i for i, id in enumerate(ids) if not (exclude_self and id == own)][:k]
         yield QueryResult(
             path=query.path,
             bits=index.bits,
@@ -112,13 +107,43 @@ def _search(
             label=query.image.label if query.image is not None else None,
             id=own,
             stored=query.stored,
-            hits=tuple(_hits(index, query.code, kept)),
+            hits=tuple(_hits(index, query.code, [(ids[i], scores[i]) for i in kept])),
         )
 
 
-def _hits(index: HashIndex, code: npt.NDArray[np.uint8], ids: list[int]) -> Iterator[Hit]:
+def _find(
+    index: HashIndex, queries: list[_Query], k: int | None, radius: int | None, rank: Rank
+) -> Iterator[tuple[list[int], list[int | None]]]:
+    """Ids and scores of the first k of each query, or of all within the radius."""
+    codes, logits = np.stack([query.code for query in queries]), np.stack([query.logits for query in queries])
+    if radius is not None and (k is None or rank != "hamming"):
+        near = index.search_radius(codes, radius)
+        for i, ids in enumerate(np.split(near.ids, near.offsets[1:-1])):
+            if rank == "hamming":
+                yield ids.tolist(), [None] * len(ids)
+                continue
+            # A code of a low score may lie beyond the radius: only those within it are ranked.
+            most = len(ids) if k is None else min(k, len(ids))
+            row = slice(i, i + 1)
+            yield from _rows(index.search(codes[row], most, logits=logits[row], rank=rank, allow=ids), index.bits)
+        return
+    assert k is not None
+    yield from _rows(
+        index.search(codes, k, logits=logits, rank=rank), index.bits if radius is None else min(radius, index.bits)
+    )
+
+
+def _rows(found: SearchResult, radius: int) -> Iterator[tuple[list[int], list[int | None]]]:
+    for i, distances in enumerate(found.distances):
+        # Rows are filled up with id -1, at a distance beyond all.
+        kept = distances <= radius
+        scores = None if found.scores is None else found.scores[i, kept].tolist()
+        yield found.ids[i, kept].tolist(), scores if scores is not None else [None] * int(kept.sum())
+
+
+def _hits(index: HashIndex, code: npt.NDArray[np.uint8], found: list[tuple[int, int | None]]) -> Iterator[Hit]:
     rank = 0
-    for id in ids:
+    for id, score in found:
         try:
             image = index[id]
         except UsageError:  # removed by another process a moment ago
@@ -128,6 +153,7 @@ def _hits(index: HashIndex, code: npt.NDArray[np.uint8], ids: list[int]) -> Iter
         yield Hit(
             rank=rank,
             distance=len(differs),
+            score=score,
             id=id,
             path=os.fsencode(image.path),
             name=image.relative,

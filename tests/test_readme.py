@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/formats.md")
+PAGES = ("README.md", "docs/datasets.md", "docs/formats.md")
 SNIPPETS = [
     pytest.param(code, id=f"{page}-{number}")
     for page in PAGES

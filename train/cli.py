@@ -11,6 +11,7 @@ import click
 
 from queryopt.cli import Command, Output, common_options, display_path, threads_option
 from queryopt.errors import ExitCode, MissingError, UsageError
+from queryopt.train.datasets import dataset_names
 from queryopt.train.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_EPILOG = """\b
+_EPILOG = f"""\b
 Examples:
   qo-train --data photos/ --bits 24 --out runs/a
   qo-train --data photos/ --preset small --out runs/cpu
   qo-train --data synthetic:birds --preset demo --out runs/birds
+  qo-train --data cub200 --root ~/data --preset paper-cub200 --out runs/cub
   qo-train --out runs/a --resume
+
+\b
+Official data sets (--data NAME --root DIR; an option of a set follows a plus, as in vegfru+val):
+  {", ".join(dataset_names())}
 
 \b
 Presets:
@@ -33,12 +39,20 @@ Presets:
 
 @click.command(cls=Command, name="qo-train", epilog=_EPILOG, context_settings={"max_content_width": 110})
 @click.option(
-    "--data", help="A folder with one sub-folder a class (or train/ and test/ with those), or synthetic:birds."
+    "--data",
+    help="A folder with one sub-folder a class (or train/ and test/ with those), the name of an official data set "
+    "(see below), or synthetic:birds.",
+)
+@click.option("--root", type=click.Path(), help="The folder of an official data set, or the one that holds it.")
+@click.option("--any-size", is_flag=True, help="Take a part of an official data set: its counts are not checked.")
+@click.option(
+    "--download", is_flag=True, help="Fetch the data set into --root first if it isn't there (aircraft, food101)."
 )
 @click.option("--out", "folder", required=True, type=click.Path(), help="The run folder to write.")
 @click.option(
     "--preset",
-    help="Where the other options start from; see below.  [default: default on a GPU, small on a CPU]",
+    help="Where the other options start from; see below.  [default: on a GPU default, or paper-NAME for an official "
+    "data set; on a CPU small]",
 )
 @click.option("--resume", is_flag=True, help="Continue the run in --out, if there is one; its own options are kept.")
 @click.option("--bits", type=int, help="Length of a code, 1 to 64.")
@@ -75,7 +89,7 @@ Presets:
 @click.option("--crop-scale", type=float, nargs=2, help="Smallest and largest share of a picture in a random crop.")
 @click.option("--flip/--no-flip", default=None, help="Mirror training pictures at random.")
 @click.option("--validation-fraction", type=float, help="Share of the training pictures that choose the checkpoint.")
-@click.option("--test-fraction", type=float, help="Share of each class kept for tests where there is no test/.")
+@click.option("--test-fraction", type=float, help="Share of each class kept for tests where there is no test part.")
 @click.option("--seed", type=int, help="What every random draw derives from.")
 @click.option("--channels-last/--no-channels-last", default=None, help="Memory layout of the pictures.")
 @click.option("--device", help="auto, cpu or cuda.")
@@ -83,13 +97,22 @@ Presets:
 @threads_option
 @common_options
 def main(
-    data: str | None, folder: str, preset: str | None, resume: bool, strict: bool, out: Output, **options: Any
+    data: str | None,
+    root: str | None,
+    any_size: bool,
+    download: bool,
+    folder: str,
+    preset: str | None,
+    resume: bool,
+    strict: bool,
+    out: Output,
+    **options: Any,
 ) -> ExitCode:
     """Train codes on labelled pictures and write a run folder.
 
     The run folder holds best.safetensors (what qo-export takes), last.pt (what --resume takes), config.json,
-    metrics.jsonl and curves.png. The checkpoint is chosen on a part of the training pictures, never on test/; the
-    paper-* presets train on all of them and keep the last iteration. Ctrl-C saves; --resume goes on from there.
+    metrics.jsonl and curves.png. The checkpoint is chosen on a part of the training pictures, never on the test part;
+    the paper-* presets train on all of them and keep the last iteration. Ctrl-C saves; --resume goes on from there.
     """
     # By default OpenMP's threads spin at every barrier: with anything else running on the machine, a training step took
     # many times as long. Read when torch is first imported.
@@ -103,7 +126,9 @@ def main(
 
     run = Path(folder)
     check_unused(run, resume)
-    config = _config(run, preset, resume, {**options, "data": data}, out)
+    config = _config(run, preset, resume, {**options, "data": _source(data, root, any_size)}, out)
+    if download:
+        _download(config.data)
     try:
         result = train(
             config,
@@ -127,19 +152,53 @@ def main(
 def _config(run: Path, preset: str | None, resume: bool, options: dict[str, Any], out: Output) -> "TrainConfig":
     """The configuration that the options mean: a preset's, or, with --resume, the run's own, with these changed."""
     from queryopt.train.checkpoint import read_run_config
-    from queryopt.train.presets import default_preset, preset_config
+    from queryopt.train.presets import preset_config
+    from queryopt.train.sources import official_source
 
     options = {**options, "lr_steps": options["lr_steps"] or None}
     begun = read_run_config(run) if resume else None
     if begun is not None and preset is None:
         return begun.override(**options)
     if preset is None:
-        preset = default_preset(options.get("device") or "auto")
+        preset = _default_preset(options.get("data"), options.get("device") or "auto")
         out.log(f"preset: {preset} ({PRESETS[preset].summary}) Others: qo-train --help")
     config = preset_config(preset, **options)
     if not config.data:
         raise UsageError("Missing option '--data': a folder with one sub-folder a class, or synthetic:birds")
+    if options.get("test_fraction") is not None and official_source(config.data) is not None:
+        raise UsageError(f"--test-fraction is not for {config.data}: an official data set has its own test pictures")
     return config
+
+
+def _source(data: str | None, root: str | None, any_size: bool) -> str | None:
+    """What --data, --root and --any-size mean together: see queryopt.train.sources."""
+    from queryopt.train.sources import with_root
+
+    if data is None:
+        if root is not None or any_size:
+            raise UsageError("--root and --any-size say more about --data: give that too, such as --data cub200")
+        return None
+    return with_root(data, root, any_size)
+
+
+def _default_preset(data: str | None, device: str) -> str:
+    """The paper's for its data sets, where a GPU makes that feasible."""
+    from queryopt.train.presets import default_preset
+    from queryopt.train.sources import official_source
+
+    preset = default_preset(device)
+    source = official_source(data) if data else None
+    paper = f"paper-{source.dataset.name}" if source is not None else ""
+    return paper if preset == "default" and paper in PRESETS else preset
+
+
+def _download(data: str) -> None:
+    from queryopt.train.sources import official_source
+
+    source = official_source(data)
+    if source is None:
+        raise UsageError(f"--download is for official data sets, and {display_path(data)} is none")
+    source.dataset.fetch(source.root)
 
 
 def _log_line(out: Output, line: dict[str, Any], config: "TrainConfig") -> None:

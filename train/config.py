@@ -36,7 +36,7 @@ class TrainConfig:
 
     network: "NetworkConfig"
     data: str = ""
-    """Where the pictures are: a folder, or synthetic:… A run's own is absolute, so that it is found from anywhere."""
+    """Where the pictures are: see queryopt.train.sources. A run's own is absolute: it is found from anywhere."""
     preset: str = "custom"
 
     iterations: int = 40
@@ -72,7 +72,7 @@ class TrainConfig:
     validation_fraction: float = 0.1
     """Share of the training images that choose the checkpoint; 0 trains on all and keeps the last iteration."""
     test_fraction: float = 0.2
-    """Share of each class kept apart as test pictures where the data has no train/ and test/ folders."""
+    """Share of each class kept apart as test pictures where the data has no test part of its own."""
     weights: str = "imagenet"
     """Backbone weights to start from: imagenet (downloaded), none, or a file."""
     crop_scale: tuple[float, float] = (0.08, 1.0)

@@ -34,7 +34,7 @@ from queryopt.errors import CheckpointError, DataError, MissingError, TrainingEr
 from queryopt.train.augment import Augmentation
 from queryopt.train.checkpoint import BEST, LAST
 from queryopt.train.config import TrainConfig
-from queryopt.train.data import DataSplits, LabelledImages, load_image_folder, split_validation
+from queryopt.train.data import DataSplits, LabelledImages, split_validation
 from queryopt.train.draws import Stream, epoch_batches, epoch_order, iteration_samples, sample_rng
 from queryopt.train.inputs import to_input
 from queryopt.train.loss import hashing_loss
@@ -43,8 +43,8 @@ from queryopt.train.pictures import Batch, PictureSource
 from queryopt.train.runs import Position, RunFolder, RunState, check_unused
 from queryopt.train.schedule import rates_at
 from queryopt.train.solver import solve_codes
+from queryopt.train.sources import absolute_source, load_data
 from queryopt.train.starts import StartContext, start_codes
-from queryopt.train.synthetic import absolute_data, resolve_data
 from queryopt.train.validate import Validation, network_codes, validate
 
 __all__ = ["Report", "TrainResult", "train"]
@@ -111,14 +111,14 @@ def train(
     where = config.data if data is None or isinstance(data, DataSplits) else os.fspath(data)
     if where:
         # As it was typed, it would mean something else where the run is exported or continued from another folder.
-        config = replace(config, data=absolute_data(where))
+        config = replace(config, data=absolute_source(where))
     if not isinstance(data, DataSplits):
         if not where:
             raise UsageError(
-                "there is nothing to train on: give a folder with one sub-folder a class, or synthetic:birds"
+                "there is nothing to train on: give a folder with one sub-folder a class, an official data set such as "
+                "cub200:FOLDER, or synthetic:birds"
             )
-        root = resolve_data(config.data, progress=progress)
-        data = load_image_folder(root, seed=config.seed, test_fraction=config.test_fraction)
+        data = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
     with RunFolder(Path(out), resume) as folder, _threads(config.threads):
         run = _Run(config, data.train, folder, strict, progress or no_progress, report or _no_report)
         return run.start(resume)

@@ -21,6 +21,7 @@ from queryopt.cli import (
     threads_option,
 )
 from queryopt.errors import ExitCode, InputError, UsageError
+from queryopt.runtime.search.ranked import RANKS, Rank
 from queryopt.text import counted
 
 if TYPE_CHECKING:
@@ -59,6 +60,13 @@ _PAGE_QUERIES = 500
     "-k", type=click.IntRange(0), help=f"Show the K nearest pictures.  [default: {_DEFAULT_K}, with --radius all]"
 )
 @click.option("--radius", type=click.IntRange(0), help="Show only pictures that differ in at most RADIUS bits.")
+@click.option(
+    "--rank",
+    type=click.Choice(RANKS),
+    default="hamming",
+    show_default=True,
+    help="The order: by distance; by how sure the query was of the bits that differ; or that among equal distances.",
+)
 @click.option("--exclude-self", is_flag=True, help="Leave a query that is in the index out of its own hits.")
 @click.option(
     "--html",
@@ -82,6 +90,7 @@ def main(
     model: Path | None,
     k: int | None,
     radius: int | None,
+    rank: Rank,
     exclude_self: bool,
     page_path: Path | None,
     lines_path: Path | None,
@@ -96,10 +105,15 @@ def main(
     Examples:
       qo-search bird.jpg --index photos.db -k 10 --html hits.html
       qo-search queries/ --radius 2 --out hits.jsonl
+      qo-search bird.jpg --rank weighted
 
     The distance is the number of bits that differ; equal ones are in the order of the index. The table names these
     bits: +3 is one that the hit has and the query has not, -3 the reverse. A picture that is in the index, unchanged,
     is searched with its stored code, without the model.
+
+    With --rank weighted or tiebreak, a hit's score is the sum, over the bits that differ, of how sure the query was of
+    them: its logits, from 0 to 1023 for the surest. Of a stored code they are known in 127 steps (its margins), so its
+    scores can differ a little from those of the same picture hashed again.
 
     \b
     Exit codes:
@@ -132,7 +146,7 @@ def main(
         else:
             sinks.append(lambda result: _print_table(result, out))
         if page_path is not None:
-            sinks.append(stack.enter_context(_page(page_path, index, k, radius)))
+            sinks.append(stack.enter_context(_page(page_path, index, k, radius, rank)))
         # On a terminal, a bar and results would write over each other.
         silent = out.json if lines_path is None else lines_path != _STDOUT or not sys.stdout.isatty()
         bar = stack.enter_context(out.progress("search", len(paths), "queries")) if silent else None
@@ -143,6 +157,7 @@ def main(
             k=k,
             radius=radius,
             exclude_self=exclude_self,
+            rank=rank,
         ):
             if isinstance(result, FailedQuery):
                 failed[result.path] = result.reason
@@ -235,7 +250,7 @@ def _lines(path: Path) -> Iterator["Sink"]:
 
 
 @contextmanager
-def _page(path: Path, index: "HashIndex", k: int | None, radius: int | None) -> Iterator["Sink"]:
+def _page(path: Path, index: "HashIndex", k: int | None, radius: int | None, rank: Rank) -> Iterator["Sink"]:
     """Writes the page."""
     import io
 
@@ -244,12 +259,14 @@ def _page(path: Path, index: "HashIndex", k: int | None, radius: int | None) -> 
     from queryopt.runtime.html import HtmlPage
 
     card = index.card
-    asked = f"the {k} nearest" if k is not None else "all"
+    asked = "all" if k is None else f"the {k} nearest" if rank == "hamming" else f"the first {k}"
+    within = "" if radius is None else f" within {counted(radius, 'bit', 'bits')}"
+    order = "" if rank == "hamming" else f", ranked {rank}"
     facts = {
         "Index": f"{index.path.name}, {counted(len(index), 'picture', 'pictures')}",
         "Model": f"{card.backbone}, {card.bits} bits, {card.precision}",
         "Fingerprint": card.fingerprint[:12],
-        "Search": asked if radius is None else f"{asked} within {counted(radius, 'bit', 'bits')}",
+        "Search": f"{asked}{within}{order}",
         "Made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
     with replacing(path, over=b"<!doctype html>") as file:
@@ -297,6 +314,9 @@ def _table(result: "QueryResult") -> "Iterator[RenderableType]":
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("rank", justify="right")
     table.add_column("distance", justify="right")
+    scored = any(hit.score is not None for hit in result.hits)
+    if scored:
+        table.add_column("score", justify="right")
     if labelled:
         table.add_column("label", overflow="fold")
     table.add_column("bits", overflow="fold")
@@ -304,8 +324,9 @@ def _table(result: "QueryResult") -> "Iterator[RenderableType]":
     for hit in result.hits:
         path = Text(_near_path(hit.path))
         path.append("".join(f"  ({problem})" for problem in _problems(hit)), "yellow")
+        score = [Text(str(hit.score))] if scored else []
         label = [Text(display_path(hit.label or ""))] if labelled else []
-        table.add_row(Text(str(hit.rank)), Text(str(hit.distance)), *label, Text(_signed_bits(hit)), path)
+        table.add_row(Text(str(hit.rank)), Text(str(hit.distance)), *score, *label, Text(_signed_bits(hit)), path)
     yield table
     yield Text("")
 

@@ -18,6 +18,9 @@ _FRAME_SIZE = 0x11
 _MIN_STACK_SIZE = 0x12
 _REGISTERS = 0x2F
 
+_SYMBOLS = 2
+_NO_DATA = 8  # a section that takes no room in the file
+
 
 @dataclass(frozen=True)
 class KernelResources:
@@ -78,13 +81,15 @@ def _sections(cubin: bytes) -> Iterator[_Section]:
     headers = [struct.unpack_from("<IIQQQQIIQQ", cubin, table + i * size) for i in range(count)]
     strings = cubin[headers[names][4] : headers[names][4] + headers[names][5]]
     for name, kind, _, _, offset, length, link, *_ in headers:
-        data = b"" if kind == 8 else cubin[offset : offset + length]  # 8: takes no room in the file
+        data = b"" if kind == _NO_DATA else cubin[offset : offset + length]
+        if kind != _NO_DATA and len(data) != length:
+            raise FormatError("not a cubin: it is cut off")
         yield _Section(_string(strings, name), kind, data, length, link)
 
 
 def _symbols(sections: list[_Section]) -> list[str]:
     """Names of all symbols, by number."""
-    table = next((section for section in sections if section.kind == 2), None)
+    table = next((section for section in sections if section.kind == _SYMBOLS), None)
     if table is None:
         raise FormatError("not a cubin: it has no symbols")
     strings = sections[table.link].data

@@ -6,9 +6,10 @@ import os
 import shutil
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,23 +29,17 @@ from queryopt.runtime.cuda.base import (
     scalars,
 )
 
-__all__ = ["EmulatedRuntime", "EmulationError"]
+__all__ = ["CHECK_MEMORY", "CHECK_RACES", "EmulatedRuntime", "EmulationError"]
 
 _HEADER = Path(__file__).with_name("emulation.h")
-_FLAGS = (
-    "-std=c++17",
-    "-g",
-    "-shared",
-    "-fPIC",
-    "-U_FORTIFY_SOURCE",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Wno-unknown-pragmas",
-)
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
-"""Flags with which every access of a kernel is checked; the process must have been started with the sanitizer's library
-preloaded."""
+_FLAGS = ("-std=c++17", "-g", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wno-unknown-pragmas")
+CHECK_MEMORY: Final = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+"""Flags with which a kernel's first access outside of what it was given, or undefined arithmetic, ends the process."""
+CHECK_RACES: Final = ("-O0", "-fsanitize=thread", "--param=tsan-distinguish-volatile=1")
+"""Flags of GCC with which two accesses that no barrier orders are reported on stderr (TSAN_OPTIONS says what follows).
+
+With either of these, the sanitizer's library must have been preloaded into the process.
+"""
 
 
 class EmulationError(QueryOptError):
@@ -78,8 +73,9 @@ class EmulatedRuntime:
         self.seed = seed
         self.resident = resident
         self._free = memory
-        self._temporary = tempfile.TemporaryDirectory() if folder is None else None
-        self._folder = Path(self._temporary.name) if self._temporary else Path(os.fspath(folder or ""))
+        self._folder = Path(tempfile.mkdtemp(prefix="queryopt-")) if folder is None else folder
+        if folder is None:
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._device = Device("emulation", 0, (9, 0), multiprocessors, memory)
         self._loaded: dict[Program, dict[str, Kernel]] = {}
 

@@ -10,8 +10,11 @@
 // those named never reaches, or reaches in another place. Shared memory starts as garbage, as on the hardware. Global
 // memory is the host's, so that a sanitizer sees every access.
 //
-// What it does not show: speed, weak memory ordering (a warp operation orders memory here, in CUDA only __syncwarp
-// does), and races within one fiber's run (use compute-sanitizer on a GPU for those).
+// With -fsanitize=thread a missing barrier is found whatever the schedule was: only barriers and __syncwarp order what
+// threads of a block do (votes and shuffles don't, as in CUDA), nothing orders blocks, and atomics and volatile accesses
+// race with nothing but plain ones. (GCC needs --param=tsan-distinguish-volatile=1.)
+//
+// What it does not show: speed, and what a device's weaker memory model does beyond that.
 
 #ifndef QO_EMULATION_H
 #define QO_EMULATION_H
@@ -35,13 +38,33 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #define QO_ADDRESS_SANITIZER 1
+#elif defined(__SANITIZE_THREAD__)
+#define QO_THREAD_SANITIZER 1
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define QO_ADDRESS_SANITIZER 1
+#elif __has_feature(thread_sanitizer)
+#define QO_THREAD_SANITIZER 1
 #endif
 #endif
 #ifdef QO_ADDRESS_SANITIZER
 #include <sanitizer/common_interface_defs.h>
+#endif
+#ifdef QO_THREAD_SANITIZER
+#include <sanitizer/tsan_interface.h>
+extern "C" {
+void AnnotateIgnoreReadsBegin(const char*, int);
+void AnnotateIgnoreReadsEnd(const char*, int);
+void AnnotateIgnoreWritesBegin(const char*, int);
+void AnnotateIgnoreWritesEnd(const char*, int);
+// With --param=tsan-distinguish-volatile=1: a volatile access means that others may write at the same time.
+#define QO_VOLATILE(bytes)                                                         \
+  __attribute__((weak)) void __tsan_volatile_read##bytes(void*) {}                 \
+  __attribute__((weak)) void __tsan_volatile_write##bytes(void*) {}                \
+  __attribute__((weak)) void __tsan_unaligned_volatile_read##bytes(void*) {}       \
+  __attribute__((weak)) void __tsan_unaligned_volatile_write##bytes(void*) {}
+QO_VOLATILE(1) QO_VOLATILE(2) QO_VOLATILE(4) QO_VOLATILE(8) QO_VOLATILE(16)
+}
 #endif
 
 namespace emulation {
@@ -52,6 +75,31 @@ struct Dim3 {
 
 enum class State { kReady, kBarrier, kWarp, kDone };
 enum class Op { kNone, kSync, kBallot, kShuffle, kMatch };
+
+// What the emulation itself does is no access of the kernel's, and orders nothing.
+struct Unwatched {
+#ifdef QO_THREAD_SANITIZER
+  Unwatched() {
+    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+  }
+  ~Unwatched() {
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  }
+#else
+  ~Unwatched() {}
+#endif
+};
+
+// What was done before `release` has happened for who comes after `acquire` of the same thing.
+#ifdef QO_THREAD_SANITIZER
+inline void release(void* thing) { __tsan_release(thing); }
+inline void acquire(void* thing) { __tsan_acquire(thing); }
+#else
+inline void release(void*) {}
+inline void acquire(void*) {}
+#endif
 
 struct Block;
 
@@ -69,10 +117,12 @@ struct Fiber {
   std::uint64_t result = 0;
   // How it goes on.
   bool started = false;
+  unsigned syncs = 0, warp_syncs = 0;  // barriers and __syncwarp that it has come to
   char* stack = nullptr;
   ucontext_t context{};
   jmp_buf jump{};
   void* fake_stack = nullptr;
+  void* watched = nullptr;  // the thread sanitizer's name for it
 };
 
 struct Block {
@@ -81,6 +131,10 @@ struct Block {
   unsigned running = 0;  // threads that haven't ended
   unsigned at_barrier = 0;
   int barrier_line = 0;
+  // For release and acquire, two each in turn: who has left a barrier early may reach the next one before others leave.
+  char ends = 0;
+  char barriers[2] = {};
+  std::vector<char> warps;
   std::map<int, std::vector<std::uint64_t>> shared;  // by the declaration's number
 };
 
@@ -96,6 +150,10 @@ class Machine {
 
   std::string run(void (*kernel)(void**), void** args, Dim3 grid_size, Dim3 block, std::uint64_t seed,
                   unsigned resident) {
+    const Unwatched unwatched;
+#ifdef QO_THREAD_SANITIZER
+    home_watched_ = __tsan_get_current_fiber();
+#endif
     kernel_ = kernel;
     args_ = args;
     grid = grid_size;
@@ -109,7 +167,7 @@ class Machine {
     std::vector<std::unique_ptr<Block>> blocks;
     ready_.clear();
     while (error_.empty()) {
-      blocks.erase(std::remove_if(blocks.begin(), blocks.end(), [&](auto& b) { return release(*b); }), blocks.end());
+      blocks.erase(std::remove_if(blocks.begin(), blocks.end(), [&](auto& b) { return retire(*b); }), blocks.end());
       while (blocks.size() < resident && !waiting.empty()) {
         blocks.push_back(admit(waiting.back(), threads));
         waiting.pop_back();
@@ -119,7 +177,7 @@ class Machine {
       while (error_.empty() && !ended_ && !ready_.empty()) step();
       if (error_.empty() && !ended_) error_ = stuck(blocks);
     }
-    // Fibers that never ended hold nothing but their stacks.
+    // Fibers that never ended hold nothing but their stacks, and begin anew.
     for (auto& block_left : blocks) {
       for (Fiber* fiber : block_left->threads) idle_.push_back(fiber);
     }
@@ -134,12 +192,16 @@ class Machine {
   }
 
   void yield() {
+    const Unwatched unwatched;
     ready_.push_back(current);
     leave();
   }
 
   void barrier(int line) {
+    const Unwatched unwatched;
     Block& block = *current->block;
+    char* const order = &block.barriers[current->syncs++ % 2];
+    release(order);
     if (block.at_barrier && block.barrier_line != line) {
       return fail("__syncthreads of line " + std::to_string(line) + " while others of the block wait at line " +
                   std::to_string(block.barrier_line));
@@ -151,9 +213,11 @@ class Machine {
       for (Fiber* fiber : block.threads) wake(fiber);
     }
     leave();
+    acquire(order);
   }
 
   std::uint64_t warp(Op op, int line, unsigned mask, std::uint64_t value, int source) {
+    const Unwatched unwatched;
     Fiber& me = *current;
     if (!(mask >> me.lane & 1)) {
       fail("line " + std::to_string(line) + ": lane " + std::to_string(me.lane) + " is not in its own mask");
@@ -165,12 +229,16 @@ class Machine {
     me.value = value;
     me.source = source;
     me.state = State::kWarp;
+    char* const order = op == Op::kSync ? &me.block->warps[2 * me.warp + me.warp_syncs++ % 2] : nullptr;
+    if (order) release(order);
     meet(me);
     leave();
+    if (order) acquire(order);
     return me.result;
   }
 
   void* shared(int number, std::size_t bytes) {
+    const Unwatched unwatched;
     std::vector<std::uint64_t>& memory = current->block->shared[number];
     if (memory.empty()) {
       memory.resize((bytes + 7) / 8);
@@ -190,18 +258,24 @@ class Machine {
   std::vector<Fiber*> ready_, idle_;
   ucontext_t home_{};
   jmp_buf home_jump_{};
+  void* home_watched_ = nullptr;
   void* home_fake_stack_ = nullptr;
   const void* home_stack_ = nullptr;
   std::size_t home_stack_size_ = 0;
 
   std::unique_ptr<Block> admit(unsigned number, unsigned threads) {
     auto block = std::make_unique<Block>();
+    release(this);
     block->index = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
     block->running = threads;
+    block->warps.resize(2 * ((threads + 31) / 32));
     for (unsigned i = 0; i < threads; ++i) {
       if (idle_.empty()) {
         idle_.push_back(new Fiber);
         idle_.back()->stack = static_cast<char*>(std::malloc(kStack));
+#ifdef QO_THREAD_SANITIZER
+        idle_.back()->watched = __tsan_create_fiber(0);
+#endif
       }
       Fiber* fiber = idle_.back();
       idle_.pop_back();
@@ -211,14 +285,16 @@ class Machine {
       fiber->lane = i % 32;
       fiber->block = block.get();
       fiber->started = false;
+      fiber->syncs = fiber->warp_syncs = 0;
       block->threads.push_back(fiber);
       ready_.push_back(fiber);
     }
     return block;
   }
 
-  bool release(Block& block) {
+  bool retire(Block& block) {
     if (block.running) return false;
+    acquire(&block.ends);
     for (Fiber* fiber : block.threads) idle_.push_back(fiber);
     return true;
   }
@@ -298,19 +374,22 @@ class Machine {
   static void main() {
     Machine& machine = get();
     machine.arrived(machine.current);
+    acquire(&machine);
     machine.kernel_(machine.args_);
-    Fiber* me = machine.current;
-    me->state = State::kDone;
-    if (--me->block->running == 0) machine.ended_ = true;
+    {
+      const Unwatched unwatched;
+      Fiber* me = machine.current;
+      release(&me->block->ends);
+      me->state = State::kDone;
+      if (--me->block->running == 0) machine.ended_ = true;
+    }
     machine.leave();
   }
 
 #ifdef QO_ADDRESS_SANITIZER
   void enter(Fiber* fiber) {
     __sanitizer_start_switch_fiber(&home_fake_stack_, fiber->stack, kStack);
-    if (!fiber->started) {
-      prepare(fiber);
-    }
+    if (!fiber->started) prepare(fiber);
     swapcontext(&home_, &fiber->context);
     __sanitizer_finish_switch_fiber(home_fake_stack_, nullptr, nullptr);
   }
@@ -326,6 +405,22 @@ class Machine {
     __sanitizer_finish_switch_fiber(me->fake_stack, &home_stack_, &home_stack_size_);
     me->fake_stack = nullptr;
   }
+#elif defined(QO_THREAD_SANITIZER)
+  static constexpr unsigned kNoOrder = 1;  // a switch orders nothing
+
+  void enter(Fiber* fiber) {
+    if (!fiber->started) prepare(fiber);
+    __tsan_switch_to_fiber(fiber->watched, kNoOrder);
+    swapcontext(&home_, &fiber->context);
+  }
+
+  void leave() {
+    Fiber* me = current;
+    __tsan_switch_to_fiber(home_watched_, kNoOrder);
+    swapcontext(&me->context, &home_);
+  }
+
+  void arrived(Fiber*) {}
 #else
   // swapcontext asks the kernel for the signal mask each time; a jump between two running stacks doesn't.
   void enter(Fiber* fiber) {
@@ -403,6 +498,7 @@ T shuffle(int line, unsigned mask, T value, int source) {
 }
 
 inline void maybe_yield() {
+  const Unwatched unwatched;
   if (Machine::get().draw(4) == 0) Machine::get().yield();
 }
 
@@ -457,15 +553,14 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int line = __builtin_LI
 template <typename T>
 T atomicAdd(T* address, T value) {
   emulation::maybe_yield();
-  const T old = *address;
-  *address = T(old + value);
-  return old;
+  return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
 template <typename T>
 T atomicMin(T* address, T value) {
   emulation::maybe_yield();
-  const T old = *address;
-  *address = std::min(old, value);
+  T old = __atomic_load_n(address, __ATOMIC_RELAXED);
+  while (value < old && !__atomic_compare_exchange_n(address, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
   return old;
 }
 

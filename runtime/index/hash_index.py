@@ -24,7 +24,7 @@ from queryopt.runtime.index.searcher import Searcher
 from queryopt.runtime.index.store import Store
 from queryopt.runtime.index.update import ImageHasher, Progress, UpdateReport
 from queryopt.runtime.index.verify import VerifyReport
-from queryopt.runtime.search import Explanation, RadiusResult, SearchResult
+from queryopt.runtime.search import Explanation, RadiusResult, Rank, SearchResult
 
 __all__ = ["HashIndex", "IndexInfo"]
 
@@ -230,17 +230,26 @@ class HashIndex:
         return verifying.verify(self._store, repair, progress)
 
     def search(
-        self, codes: npt.ArrayLike, k: int, *, allow: npt.ArrayLike | None = None, deny: npt.ArrayLike | None = None
+        self,
+        codes: npt.ArrayLike,
+        k: int,
+        *,
+        logits: npt.ArrayLike | None = None,
+        rank: Rank = "hamming",
+        allow: npt.ArrayLike | None = None,
+        deny: npt.ArrayLike | None = None,
     ) -> SearchResult:
-        """The k nearest images of each code, exactly, in (distance, id) order.
+        """The first k images of each code, exactly: in (distance, id) order, the nearest, or in that of another rank.
 
         codes: uint8 [queries, ceil(bits / 8)] or uint64 [queries], made with the model of this index.
+        logits, rank: 'weighted' and 'tiebreak' go by the queries' logits, see `HammingIndex.search`.
         allow: only images of these ids may be found (integers [m]). deny: these may not.
 
         The first searches scan all codes; when about a thousand queries have come, the quicker structure of
         HammingIndex is built (see `prepare`).
         """
-        return self._searcher.current(_count(codes)).search(codes, k, allow=allow, deny=deny)
+        searcher = self._searcher.current(_count(codes))
+        return searcher.search(codes, k, logits=logits, rank=rank, allow=allow, deny=deny)
 
     def search_radius(
         self,

@@ -1,9 +1,19 @@
 """Exact search by Hamming distance."""
 
+from queryopt.runtime.search.device import DeviceChoice
 from queryopt.runtime.search.engines import Cost
 from queryopt.runtime.search.explain import Explanation, SegmentExplanation
 from queryopt.runtime.search.hamming import HammingIndex
 from queryopt.runtime.search.ranked import Rank
 from queryopt.runtime.search.results import RadiusResult, SearchResult
 
-__all__ = ["Cost", "Explanation", "HammingIndex", "RadiusResult", "Rank", "SearchResult", "SegmentExplanation"]
+__all__ = [
+    "Cost",
+    "DeviceChoice",
+    "Explanation",
+    "HammingIndex",
+    "RadiusResult",
+    "Rank",
+    "SearchResult",
+    "SegmentExplanation",
+]

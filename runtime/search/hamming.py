@@ -13,6 +13,7 @@ from queryopt.codes import check_bits, check_codes, code_bytes
 from queryopt.errors import UsageError
 from queryopt.runtime.search import ranked, saved
 from queryopt.runtime.search.core import core_path
+from queryopt.runtime.search.device import DeviceChoice, Devices
 from queryopt.runtime.search.engines import Cost, Ids, NativeEngine, Packed
 from queryopt.runtime.search.explain import Explanation, SegmentExplanation
 from queryopt.runtime.search.results import RadiusResult, SearchResult
@@ -85,6 +86,7 @@ class HammingIndex:
         self._threads = _check_threads(threads)
         self._path = core_path()
         self._changing = threading.Lock()
+        self._devices = Devices()
         packed = check_codes(codes, self._bits)
         sorted_ids = None if ids is None else _check_ids(ids, len(packed))
         if sorted_ids is not None:
@@ -134,6 +136,7 @@ class HammingIndex:
         rank: ranked.Rank = "hamming",
         allow: npt.ArrayLike | None = None,
         deny: npt.ArrayLike | None = None,
+        device: str = "cpu",
     ) -> SearchResult:
         """The first k codes of each query, exactly.
 
@@ -143,17 +146,20 @@ class HammingIndex:
             (distance, w, id); the result has w as its scores. See `ranked.quantise` for the weights.
         logits: of the queries, real numbers [queries, bits]; 'weighted' and 'tiebreak' need them.
         allow: only these ids may be found (int [m]; those that are not there don't matter). deny: these may not.
+        device: 'cpu'; 'cuda', where a GPU gets a copy of the codes at the first such search; or 'auto', which takes the
+            GPU for many queries at once in many codes where there is one, and logs what it took (see `choose_device`).
+            The results are the same. Other ranks and filters are the CPU's.
         """
         # A look-up takes a few microseconds, as much as careful checks: the core says whether it can take the codes.
         core = self._state.core
-        plain = rank == "hamming" and allow is None and deny is None
+        plain = rank == "hamming" and allow is None and deny is None and device == "cpu"
         if core is not None and plain and type(codes) is np.ndarray and codes.ndim:
             count = len(codes)
             if type(k) is int and 0 <= k * count <= _MAX_RESULTS:
                 shape = (count, k)
                 ids, distances = np.empty(shape, np.int64), np.empty(shape, np.int32)
                 if core.search(codes, k, ids, distances, self._threads):
-                    return SearchResult(ids, distances)
+                    return SearchResult.of(ids, distances)
         packed = check_codes(codes, self._bits)
         k = _check_count(k, "k")
         if k * len(packed) > _MAX_RESULTS:
@@ -161,6 +167,8 @@ class HammingIndex:
                 f"{len(packed)} queries x k = {k} are more than {_MAX_RESULTS} results: ask for fewer at once"
             )
         weights = _check_rank(rank, logits, len(packed), self._bits)
+        if device != "cpu" and self.choose_device(device, len(packed), _cpu_only(rank, allow, deny)).device == "cuda":
+            return self._devices.copy_of(self._state.segments, self._bits).search(packed, k)
         parts = self._parts(allow, deny)
         if weights is None:
             plain_results = (part.engine.search(packed, k, part.allowed, self._threads) for part in parts)
@@ -179,10 +187,16 @@ class HammingIndex:
         *,
         allow: npt.ArrayLike | None = None,
         deny: npt.ArrayLike | None = None,
+        device: str = "cpu",
     ) -> RadiusResult:
-        """All codes at a distance <= radius (>= 0) of each query (codes, allow and deny as in `search`)."""
+        """All codes at a distance <= radius (>= 0) of each query (the other arguments as in `search`)."""
         packed = check_codes(codes, self._bits)
         radius = min(_check_count(radius, "radius"), self._bits)
+        if (
+            device != "cpu"
+            and self.choose_device(device, len(packed), _cpu_only("hamming", allow, deny)).device == "cuda"
+        ):
+            return self._devices.copy_of(self._state.segments, self._bits).search_radius(packed, radius)
         parts = self._parts(allow, deny)
         found = [part.engine.search_radius(packed, radius, part.allowed, self._threads) for part in parts]
         if len(found) == 1:
@@ -195,6 +209,14 @@ class HammingIndex:
         offsets = np.zeros(len(packed) + 1, np.int64)
         np.cumsum(sum(counts, np.zeros(len(packed), np.int64)), out=offsets[1:])
         return RadiusResult(offsets, ids[order], distances[order])
+
+    def choose_device(self, device: str, queries: int, cpu_only: str | None = None) -> DeviceChoice:
+        """Where a search for so many queries at once runs, and why.
+
+        device: as in `search`. cpu_only: what only the CPU can do, in words, if the search needs it. UsageError for
+        another device; MissingError for 'cuda' where there is no GPU or no package that reaches it.
+        """
+        return self._devices.choose(device, queries, len(self), cpu_only)
 
     def add(self, codes: npt.ArrayLike, ids: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
         """Add codes; searches that begin from now on find them. Returns their ids, int64 [n].
@@ -297,6 +319,7 @@ class HammingIndex:
         index._threads = _check_threads(threads)
         index._path = core_path()
         index._changing = threading.Lock()
+        index._devices = Devices()
         loaded = saved.load(path, index._path, mapped, verify)
         index._bits, index._structure = loaded.bits, loaded.structure
         index._set(loaded.segments, loaded.next_id, settle=False)
@@ -441,6 +464,13 @@ def _total(costs: Sequence[Cost]) -> Cost:
         sum(cost.shells for cost in costs),
         any(cost.scanned for cost in costs),
     )
+
+
+def _cpu_only(rank: str, allow: object, deny: object) -> str | None:
+    """What of a search a GPU can't do."""
+    if rank != "hamming":
+        return f"rank={rank!r}"
+    return None if allow is None and deny is None else "a filter"
 
 
 def _check_structure(structure: str) -> str:

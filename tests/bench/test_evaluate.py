@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -7,9 +8,10 @@ import pytest
 
 from queryopt.bench.evaluate import LabelledCodes, evaluate, hash_labelled, index_codes, labelled_folder
 from queryopt.codes import pack_codes
-from queryopt.errors import DataError, MismatchError
+from queryopt.errors import DataError, MismatchError, UsageError
 from queryopt.runtime.hasher import Hasher
 from queryopt.runtime.index import HashIndex
+from queryopt.runtime.search.ranked import RANKS
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -51,6 +53,8 @@ def test_rows_stay_with_their_labels_after_an_unreadable_picture(tmp_path):
     made = hash_labelled(hasher, labelled_folder(tmp_path / "photos"), no_progress, "photos")
     assert made.labels.tolist() == ["finch"] * 3 + ["heron"] * 4
     assert [Path(path.decode()).parent.name for path in made.paths] == made.labels.tolist()
+    assert made.logits is not None
+    assert np.array_equal(pack_codes(made.logits >= 0), made.codes)
     assert list(made.failures) == [bytes(tmp_path / "photos" / "finch" / "2.jpg")]
     for path in (tmp_path / "photos").rglob("*.*"):
         path.write_bytes(b"no picture")
@@ -81,6 +85,20 @@ def test_a_query_in_the_gallery_is_left_out_of_its_own_ranking():
     assert result.own == 1
     # The first sees b, a, b; the second a, b, a, b.
     assert result.metrics.average_precision == pytest.approx([1 / 2, (1 + 2 / 3) / 2])
+
+
+def test_a_ranking_by_weights_asks_the_logits():
+    gallery = codes([0b0001, 0b0010, 0b0110, 0b1000], ["b", "a", "a", "b"], [b"/1", b"/2", b"/3", b"/4"])
+    queries = dataclasses.replace(codes([0], ["a"], [b"/q"]), logits=np.array([[9, -1, 3, 9, 0, 0, 0, 0]], np.float32))
+    found = {rank: evaluate(gallery, queries, rank=rank) for rank in RANKS}
+    assert {rank: result.rank for rank, result in found.items()} == {rank: rank for rank in RANKS}
+    # By weights: a (1), a (4), then b and b (9). By distance: b, a and b at 1, then a; with weights, a first of these.
+    assert found["weighted"].metrics.map == 1
+    assert found["tiebreak"].metrics.map == pytest.approx((1 + 2 / 4) / 2)
+    assert found["hamming"].metrics.map == pytest.approx(((1 + 1 / 2 + 1 / 3) / 3 + 2 / 4) / 2)
+    assert found["weighted"].to_dict()["rank"] == "weighted"
+    with pytest.raises(UsageError, match="'weighted' needs the queries' logits"):
+        evaluate(gallery, codes([0], ["a"], [b"/q"]), rank="weighted")
 
 
 def test_classes_that_only_queries_have_are_named():

@@ -71,7 +71,8 @@ def code(*ones):
 
 def hit(path, query_code, hit_code, rank=1, **values):
     differs = differing_bits(query_code, hit_code)
-    values = {"label": None, "margins": None, "stale": False, "missing": False, "name": os.path.basename(path)} | values
+    values = {"label": None, "margins": None, "score": None, "stale": False, "missing": False} | values
+    values.setdefault("name", os.path.basename(path))
     return Hit(rank=rank, distance=len(differs), id=rank, path=path, code=hit_code, differs=differs, **values)
 
 

@@ -12,6 +12,7 @@ from queryopt.runtime.hasher import Hasher
 from queryopt.runtime.hits import FailedQuery, QueryResult
 from queryopt.runtime.index import HashIndex
 from queryopt.runtime.query import search_files
+from queryopt.runtime.search.ranked import quantise
 
 DATA = Path(__file__).parents[1] / "data"
 EXPECTED = json.loads((DATA / "v1" / "expected.json").read_text())
@@ -50,6 +51,7 @@ def test_a_picture_of_the_index_is_searched_with_its_stored_code(index):
     assert [hit.distance for hit in result.hits] == sorted(distance("finch/1.jpg", n) for n in EXPECTED["pictures"])
     assert [(hit.distance, hit.id) for hit in result.hits] == sorted((hit.distance, hit.id) for hit in result.hits)
     assert [hit.rank for hit in result.hits] == list(range(1, 9))
+    assert [hit.score for hit in result.hits] == [None] * 8
     for hit in result.hits:
         name = os.fsdecode(hit.name)
         assert hit.distance == len(hit.differs) == distance("finch/1.jpg", name)
@@ -96,6 +98,35 @@ def test_radius_gives_all_within_it_or_the_nearest_of_them(index, k):
     assert [hit.distance for hit in result.hits] == [d for d in near if d <= 4][:k]
     [alone] = search_files(index, paths(index, "finch/2.jpg"), never, k=k, radius=0, exclude_self=True)
     assert alone.hits == ()
+
+
+def score(weights, one, other):
+    differ = EXPECTED["pictures"][one]["integer"] ^ EXPECTED["pictures"][other]["integer"]
+    return sum(int(weight) for bit, weight in enumerate(weights) if differ >> bit & 1)
+
+
+@pytest.mark.parametrize("rank", ["weighted", "tiebreak"])
+@pytest.mark.parametrize("hashed", [False, True])
+def test_a_ranked_search_goes_by_the_querys_logits_or_its_stored_margins(index, hasher, tmp_path, rank, hashed):
+    given, logits = index.root / "finch" / "2.jpg", index[index.find("finch/2.jpg").id].margins
+    if hashed:
+        given = shutil.copy(given, tmp_path / "new.jpg")
+        logits = hasher.hash_files([given]).logits[0]
+    weights = quantise(logits[None], 12)[0]
+    expected = []
+    for image in index:
+        name = os.fsdecode(image.relative)
+        w, d = score(weights, "finch/2.jpg", name), distance("finch/2.jpg", name)
+        expected.append((*((w, d) if rank == "weighted" else (d, w)), image.id, w, d))
+    expected.sort()
+    for k, radius in ((8, None), (3, None), (None, 5), (2, 5)):
+        [result] = search_files(index, [os.fsencode(given)], lambda: hasher, k=k, radius=radius, rank=rank)
+        assert result.stored is not hashed
+        within = [row for row in expected if radius is None or row[-1] <= radius][:k]
+        assert [(hit.id, hit.score, hit.distance) for hit in result.hits] == [row[-3:] for row in within]
+        assert [hit.rank for hit in result.hits] == list(range(1, len(within) + 1))
+    assert len(within) == 2
+    assert len({row[-2] for row in expected}) > 4
 
 
 def test_more_hits_than_there_are_pictures_are_not_made_up(index):

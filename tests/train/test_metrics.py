@@ -182,6 +182,50 @@ def test_small_blocks_give_the_same(monkeypatch):
         assert retrieval_metrics(*args, exclude_self=np.arange(40)) == whole
 
 
+def test_bit_keys_of_one_rank_by_distance():
+    rng = np.random.default_rng(6)
+    queries, gallery = rng.integers(0, 2**12, 40).astype(np.uint64), rng.integers(0, 2**12, 300).astype(np.uint64)
+    args = (queries, gallery, 12, rng.integers(0, 5, 40), rng.integers(0, 4, 300))
+    for excluded in (None, np.arange(-20, 20).clip(-1)):
+        keyed = retrieval_metrics(*args, exclude_self=excluded, bit_keys=np.ones((40, 12), np.int32))
+        assert keyed == retrieval_metrics(*args, exclude_self=excluded)
+
+
+@pytest.mark.parametrize("block", [1 << 18, 50])
+def test_a_ranking_by_bit_keys_averages_over_equal_keys(monkeypatch, block):
+    monkeypatch.setattr(module, "_BLOCK", block)
+    rng = np.random.default_rng(7)
+    bits = 10
+    queries, gallery = (rng.integers(0, 2**bits, n).astype(np.uint64) for n in (6, 40))
+    labels, others = rng.integers(0, 3, 40), rng.integers(0, 3, 6)
+    bit_keys = rng.integers(0, 3, (6, bits))
+    excluded = np.array([-1, 3, -1, 5, 0, 39])
+    keyed = retrieval_metrics(
+        queries, gallery, bits, others, labels, ks=(1, 7), radii=(2, 4), exclude_self=excluded, bit_keys=bit_keys
+    )
+    plain = retrieval_metrics(queries, gallery, bits, others, labels, radii=(2, 4), exclude_self=excluded)
+    assert keyed.recall_at_radius == plain.recall_at_radius
+    assert keyed.precision_at_radius == plain.precision_at_radius
+    for i, query in enumerate(queries.tolist()):
+        # The codes at distances that are the keys, which small enough keys are: the same ranking, with the same ties.
+        keys = [
+            sum(int(key) for bit, key in enumerate(bit_keys[i]) if (query ^ code) >> bit & 1)
+            for row, code in enumerate(gallery.tolist())
+            if row != excluded[i]
+        ]
+        relevant = (np.delete(labels, excluded[i]) if excluded[i] >= 0 else labels) == others[i]
+        expected = retrieval_metrics(codes_at([0], 64), codes_at(keys, 64), 64, [1], relevant.astype(int), ks=(1, 7))
+        alone = retrieval_metrics(
+            *(queries[i : i + 1], gallery, bits, others[i : i + 1], labels),
+            **{"ks": (1, 7), "exclude_self": excluded[i : i + 1], "bit_keys": bit_keys[i : i + 1]},
+        )
+        assert keyed.average_precision[i] == pytest.approx(expected.map, abs=1e-12)
+        assert (alone.map_optimistic, alone.map_pessimistic, alone.chance) == pytest.approx(
+            (expected.map_optimistic, expected.map_pessimistic, expected.chance), abs=1e-12
+        )
+        assert alone.precision_at == pytest.approx(expected.precision_at)
+
+
 @pytest.mark.parametrize("bits", [1, 8, 12, 63, 64])
 def test_packed_and_integer_codes_agree_at_every_length(bits):
     rng = np.random.default_rng(bits)
@@ -231,6 +275,10 @@ def test_labels_of_every_dtype(query_labels, gallery_labels):
         ({"exclude_self": [0]}, UsageError, "each of the 2 queries"),
         ({"exclude_self": [0, 3]}, UsageError, "rows are 0..2"),
         ({"exclude_self": [0.0, 1.0]}, UsageError, "exclude_self is float64"),
+        ({"bit_keys": np.ones((2, 8))}, UsageError, r"bit_keys are float64 \[2, 8\]: give integers \[2, 8\]"),
+        ({"bit_keys": np.ones((3, 8), int)}, UsageError, r"give integers \[2, 8\]"),
+        ({"bit_keys": np.full((2, 8), -1)}, UsageError, "negative or too large"),
+        ({"bit_keys": np.full((2, 8), 1 << 27)}, UsageError, "sum below 2\\^29"),
     ],
 )
 def test_wrong_arguments_are_named(change, error, says):

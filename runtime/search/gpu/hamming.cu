@@ -4,17 +4,19 @@
 // (distance, row) order, so rows that ascend by id come out in (distance, id) order, whatever the schedule was.
 //
 // The rows are cut into as many contiguous pieces as the launch has warps, so that one query keeps the whole device
-// busy. A warp walks its piece upwards, kStep rows at a time in registers, and takes each step's rows against up to
+// busy. A warp walks its piece upwards, some rows at a time in registers, and takes each step's rows against up to
 // kGroup queries that wait in shared memory. A row whose distance is within the query's limit goes to the end of the
 // warp's own list for that query (a ballot numbers the lanes), so that a list is always in row order and needs neither
 // a lock nor a sort. Counts of the distances appended, shared by all warps, lower the limit.
 //
 // Nearest: limits start from a histogram of evenly spaced rows (nearest_seed), tighten while the rows are read
-// (nearest_scan), and one counting sort by distance over the lists in row order (nearest_select) leaves the first k. A list that is full keeps its
-// k best and from then on takes only rows that are strictly nearer than the k-th: rows come in order, so a later row at
-// the same distance would come after all of them. So k + 32 places a list suffice for any data, all rows equal too.
-// Within a radius: count (radius_count), make places of the counts in (query, distance, warp) order (radius_offsets), and
-// write each row to its place (radius_fill).
+// (nearest_scan), and one counting sort by distance over the lists in row order (nearest_select) leaves the first k. A
+// list that is full keeps its k best and from then on takes only rows that are strictly nearer than the k-th: rows come
+// in order, so a later row at the same distance would come after all of them. So k + 32 places a list suffice for any
+// data, all rows equal too.
+//
+// Within a radius: count (radius_count), make places of the counts in (query, distance, warp) order (radius_offsets),
+// and write each row to its place (radius_fill).
 //
 // Compiled by NVRTC, and as C++ by runtime/cuda/emulation.h.
 
@@ -72,8 +74,10 @@ __device__ __forceinline__ u32 inclusive_sum(u32 value, u32 lane) {
 }
 
 // The smallest distance d <= last at which counts[0..d] add up to k or more, else last + 1; for the whole warp.
-// `before` is the sum of counts below that distance. Other warps may be adding: the answer is then an upper bound.
-__device__ inline int kth_distance(const volatile u32* counts, u32 k, int last, u32 lane, u32* before) {
+// `before` is the sum of counts below that distance.
+// Counts is const u32* or, where others add at the same time, const volatile u32*: the answer is then an upper bound.
+template <typename Counts>
+__device__ __forceinline__ int kth_distance(Counts counts, u32 k, int last, u32 lane, u32* before) {
   u32 sum = 0;
   for (int base = 0; base <= last; base += int(kLanes)) {
     const int bin = base + int(lane);
@@ -183,10 +187,8 @@ __device__ __forceinline__ void seed(const Word* __restrict__ codes, u64 rows, c
 }
 
 // Keep a list's first k entries by (distance, row), in row order. Returns the limit for the piece's later rows.
-// Not inlined: it is seldom needed, and the loop that calls it should not pay registers for it.
-__device__ __noinline__ int keep_best(u32* list, u32 size, u32 k, u32* histogram) {
+__device__ __forceinline__ int keep_best(u32* list, u32 size, u32 k, u32* histogram) {
   const u32 lane = lane_index();
-  __syncwarp();  // the entries that other lanes wrote are seen
   for (u32 bin = lane; bin < kBins; bin += kLanes) histogram[bin] = 0;
   __syncwarp();
   for (u32 i = lane; i < size; i += kLanes) atomicAdd(&histogram[list[i] >> kRowBits], 1u);
@@ -202,10 +204,10 @@ __device__ __noinline__ int keep_best(u32* list, u32 size, u32 k, u32* histogram
     const u32 tied = __ballot_sync(kAll, there && distance == kth);
     const bool keep = there && (distance < kth || (distance == kth && ties + __popc(tied & lanes_before(lane)) < k));
     const u32 keeps = __ballot_sync(kAll, keep);
+    __syncwarp();  // votes order no memory: every lane has read its entry
     if (keep) list[kept + __popc(keeps & lanes_before(lane))] = entry;
     kept += __popc(keeps);
     ties += __popc(tied);
-    __syncwarp();
   }
   return kth - 1;
 }
@@ -255,9 +257,9 @@ struct NearestSink {
     if (hit && (same & lanes_before(lane)) == 0) atomicAdd(&query_counts[distance], u32(__popc(same)));
     // A row at the limit itself can't lower it.
     if (__any_sync(kAll, hit && distance < limit)) {
-      __syncwarp();
+      __syncwarp();  // the warp sees its own counts
       u32 before;
-      const int reached = kth_distance(query_counts, k, limit - 1, lane, &before);
+      const int reached = kth_distance(static_cast<const volatile u32*>(query_counts), k, limit - 1, lane, &before);
       if (reached < limit) {
         if (lane == 0) atomicMin(&limits[q], reached);
         limit = reached;
@@ -321,9 +323,9 @@ __device__ __forceinline__ void for_entries(const u32* lists, const u32* sizes, 
   }
 }
 
-// The first k entries of each query's lists by (distance, row): out_rows and out_distances [queries x k], -1 and
-// bits + 1 where there are fewer. A stable counting sort: entries come in row order. One block a query.
-__device__ __forceinline__ void select_first(u32 k, u32 bits, u32 warps, u32 rows_per_warp, u32 capacity,
+// The first k entries of each query's lists by (distance, row), k <= rows: out_rows and out_distances [queries x k].
+// A stable counting sort: entries come in row order. One block a query.
+__device__ __forceinline__ void select_first(u32 k, u32 warps, u32 rows_per_warp, u32 capacity,
                                              const int* limits, const u32* lists, const u32* sizes, i64* out_rows,
                                              int* out_distances) {
   QO_SHARED(u32[kSelectWarps][kBins], places);
@@ -382,10 +384,6 @@ __device__ __forceinline__ void select_first(u32 k, u32 bits, u32 warps, u32 row
       out_distances[place] = distance;
     }
   });
-  for (u32 place = nearer + threadIdx.x; place < k; place += blockDim.x) {
-    out_rows[place] = -1;
-    out_distances[place] = int(bits) + 1;
-  }
 }
 
 // ----------------------------------------------------------------------------------------------------------- radius
@@ -524,9 +522,9 @@ __device__ __forceinline__ void exclusive_sums(u32 length, u32* counts, i64* tot
 QO_KERNELS(32, u32)
 QO_KERNELS(64, u64)
 
-QO_SELECT nearest_select(u32 k, u32 bits, u32 warps, u32 rows_per_warp, u32 capacity, const int* limits, const u32* lists,
+QO_SELECT nearest_select(u32 k, u32 warps, u32 rows_per_warp, u32 capacity, const int* limits, const u32* lists,
                  const u32* sizes, i64* out_rows, int* out_distances) {
-  select_first(k, bits, warps, rows_per_warp, capacity, limits, lists, sizes, out_rows, out_distances);
+  select_first(k, warps, rows_per_warp, capacity, limits, lists, sizes, out_rows, out_distances);
 }
 
 QO_SELECT radius_offsets(u32 length, u32* counts, i64* totals) { exclusive_sums(length, counts, totals); }

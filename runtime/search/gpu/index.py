@@ -1,6 +1,8 @@
 """Exact search by Hamming distance on a GPU."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -72,7 +74,8 @@ class CudaHammingIndex:
         self._stream = self._runtime.stream()
         self._lock = threading.Lock()
         self._buffers: dict[str, Memory] = {}
-        self._codes: Memory | None = None
+        self._codes: Memory | None = None  # None where there are no codes
+        self._closed = False
         self._load(packed, order)
 
     @property
@@ -95,12 +98,12 @@ class CudaHammingIndex:
         return self._count
 
     def close(self) -> None:
-        """Give the device's memory back; the index can't be used any more. Twice does no harm."""
+        """Give the device's memory back; the index can't be searched any more. Twice does no harm."""
         with self._lock:
             self._stream.synchronize()
             for memory in (*self._buffers.values(), *([self._codes] if self._codes is not None else [])):
                 memory.free()
-            self._buffers, self._codes, self._count = {}, None, 0
+            self._buffers, self._codes, self._closed = {}, None, True
 
     def __enter__(self) -> "CudaHammingIndex":
         """The index itself."""
@@ -119,7 +122,7 @@ class CudaHammingIndex:
         within = min(k, self._count)
         if len(words) and within:
             rows, near = np.empty((len(words), within), np.int64), np.empty((len(words), within), np.int32)
-            with self._lock:
+            with self._searching():
                 self._search(words, within, rows, near)
             ids[:, :within] = rows if self._ids is None else self._ids[rows]
             distances[:, :within] = near
@@ -133,13 +136,21 @@ class CudaHammingIndex:
         rows: list[npt.NDArray[np.int64]] = []
         near: list[npt.NDArray[np.uint8]] = []
         if len(words) and self._count:
-            with self._lock:
+            with self._searching():
                 self._search_radius(words, radius, totals, rows, near)
         offsets = np.zeros(len(words) + 1, np.int64)
         np.cumsum(totals, out=offsets[1:])
         found = np.concatenate([np.empty(0, np.int64), *rows])
         distances = np.concatenate([np.empty(0, np.uint8), *near]).astype(np.int32)
         return RadiusResult(offsets, found if self._ids is None else self._ids[found], distances)
+
+    @contextmanager
+    def _searching(self) -> Iterator[None]:
+        """One search at a time, and none of a closed index."""
+        with self._lock:
+            if self._closed:
+                raise UsageError("this index is closed")
+            yield
 
     def _search(
         self, words: npt.NDArray[Any], k: int, rows: npt.NDArray[np.int64], near: npt.NDArray[np.int32]
@@ -185,7 +196,7 @@ class CudaHammingIndex:
             self._kernels["nearest_select"],
             count,
             self._tuning.select_threads,
-            *(u32(k), u32(self._bits), u32(plan.warps), u32(plan.rows_per_warp), u32(plan.capacity)),
+            *(u32(k), u32(plan.warps), u32(plan.rows_per_warp), u32(plan.capacity)),
             *(limits, lists, sizes, rows, near),
         )
         return rows, near

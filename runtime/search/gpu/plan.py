@@ -20,8 +20,8 @@ MAX_ROWS = (1 << 32) - 1
 RADIUS_COUNTERS = 1024
 """(queries of a block) x (radius + 1): kRadiusCounters of hamming.cu."""
 MAX_GRID_Y = 65535
-_FULL = 0.95
-"""A launch whose last wave leaves less than this share of the device's blocks busy, over all waves, is cut finer."""
+_FULL = 0.99
+"""A launch that keeps a smaller share of the device busy, over all its waves of blocks, is cut finer."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Tuning:
 
     workspace: int = 512 << 20
     sample: int = 1 << 16
-    min_piece: int = 1024
+    min_piece: int = 512
     select_threads: int = 1024
 
 

@@ -26,6 +26,7 @@ enum class Structure : std::uint8_t { scan, table, multi };
 constexpr int kMaxBits = 64;
 constexpr int kMaxChunkBits = 16;
 constexpr int kExpectedShells = 5;
+constexpr double kShare = 0.2, kLeastShare = 0.02;
 constexpr std::size_t kMaxRows = 0xffffffff;  // rows are numbered with 32 bits, and one number stands for none
 
 // Where `words` no longer fit a core's share of the cache, they are left out, and a scan of the unique codes reads
@@ -85,7 +86,8 @@ struct Index {
     Array<std::uint32_t> postings;     // the rows of each unique code, ascending; none for scan
     Array<std::uint32_t> first;        // [unique + 1] in postings; none where all codes are unique
     Costs costs;
-    double share = 0.25;               // of the scan's cost that a query may spend on look-ups before it scans
+    int usual = kMaxBits;              // the distance within which a code's nearest few rows mostly lie
+    double share = kShare;              // of the scan's cost that a query may spend on look-ups before it scans
 
     std::size_t bytes() const;
     std::uint64_t code(std::size_t number) const;                          // of a unique code, from chunk 0 or words
@@ -102,6 +104,9 @@ Index build(Packed codes, int bits, Structure structure, unsigned threads);
 
 // The chunks of a table or multi-index, still empty.
 std::vector<Chunk> lay_out(Structure structure, int bits);
+
+// The code of the row postings[i].
+std::uint64_t code_of_posting(const Index& index, std::size_t i);
 
 // Fills in what the shells of a query hold, on average over some of the codes.
 void expect(Index& index);

@@ -83,22 +83,34 @@ void Query::start(const Index& index, const Kernels& kernels, std::uint64_t code
     k_ = k;
     limit_ = std::min(limit, index.bits);
     ordered_ = index.structure == Structure::scan;
-    within_ = 0;
-    std::fill(std::begin(counts_), std::end(counts_), 0);
-    weighed_ = 0;
     thin_at_ = 0;
     cost_ = 0;
     spent_ = {};
-    candidates_.clear();
+    forget();
 }
 
-// A code's distance is at least the sum of its distances in the chunks, so once every chunk i was searched up to r_i,
-// all codes within sum(r_i + 1) - 1 have been found.
 bool Query::look_up() {
     if (index_->n == 0) return true;
     if (index_->chunks.empty() || (k_ >= index_->n && k_ != kAll)) return false;
     const double budget = index_->share * index_->costs.scan;
     fetch_nearest();
+    if (k_ <= kUsualRows && index_->usual < limit_) {
+        // Most searches end within the usual distance. To know that from the start spares them all the candidates that
+        // are only there until nearer ones come; the others begin again.
+        const int limit = limit_;
+        limit_ = index_->usual;
+        const bool enough = look_up_shells(budget, true);
+        if (within_ >= k_) return enough;
+        limit_ = limit;
+        if (!enough) return false;
+        forget();
+    }
+    return look_up_shells(budget, k_ == kAll);
+}
+
+// A code's distance is at least the sum of its distances in the chunks, so once every chunk i was searched up to r_i,
+// all codes within sum(r_i + 1) - 1 have been found. `few`: that this is the limit suffices, with any number of rows.
+bool Query::look_up_shells(double budget, bool few) {
     int complete = -1;
     for (int shell = 0;; ++shell) {
         for (std::size_t i = 0; i < index_->chunks.size(); ++i) {
@@ -107,7 +119,7 @@ bool Query::look_up() {
             if (!look_up_shell(i, shell, budget)) return false;
             ++complete;
             ++spent_.shells;
-            if (limit_ <= complete && (k_ == kAll || within_ >= k_)) return true;
+            if (limit_ <= complete && (few || within_ >= k_)) return true;
             if (k_ != kAll) {
                 // Only what is certainly near decides whether that was enough.
                 weigh(complete);
@@ -278,12 +290,16 @@ void Query::resolve(Candidate* begin, Candidate* end, int upto) {
     if (n > 0) flush();
 }
 
-void Query::prepare_scan() {
-    spent_.scanned = true;
+void Query::forget() {
     candidates_.clear();
     within_ = 0;
     weighed_ = 0;
     std::fill(std::begin(counts_), std::end(counts_), 0);
+}
+
+void Query::prepare_scan() {
+    spent_.scanned = true;
+    forget();
     thin_at_ = (k_ < index_->n ? 2 * k_ : 0) + kSpareCandidates;
 }
 
@@ -453,6 +469,20 @@ void calibrate(Index& index, const Kernels& kernels) {
     }
     std::sort(costs.begin(), costs.end());
     index.costs.bucket = costs.empty() ? 1.0 : std::min(costs[costs.size() / 2], 500.0);
+    // How far the last of a few rows is from a row's code, mostly. Rows, as queries are where most pictures are.
+    std::vector<int> distances;
+    std::size_t scanned = 0;
+    for (std::size_t i = 0; i < kLookUps; ++i) {
+        const Query::Found found = query.run(index, kernels, code_of_posting(index, index.n / kLookUps * i), kUsualRows, index.bits);
+        int last = 0;
+        for (int d = 0; d <= index.bits; ++d) last = found.groups[d] ? d : last;
+        distances.push_back(last);
+        scanned += query.spent().scanned;
+    }
+    std::sort(distances.begin(), distances.end());
+    index.usual = distances[kLookUps - 1 - kLookUps / 4];
+    // Where most searches end in a scan, little is spent before it: enough to find what equals the query.
+    if (2 * scanned > kLookUps) index.share = kLeastShare;
 }
 
 }  // namespace qo

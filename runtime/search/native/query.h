@@ -31,6 +31,7 @@ struct Candidate {
     std::uint8_t distance;
     bool weighed;  // its rows are counted
 };
+constexpr std::uint64_t kUsualRows = 16;  // searches for up to so many rows start from Index::usual
 constexpr std::uint32_t kUnknown = std::numeric_limits<std::uint32_t>::max();
 constexpr std::uint8_t kGone = 255;  // a distance beyond every limit: none of its rows may be found
 
@@ -66,11 +67,13 @@ class Query {
 
     // Chunk 0's buckets in a row, for where there are no words. Public for calibration.
     void scan_buckets();
+    bool look_up_shells(double budget, bool few);
     // One shell of one chunk; false when more than `budget` ns were spent since start().
     bool look_up_shell(std::size_t chunk, int shell, double budget);
     double cost() const { return cost_; }
 
   private:
+    void forget();
     void fetch_nearest() const;
     void visit(std::size_t chunk, std::uint32_t value, int shell);
     void offer(std::uint64_t code, std::uint32_t unique, int distance);

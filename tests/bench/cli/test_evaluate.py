@@ -73,6 +73,31 @@ def test_a_model_and_a_collapsed_one_beside_it(here, collapsed):
     assert f"The mAP is {model['map'] / other['map']:.2f} x that of {collapsed}." in done.stdout
 
 
+def test_every_rank_side_by_side(here, collapsed):
+    done = run("--model", MODEL, *FOLDERS, "--compare", collapsed, "--rank", "all", "--out", "eval.json")
+    assert done.exit_code == 0, done.output
+    value = json.loads(Path("eval.json").read_text())
+    ranks = ["hamming", "weighted", "tiebreak"]
+    assert [(model["model"], model["rank"]) for model in value["models"]] == [
+        (path, rank) for path in (MODEL, collapsed) for rank in ranks
+    ]
+    by_distance, weighted, tiebreak = value["models"][:3]
+    # Breaking ties gives one of the orders that the mean by distance is over.
+    assert tiebreak["map_pessimistic"] == pytest.approx(tiebreak["map_optimistic"])
+    assert by_distance["map_pessimistic"] - 1e-9 <= tiebreak["map"] <= by_distance["map_optimistic"] + 1e-9
+    assert weighted["map_optimistic"] - weighted["map_pessimistic"] < 1e-12  # no two pictures have one score
+    assert weighted["recall_at_radius"] == tiebreak["recall_at_radius"] == by_distance["recall_at_radius"]
+    # Logits of zero weigh nothing: everything is one tie by any rank.
+    assert len({(model["map"], model["map_optimistic"]) for model in value["models"][3:]}) == 1
+    assert value["ratios"] == {collapsed: pytest.approx(by_distance["map"] / value["models"][3]["map"])}
+    ratio = weighted["map"] / by_distance["map"]
+    assert f"{MODEL}: the mAP of weighted is {ratio:.3f} x that of hamming." in done.stdout
+    alone = run("--model", MODEL, *FOLDERS, "--rank", "weighted", "--json")
+    assert json.loads(alone.stdout)["models"] == [weighted]
+    plain = run("--model", MODEL, *FOLDERS, "--json")
+    assert json.loads(plain.stdout)["models"] == [by_distance]
+
+
 def test_a_required_ratio_passes_or_is_refused_with_5(here, collapsed):
     done = run("--model", MODEL, *FOLDERS, "--compare", collapsed, "--require-ratio", "1.01", "-q")
     assert done.exit_code == 0, done.output

@@ -103,6 +103,22 @@ def test_radius_k_and_exclude_self(here):
     assert len(rows(done.stdout)) == 8
 
 
+@pytest.mark.parametrize("rank", ["weighted", "tiebreak"])
+def test_a_ranked_search_shows_scores(here, rank):
+    done = run("photos/finch/1.jpg", "--rank", rank, "--html", "hits.html")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[1].split() == ["rank", "distance", "score", "label", "bits", "path"]
+    found = [(int(distance), int(score)) for _, distance, score, *_ in rows(done.stdout)]
+    assert found[0] == (0, 0)
+    assert len(set(found)) > 3
+    assert found == sorted(found, key=lambda hit: hit[::-1] if rank == "weighted" else hit)
+    page = Path("hits.html").read_text()
+    assert f"the first 10, ranked {rank}" in page
+    assert f"{found[-1][0]} bits, score {found[-1][1]:,}" in page
+    again = run("photos/finch/1.jpg", "--rank", rank, "--json")
+    assert [(hit["distance"], hit["score"]) for hit in json.loads(again.stdout)["results"][0]["hits"]] == found
+
+
 def test_json_is_alone_on_stdout_and_has_everything(here):
     done = run("photos/finch", "--json", "-k", "2")
     assert done.exit_code == 0
@@ -112,6 +128,7 @@ def test_json_is_alone_on_stdout_and_has_everything(here):
     assert first["query"] == "photos/finch/1.jpg"
     assert (first["label"], first["code"], first["stored"]) == ("finch", "0x018c", True)
     assert first["hits"][0]["path"] == str(here / "photos" / "finch" / "1.jpg")
+    assert first["hits"][1]["score"] is None
     assert first["hits"][1]["distance"] == len(first["hits"][1]["differs"])
     assert all(query != hit for query, hit in first["hits"][1]["differs"].values())
 

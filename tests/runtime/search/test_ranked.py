@@ -116,6 +116,23 @@ def test_equals_numpy(path: str, structure: str, share: float, data: st.DataObje
 
 
 @pytest.mark.parametrize("path", core.paths()[:-1])
+@pytest.mark.parametrize("structure", STRUCTURES[1:])
+@pytest.mark.parametrize("kind", ["normal", "few", "equal", "zero"])
+def test_keys_that_lie_close_together(path: str, structure: str, kind: str) -> None:
+    """Keys one apart, and many equal ones: by weights of zero a code at the k-th distance less one must not be lost."""
+    rng = np.random.default_rng(8)
+    codes = clustered(20, 4000, 4000, 0.5, rng)
+    queries = clustered(20, 8, 8, 0.5, rng)
+    logits = some_logits(kind, 8, 20, rng)
+    numpy = searcher("numpy", codes, 20)
+    for share in (0.0, np.inf):
+        native = searcher(path, codes, 20, share=share, structure=structure)
+        for rank in RANKED:
+            for k in (1, 30, 500):
+                same(*(index.search(queries, k, logits=logits, rank=rank) for index in (native, numpy)))
+
+
+@pytest.mark.parametrize("path", core.paths()[:-1])
 @pytest.mark.parametrize(("bits", "flip"), [(12, 0.05), (20, 0.05), (32, 0.05), (48, 0.05), (48, 0.5), (64, 0.15)])
 def test_large_enough_for_every_structure_of_its_own_accord(path: str, bits: int, flip: float) -> None:
     """Buckets of many codes, many levels, batches over several threads: what a few thousand codes don't reach."""

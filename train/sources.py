@@ -1,0 +1,138 @@
+"""Where the pictures of a run are, in one line of text: what --data takes, and what config.json keeps.
+
+photos/                                   a folder: see data.load_image_folder
+synthetic:birds, synthetic:birds?…        a generated set: see synthetic.resolve_data
+cub200:/data, vegfru+val:/data            an official data set and the folder that holds it; options follow a plus:
+                                          a variant of the set, or any-size (see datasets.OfficialDataset)
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from queryopt.cli import Progress, display_path
+from queryopt.errors import DataError, UsageError
+from queryopt.train.data import DataSplits, LabelledImages, load_image_folder
+from queryopt.train.datasets.attributes import ImageAttributes, birds_attributes
+from queryopt.train.datasets.official import ANY_SIZE, OfficialDataset
+from queryopt.train.datasets.registry import dataset_names, official_dataset
+from queryopt.train.synthetic import absolute_data, resolve_data
+
+__all__ = ["OfficialSource", "absolute_source", "load_attributes", "load_data", "official_source", "with_root"]
+
+
+@dataclass(frozen=True)
+class OfficialSource:
+    """An official data set somewhere. UsageError for a variant that it hasn't, or no folder.
+
+    root: its own folder, or the one that holds it. variant: a key of its counts. any_size: see OfficialDataset.load.
+    """
+
+    dataset: OfficialDataset
+    root: str
+    variant: str = ""
+    any_size: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that there is such a data set."""
+        self.dataset.check_variant(self.variant)
+        if not self.root:
+            raise UsageError(
+                f"{self.dataset.name} is a data set: say which folder holds it with --root DIR (a folder of your own "
+                f"with this name is ./{self.dataset.name})"
+            )
+
+    def __str__(self) -> str:
+        """As --data takes it."""
+        options = [*([self.variant] if self.variant else []), *([ANY_SIZE] if self.any_size else [])]
+        return f"{'+'.join([self.dataset.name, *options])}:{self.root}"
+
+    def load(self) -> DataSplits:
+        """Its pictures."""
+        return self.dataset.load(self.root, self.variant, self.any_size)
+
+
+def official_source(text: str | os.PathLike[str]) -> OfficialSource | None:
+    """The official data set that `text` means, None where it is a path or a generated set.
+
+    UsageError where the data set has no folder or no such option.
+    """
+    head, _, root = os.fspath(text).partition(":")
+    name, *options = head.split("+")
+    if name not in dataset_names():
+        return None
+    dataset = official_dataset(name)
+    variants = [option for option in options if option != ANY_SIZE]
+    if len(variants) > 1:
+        raise UsageError(f"{head}: {' and '.join(variants)} can't be had together")
+    return OfficialSource(dataset, root, variants[0] if variants else "", ANY_SIZE in options)
+
+
+def with_root(data: str, root: str | None, any_size: bool = False) -> str:
+    """`data` as the options --root and --any-size complete it. UsageError where they don't belong to it."""
+    if root is None and not any_size:
+        return data
+    head, colon, inside = data.partition(":")
+    if head.split("+")[0] not in dataset_names():
+        option = "--root" if root is not None else "--any-size"
+        raise UsageError(
+            f"{option} goes with an official data set, and {display_path(data)} is none: there are "
+            f"{', '.join(dataset_names())}"
+        )
+    if colon and root is not None:
+        raise UsageError(f"{display_path(data)} says already where the data set lies: leave --root out")
+    if any_size and ANY_SIZE not in head.split("+"):
+        head = f"{head}+{ANY_SIZE}"
+    return f"{head}:{inside if root is None else root}"
+
+
+def absolute_source(text: str | os.PathLike[str]) -> str:
+    """The same data, put so that it means the same in every working directory. UsageError for a wrong name or value."""
+    source = official_source(text)
+    if source is None:
+        return absolute_data(text)
+    return str(OfficialSource(source.dataset, os.path.abspath(source.root), source.variant, source.any_size))
+
+
+def load_data(
+    text: str | os.PathLike[str], *, seed: int = 0, test_fraction: float = 0.2, progress: Progress | None = None
+) -> DataSplits:
+    """The training and test pictures of whatever `text` means.
+
+    seed, test_fraction: of a folder without train/ and test/. progress: for a generated set that has to be made.
+    Raises DataError where there is no such data or it doesn't fit its layout, UsageError for a wrong name or value and
+    for an official data set that is given as a plain folder.
+    """
+    if (source := official_source(text)) is not None:
+        return source.load()
+    folder = resolve_data(text, progress=progress)
+    _refuse_layout(folder)
+    return load_image_folder(folder, seed=seed, test_fraction=test_fraction)
+
+
+def load_attributes(text: str | os.PathLike[str], images: LabelledImages) -> ImageAttributes:
+    """The attributes of these pictures of the data that `text` means, in their order.
+
+    DataError where that data has none, or they don't fit.
+    """
+    if (source := official_source(text)) is not None:
+        return source.dataset.load_attributes(source.root, source.any_size).of(images)
+    folder = resolve_data(text)
+    if not (folder / "attributes.csv").is_file():
+        raise DataError(
+            f"{display_path(folder)}: its pictures have no attributes (no attributes.csv): cub200 and synthetic:birds "
+            "have some"
+        )
+    return birds_attributes(folder, images)
+
+
+def _refuse_layout(folder: Path) -> None:
+    """As a folder of class folders, an official layout would be a set of classes such as images/ and parts/."""
+    for name in dataset_names():
+        dataset = official_dataset(name)
+        own = (folder / dataset.sign).is_file() and folder.resolve().name == dataset.folder
+        if own or (folder / dataset.folder / dataset.sign).is_file():
+            raise UsageError(
+                f"{display_path(folder)}: here is {dataset.title} in its official layout, which has no folder a class: "
+                f"give it as --data {name} --root {display_path(folder)}"
+            )
