@@ -39,6 +39,7 @@ Examples:
     help="Share of bits that may differ between network and model; above it nothing is written (exit 5).",
 )
 @click.option("--no-parity", is_flag=True, help="Don't compare on pictures; the model's card will say so.")
+@click.option("--no-fold", is_flag=True, help="Keep the trained network's own parts in the graph; slower, same codes.")
 @click.option("--explain", is_flag=True, help="Add the output `attention`: where in the picture each bit looked.")
 @batch_option(32)
 @threads_option
@@ -49,6 +50,7 @@ def main(
     images: str | None,
     max_flip_rate: float,
     no_parity: bool,
+    no_fold: bool,
     explain: bool,
     batch: int,
     threads: int | None,
@@ -56,9 +58,10 @@ def main(
 ) -> ExitCode:
     """Export a training checkpoint to one self-describing model.onnx.
 
-    The auxiliary branch is stripped, which is proved on the graph that comes out. Then network and model hash the same
-    real pictures: at least 20,000 bits are compared, with flips and crops of the pictures where there are too few. A
-    model whose bits differ by more than --max-flip-rate is not written, and an older one at its place stays.
+    The auxiliary branch is stripped and the network folded (exact rewrites that save multiply-adds); that what comes
+    out is still the network, and holds nothing of the branch, is proved on the graph. Then network and model hash the
+    same real pictures: at least 20,000 bits are compared, with flips and crops of the pictures where there are too few.
+    A model whose bits differ by more than --max-flip-rate is not written, and an older one at its place stays.
     """
     for package, extra in _PACKAGES.items():
         if importlib.util.find_spec(package) is None:
@@ -75,6 +78,7 @@ def main(
         pictures=images,
         parity=not no_parity,
         max_flip_rate=max_flip_rate,
+        fold=not no_fold,
         explain=explain,
         batch=batch,
         threads=threads,
@@ -91,7 +95,7 @@ def main(
 
 
 def _print(out: Output, result: "ExportResult") -> None:
-    card, strip, parity = result.card, result.strip, result.parity
+    card, fold, strip, parity = result.card, result.fold, result.strip, result.parity
     where = display_path(result.path)
     if result.replaced is not None:
         same = "the same checkpoint" if result.replaced == card.fingerprint else "another checkpoint"
@@ -103,9 +107,19 @@ def _print(out: Output, result: "ExportResult") -> None:
     out.print(f"code:     {card.bits} bits of {card.backbone} at {size} x {size} pixels")
     out.print(
         f"stripped: {strip.multiply_adds_training:,} multiply-adds with {strip.branches} branches -> "
-        f"{strip.multiply_adds:,} in the graph; logits equal the training network's within "
+        f"{strip.multiply_adds:,} in the {strip.graph} graph; logits equal the training network's within "
         f"{strip.max_logit_difference:.1e}"
     )
+    if fold is None:
+        out.print("folded:   no (--no-fold)")
+    else:
+        out.print(
+            f"folded:   {fold.before:,} multiply-adds of the inference network -> {fold.after:,} "
+            f"({100 * (1 - fold.after / fold.before):.1f} % fewer)"
+        )
+        for step in sorted(fold.steps, key=lambda step: -step.saved):
+            if step.saved:
+                out.print(f"          {step.saved:>13,}  {step.name}")
     if parity is None:
         out.print("parity:   not checked (--no-parity)")
         return
@@ -130,6 +144,7 @@ def _values(result: "ExportResult") -> dict[str, object]:
         "bits": result.card.bits,
         "fingerprint": result.card.fingerprint,
         "replaced": result.replaced,
+        "fold": None if result.fold is None else result.fold.to_dict(),
         "strip": result.strip.to_dict(),
         "parity": None if parity is None else {**parity.to_dict(), "failures": dict(parity.failures)},
         "pictures": result.pictures,

@@ -17,6 +17,9 @@ from queryopt import __version__
 from queryopt.card import ModelCard, Preprocessing, fingerprint
 from queryopt.cli import Progress, display_path
 from queryopt.errors import MissingError, ParityError, UsageError
+from queryopt.export.fold import FoldReport
+from queryopt.export.fold import fold as fold_network
+from queryopt.export.folded import FoldedNetwork
 from queryopt.export.parity import MAX_FLIP_RATE, ParityReport, check_parity
 from queryopt.export.pictures import parity_pictures
 from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
@@ -52,6 +55,7 @@ class ExportResult:
     path: Path
     size: int
     card: ModelCard
+    fold: FoldReport | None
     strip: StripReport
     parity: ParityReport | None
     pictures: str
@@ -65,6 +69,7 @@ def export_onnx(
     pictures: str | os.PathLike[str] | Sequence[str | bytes | os.PathLike[Any]] | None = None,
     parity: bool = True,
     max_flip_rate: float = MAX_FLIP_RATE,
+    fold: bool = True,
     explain: bool = False,
     batch: int = 32,
     threads: int | None = None,
@@ -75,8 +80,8 @@ def export_onnx(
     checkpoint: a run folder, a checkpoint file, or what load_checkpoint gave. path: the file to write, or a folder for
     a model.onnx in it; by default model.onnx beside the checkpoint. pictures: a folder or paths for the parity gate; by
     default the run's own validation pictures. parity=False writes a model that was not compared on pictures (its card
-    says so). explain: add the output `attention`. batch, threads: of the parity gate (None: all that torch and the
-    process have). progress: see Progress.
+    says so). fold: export what queryopt.export.fold makes of the network, or its own parts. explain: add the output
+    `attention`. batch, threads: of the parity gate (None: all that torch and the process have). progress: see Progress.
 
     Nothing is written to `path` before everything is checked, and then in one step: a refused or interrupted export
     leaves what was there. Raises CheckpointError (the checkpoint), DataError (no pictures), ParityError (above
@@ -95,11 +100,12 @@ def export_onnx(
     network = loaded.network()
     card = model_card(network)
     with _torch_threads(threads), _candidate(target) as candidate:
-        model = build_graph(network, explain=explain)
+        folded, saved = fold_network(network) if fold else (None, None)
+        model = build_graph(folded or network, explain=explain)
         candidate.write_bytes(with_card(model, card))
         report = None
         try:
-            strip = _check_strip(network, model, candidate, threads)
+            strip = _check_strip(network, model, candidate, threads, folded)
             if parity:
                 report = check_parity(network, candidate, compared, batch=batch, threads=threads, progress=progress)
                 report.require(max_flip_rate)
@@ -110,11 +116,11 @@ def export_onnx(
         content = with_card(model, card)
     with replacing(target) as file:
         file.write(content)
-    return ExportResult(target, len(content), card, strip, report, described, replaced)
+    return ExportResult(target, len(content), card, saved, strip, report, described, replaced)
 
 
-def build_graph(network: "QueryOpt", explain: bool = False) -> onnx.ModelProto:
-    """The ONNX graph of the inference network, without a model card.
+def build_graph(network: "QueryOpt | FoldedNetwork", explain: bool = False) -> onnx.ModelProto:
+    """The ONNX graph of the inference network, or of what `fold` made of it, without a model card.
 
     Input `images` uint8 [batch, s, s, 3]; outputs `codes` uint8 [batch, ceil(bits / 8)], `logits` float32
     [batch, bits], and with `explain` `attention` float32 [batch, bits, tokens]. Checked with onnx.checker; it holds no
@@ -171,9 +177,11 @@ def with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
     return content
 
 
-def _check_strip(network: "QueryOpt", model: onnx.ModelProto, candidate: Path, threads: int | None) -> StripReport:
+def _check_strip(
+    network: "QueryOpt", model: onnx.ModelProto, candidate: Path, threads: int | None, folded: FoldedNetwork | None
+) -> StripReport:
     with contextlib.closing(open_backend(candidate, _BACKEND, threads)) as runner:
-        return check_strip(network, model, runner)
+        return check_strip(network, model, runner, folded)
 
 
 def _target(checkpoint: Checkpoint, path: str | os.PathLike[str] | None) -> Path:

@@ -19,6 +19,8 @@ from queryopt.card import Preprocessing
 from queryopt.codes import code_bytes
 from queryopt.errors import ParityError, UsageError
 from queryopt.export.count import count_multiply_adds
+from queryopt.export.fold import folded_multiply_adds, query_forms
+from queryopt.export.folded import FoldedNetwork
 from queryopt.export.parity import network_logits
 from queryopt.train.network import roll_queries
 
@@ -30,30 +32,33 @@ __all__ = ["TOLERANCE", "InferenceNetwork", "StripReport", "check_strip", "multi
 TOLERANCE = 1e-4
 """Largest logit difference from the training network that float32 rounding may make, for a logit_scale up to 1."""
 _PROBES = 4
+_SAME = 1e-5
 
 
 class InferenceNetwork(nn.Module):
     """What model.onnx holds: bytes in, packed codes and logits out.
 
-    forward: images uint8 [b, s, s, 3] sRGB -> (codes uint8 [b, ceil(bits / 8)], logits float32 [b, bits]), and with
-    `explain` also attention float32 [b, bits, tokens], averaged over heads. Only the queries themselves run: their
-    rolled copies never enter the graph. Switches `network` to eval mode.
+    network: the trained one, or what `fold` made of it. forward: images uint8 [b, s, s, 3] sRGB -> (codes uint8
+    [b, ceil(bits / 8)], logits float32 [b, bits]), and with `explain` also attention float32 [b, bits, tokens],
+    averaged over heads. Only the queries themselves run: their rolled copies never enter the graph. Switches `network`
+    to eval mode.
     """
 
     mean: Tensor
     std: Tensor
     powers: Tensor
 
-    def __init__(self, network: "QueryOpt", explain: bool = False) -> None:
+    def __init__(self, network: "QueryOpt | FoldedNetwork", explain: bool = False) -> None:
         super().__init__()
         config = network.config
         if explain and not config.queries:
             raise UsageError("this network was trained without queries: it has no attention to explain its bits with")
         self.network = network.eval()
         self.explain = explain
-        preprocessing = Preprocessing.for_size(config.image_size)
-        self.register_buffer("mean", torch.tensor(preprocessing.mean))
-        self.register_buffer("std", torch.tensor(preprocessing.std))
+        if not isinstance(network, FoldedNetwork):
+            preprocessing = Preprocessing.for_size(config.image_size)
+            self.register_buffer("mean", torch.tensor(preprocessing.mean))
+            self.register_buffer("std", torch.tensor(preprocessing.std))
         powers = torch.zeros(config.bits, code_bytes(config.bits))
         for bit in range(config.bits):
             powers[bit, bit // 8] = 2.0 ** (bit % 8)
@@ -62,12 +67,19 @@ class InferenceNetwork(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         # The cast comes first: TensorRT refuses to transpose uint8.
-        x = ((images.to(torch.float32) / 255 - self.mean) / self.std).permute(0, 3, 1, 2)  # [b, 3, s, s]
-        if self.explain:
-            logits, attention = self.network.forward_with_attention(x)  # [b, bits], [b, bits, tokens]
+        pixels = images.to(torch.float32)
+        logits, attention = self._run(self.network, pixels)  # [b, bits], [b, bits, tokens]
+        if attention is not None and self.explain:
             return self._pack(logits), logits, attention
-        logits = self.network(x, branches=1)  # [b, bits]
         return self._pack(logits), logits
+
+    def _run(self, network: "QueryOpt | FoldedNetwork", pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """pixels [b, s, s, 3], 0 to 255 -> logits [b, bits] and, where there is one, attention [b, bits, tokens]."""
+        if isinstance(network, FoldedNetwork):
+            outputs: tuple[Tensor, Tensor | None] = network(pixels)
+            return outputs
+        x = ((pixels / 255 - self.mean) / self.std).permute(0, 3, 1, 2)  # [b, 3, s, s]
+        return network.forward_with_attention(x) if self.explain else (network(x, branches=1), None)
 
     def _pack(self, logits: Tensor) -> Tensor:
         """Logits [b, bits] -> codes uint8 [b, ceil(bits / 8)]; a product with powers of two, exact up to 255."""
@@ -79,14 +91,16 @@ class InferenceNetwork(nn.Module):
 class StripReport:
     """What the strip took away, and how the exported graph was compared with the training network.
 
-    branches: of the training network, the original queries included. multiply_adds: of one image, counted from the
-    graph, without `packing` (the product that packs bits into bytes). multiply_adds_network: torch's count of the
-    inference network; the graph may have less where the exporter folded a product of constants (the queries'
-    projection, in small networks), never more. multiply_adds_training: torch's count with all branches.
+    graph: which was compared, "plain" (the trained network's own parts) or "folded". branches: of the training network,
+    the original queries included. multiply_adds: of one image, counted from the graph, without `packing` (the product
+    that packs bits into bytes). multiply_adds_network: torch's count of what was exported, the inference network or the
+    folded one; the graph may have less where the exporter folded a product of constants (the queries' projection, in
+    small networks), never more. multiply_adds_training: torch's count of the trained network with all branches.
     max_logit_difference: between the graph and the training network's first `bits` columns, over `probes` seeded
     inputs. flipped: bits that differ where |logit| > TOLERANCE.
     """
 
+    graph: str
     branches: int
     multiply_adds: int
     packing: int
@@ -108,26 +122,30 @@ class Runner(Protocol):
         """uint8 [b, s, s, 3] -> an object with .codes and .logits."""
 
 
-def check_strip(network: "QueryOpt", model: onnx.ModelProto, runner: Runner) -> StripReport:
+def check_strip(
+    network: "QueryOpt", model: onnx.ModelProto, runner: Runner, folded: FoldedNetwork | None = None
+) -> StripReport:
     """Prove that the graph is the training network without its auxiliary branch; ParityError where it is not.
 
     network: the trained one, in eval mode (BatchNorm uses its running statistics). model: the exported graph; runner:
-    runs it. Three things are held: no constant in the graph holds a rolled query; the graph has no more multiply-adds
-    than the inference network (a single copy left behind would add its attention and feed-forward block); and its
-    logits are the training network's first `bits` columns within TOLERANCE (times logit_scale where that is above 1),
-    without a flipped bit where |logit| is above it.
+    runs it. folded: what `fold` made of `network`, where the graph is that. Three things are held: no constant in the
+    graph holds a rolled query, in any form that folding gives a query; the graph has no more multiply-adds than the
+    inference network, or the folded one (a single copy left behind would add its attention and feed-forward block);
+    and its logits are the training network's first `bits` columns within TOLERANCE (times logit_scale where that is
+    above 1), without a flipped bit where |logit| is above it.
     """
     config = network.config
+    kind = "plain" if folded is None else "folded"
     if name := _constant_with_rolled_query(network, model):
         raise ParityError(
-            f"the exported graph still holds rolled queries (in {name!r}): the auxiliary branch was not stripped"
+            f"the exported {kind} graph still holds rolled queries (in {name!r}): the auxiliary branch was not stripped"
         )
     graph = count_multiply_adds(model)
-    inference = multiply_adds(network, branches=1)
+    inference = multiply_adds(network, branches=1) if folded is None else folded_multiply_adds(folded)
     if graph.total > inference:
         raise ParityError(
-            f"the exported graph has {graph.total:,} multiply-adds, but the inference network {inference:,}: "
-            "something of the auxiliary branch was left in it"
+            f"the exported {kind} graph has {graph.total:,} multiply-adds, but the {kind} inference network "
+            f"{inference:,}: something of the auxiliary branch was left in it"
         )
     pixels = _probe_pixels(config.image_size)
     preprocessing = Preprocessing.for_size(config.image_size)
@@ -140,11 +158,12 @@ def check_strip(network: "QueryOpt", model: onnx.ModelProto, runner: Runner) -> 
     flipped = int(np.count_nonzero((bits != (trained >= 0)) & sure))
     if not difference <= tolerance or flipped:
         raise ParityError(
-            f"the exported graph's logits differ from the training network's first {config.bits} by up to "
+            f"the exported {kind} graph's logits differ from the training network's first {config.bits} by up to "
             f"{difference:.2e} (allowed: {tolerance:.1e}), {flipped} sure bits flipped "
             f"in {_PROBES} inputs: the graph is not the network"
         )
     return StripReport(
+        graph=kind,
         branches=config.branches,
         multiply_adds=graph.total,
         packing=graph.packing,
@@ -165,21 +184,40 @@ def multiply_adds(network: "QueryOpt", branches: int) -> int:
 
 
 def _constant_with_rolled_query(network: "QueryOpt", model: onnx.ModelProto) -> str | None:
-    """Name of a constant one of whose rows or columns is a rolled copy of the first query; None where there is none."""
+    """Name of a constant in which a rolled copy of the first query lies, along any axis; None where there is none.
+
+    A query is looked for as it was trained and as folds (the exporter's, too) change it: see `query_forms`. Those are
+    computed in another order of rounding, so that what is nearer than _SAME, relative to its length, is the same.
+    """
     if network.queries is None or network.config.branches == 1:
         return None
-    dim = network.config.dim
-    first = roll_queries(network.queries[:1].detach(), network.config.branches)[1:].numpy()  # [branches - 1, dim]
-    # Copies that are the query itself again (more branches than dim) are no trace of the branch.
-    copies = {row.tobytes() for row in first} - {network.queries[0].detach().numpy().tobytes()}
+    queries = network.queries.detach()
+    copies = roll_queries(queries[:1], network.config.branches)[1:]  # [branches - 1, dim]
+    own_forms, copy_forms = query_forms(network, queries), query_forms(network, copies)
+    wanted = []
+    for own, rolled in zip(own_forms, copy_forms, strict=True):
+        # A copy that is one of the queries itself (more branches than dim) is no trace of the branch. Numbers of one
+        # or two dimensions are found anywhere.
+        rows = rolled[~_near(rolled, own)]
+        if rows.shape[1] > 2 and len(rows):
+            wanted.append(rows)
     for name, array in _constants(model).items():
-        if array.dtype != np.float32 or array.ndim < 1:
+        if array.dtype != np.float32:
             continue
-        matrices = [array.reshape(-1, dim)] if array.shape[-1] == dim else []
-        matrices += [array.reshape(dim, -1).T] if array.shape[0] == dim else []
-        if any(row.tobytes() in copies for matrix in matrices for row in matrix):
-            return name
+        for rows in wanted:
+            for axis in (axis for axis, size in enumerate(array.shape) if size == rows.shape[1]):
+                if _near(np.moveaxis(array, axis, -1).reshape(-1, rows.shape[1]), rows).any():
+                    return name
     return None
+
+
+def _near(rows: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which of the rows [m, width] are one of the others [k, width] but for rounding: bool [m]. Zeros are like none."""
+    rows, others = rows.astype(np.float64), others.astype(np.float64)
+    lengths = np.square(rows).sum(axis=1)  # [m]
+    squares = lengths[:, None] + np.square(others).sum(axis=1) - 2 * rows @ others.T  # [m, k], of the distances
+    near: npt.NDArray[np.bool_] = (lengths > 0) & (squares < _SAME**2 * lengths[:, None]).any(axis=1)
+    return near
 
 
 def _constants(model: onnx.ModelProto) -> Mapping[str, npt.NDArray[Any]]:

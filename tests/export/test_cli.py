@@ -46,7 +46,16 @@ def test_a_trained_run_exports_on_its_validation_pictures(trained):
     assert "0 of 20,004 bits flipped against torch on onnxruntime" in result.stdout
     assert "(rate 0, with 95 % confidence below 1.5e-04)" in result.stdout
     assert "1,667 views of 6 pictures (the run's validation pictures)" in result.stdout
-    assert "1,787,904 multiply-adds with 8 branches -> 1,149,312 in the graph" in result.stdout
+    assert "1,787,904 multiply-adds with 8 branches -> 1,149,312 in the folded graph" in result.stdout
+    assert "1,161,600 multiply-adds of the inference network -> 1,149,312 (1.1 % fewer)" in result.stdout
+    assert "       12,288  decoder: queries and positions into constants" in result.stdout
+
+
+def test_the_network_s_own_parts_are_kept_on_request(network, save_run):
+    result = invoke("--ckpt", save_run(network), "--no-parity", "--no-fold")
+    assert result.exit_code == 0, result.output
+    assert "in the plain graph" in result.stdout
+    assert "folded:   no (--no-fold)" in result.stdout
 
 
 def test_json_is_alone_on_stdout(trained, model_path, picture_folder, tmp_path):
@@ -60,7 +69,9 @@ def test_json_is_alone_on_stdout(trained, model_path, picture_folder, tmp_path):
     assert values["parity"]["bits_compared"] >= 20_000
     assert values["parity"]["distinct_codes"] > 1
     assert "warning" not in result.stderr
-    assert values["strip"]["multiply_adds"] == 1_149_312
+    assert values["strip"]["graph"] == "folded"
+    assert values["strip"]["multiply_adds"] == values["fold"]["after"] == 1_149_312
+    assert sum(step["saved"] for step in values["fold"]["steps"]) == values["fold"]["before"] - 1_149_312
     assert values["card"]["bits"] == 12
     assert values["replaced"] not in (None, values["fingerprint"])
 

@@ -5,6 +5,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from queryopt.errors import ModelError
 from queryopt.export.count import count_multiply_adds
+from queryopt.export.fold import fold
 from queryopt.export.onnx import build_graph
 from queryopt.export.strip import multiply_adds
 from queryopt.train.network import NetworkConfig, QueryOpt
@@ -92,11 +93,15 @@ def test_the_packing_product_is_counted_apart(graph):
     assert count.total == sum(count.by_operator.values())
 
 
-def test_the_paper_s_network_has_torch_s_count_in_its_graph():
+def test_the_paper_s_network_has_torch_s_count_in_its_graph_folded_and_not():
     with torch.random.fork_rng():
         network = QueryOpt(NetworkConfig(12)).eval()
     count = count_multiply_adds(build_graph(network))
-    assert count.total == multiply_adds(network, branches=1) > 5e9
+    assert count.total == multiply_adds(network, branches=1) > 5.2e9
+    assert count.packing == 24
+    folded, report = fold(network)
+    count = count_multiply_adds(build_graph(folded))
+    assert count.total == report.after < 5.025e9
     assert count.packing == 24
 
 

@@ -148,6 +148,22 @@ def test_attention_is_an_output_on_request(network, save_run, pictures):
     assert expected.std(dim=2).min() > 1e-3
 
 
+def test_folded_or_not_it_is_the_same_checkpoint_with_the_same_codes(network, save_run, pictures, tmp_path):
+    run = save_run(network)
+    results = [export_onnx(run, tmp_path / f"{fold}.onnx", parity=False, fold=fold) for fold in (True, False)]
+    assert [result.strip.graph for result in results] == ["folded", "plain"]
+    assert results[0].fold.after == results[0].strip.multiply_adds
+    assert results[1].fold is None
+    assert len({result.card.fingerprint for result in results}) == 1
+    pixels = np.stack([load_image(p, results[0].card.preprocessing) for p in pictures])
+    folded, plain = (session_of(result.path).run(None, {"images": pixels}) for result in results)
+    np.testing.assert_array_equal(folded[0], plain[0])
+    np.testing.assert_allclose(folded[1], plain[1], atol=1e-5)
+    constants = [{t.name for t in onnx.load(result.path).graph.initializer} for result in results]
+    assert "std" in constants[1] - constants[0]
+    assert "network.decoder.scores.queries" in constants[0] - constants[1]
+
+
 def test_a_file_that_is_no_model_is_never_overwritten(network, save_run, tmp_path):
     run = save_run(network)
     foreign = tmp_path / "thesis.onnx"

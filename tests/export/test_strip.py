@@ -7,17 +7,18 @@ import torch
 
 from queryopt.codes import pack_codes
 from queryopt.errors import ParityError, UsageError
+from queryopt.export.fold import REWRITES, fold, query_forms
 from queryopt.export.onnx import build_graph, model_card, with_card
 from queryopt.export.strip import InferenceNetwork, check_strip, multiply_adds
 from queryopt.runtime.backends import open_backend
 from queryopt.train.network import roll_queries
 
 
-def check(network, model, folder):
+def check(network, model, folder, folded=None):
     path = folder / "candidate.onnx"
     path.write_bytes(with_card(model, model_card(network)))
     with contextlib.closing(open_backend(path, threads=1)) as session:
-        return check_strip(network, model, session)
+        return check_strip(network, model, session, folded)
 
 
 def random_images(network, count=3):
@@ -84,9 +85,29 @@ def test_a_graph_that_kept_the_branches_is_refused(network, tmp_path, monkeypatc
         check(network, model, tmp_path)
 
 
+def test_the_proof_holds_for_a_folded_graph_and_says_that_it_is_one(make_network, tmp_path):
+    network = make_network(3, dim=16, feedforward=32)
+    folded, saved = fold(network)
+    report = check(network, build_graph(folded), tmp_path, folded)
+    assert (report.graph, report.flipped) == ("folded", 0)
+    assert report.multiply_adds == report.multiply_adds_network == saved.after < multiply_adds(network, 1)
+    assert report.max_logit_difference < 1e-5
+
+
+def test_a_folded_graph_with_more_than_the_folded_network_is_refused(make_network, tmp_path):
+    # Folding saves more than a copy of the queries costs: the plain network's count would be no limit.
+    network = make_network(3, dim=16, feedforward=32)
+    folded, _ = fold(network)
+    few = {name: REWRITES[name] for name in REWRITES if "gather" not in name}
+    with pytest.raises(ParityError, match="the folded inference network"):
+        check(network, build_graph(fold(network, few)[0]), tmp_path, folded)
+
+
+@pytest.mark.parametrize("form", [0, 1, 2])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_a_rolled_query_left_in_a_constant_is_found(network, graph, tmp_path, transposed):
-    rolled = roll_queries(network.queries.detach(), network.config.branches)[36:48].numpy()
+def test_a_rolled_query_left_in_a_constant_is_found(network, graph, tmp_path, transposed, form):
+    copies = roll_queries(network.queries.detach(), network.config.branches)[36:48]
+    rolled = query_forms(network, copies)[form].astype(np.float32)
     model = onnx.ModelProto()
     model.CopyFrom(graph)
     model.graph.initializer.append(
@@ -106,7 +127,10 @@ def test_more_branches_than_distinct_rolls_are_no_false_alarm(make_network, grap
     assert check(make_network(branches=70), graph, tmp_path).branches == 70
 
 
-@pytest.mark.parametrize("options", [{"fusion": False}, {"queries": False}, {"image_size": 40}])
-def test_ablations_and_odd_sizes_export_and_prove(make_network, tmp_path, options):
+@pytest.mark.parametrize("options", [{"fusion": False}, {"queries": False}, {"image_size": 40, "dim": 16}])
+@pytest.mark.parametrize("kind", ["plain", "folded"])
+def test_ablations_and_odd_sizes_export_and_prove(make_network, tmp_path, options, kind):
     network = make_network(**options)
-    assert check(network, build_graph(network), tmp_path).flipped == 0
+    folded = fold(network)[0] if kind == "folded" else None
+    report = check(network, build_graph(folded or network), tmp_path, folded)
+    assert (report.flipped, report.graph) == (0, kind)

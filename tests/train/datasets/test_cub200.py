@@ -107,6 +107,19 @@ def test_attributes_in_any_order_with_crlf_and_a_byte_order_mark(folder):
     assert np.array_equal(found.certainties, expected.certainties)
 
 
+def test_attributes_belong_to_ids_in_whatever_order_these_stand(folder):
+    test = load(folder).test
+    expected = CUB.load_attributes(folder, any_size=True).of(test)
+    for path in (folder / "images.txt", folder.parent / "attributes.txt"):
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([*lines[2:], *lines[1::-1]]))
+    found = CUB.load_attributes(folder, any_size=True).of(test)
+    columns = [found.names.index(name) for name in expected.names]
+    assert columns != sorted(columns)
+    assert np.array_equal(found.present[:, columns], expected.present)
+    assert np.array_equal(found.certainties[:, columns], expected.certainties)
+
+
 @pytest.mark.parametrize(
     ("line", "text", "message"),
     [

@@ -1,0 +1,331 @@
+"""Exact rewrites of the inference network: the same logits for fewer multiply-adds and fewer passes over memory.
+
+Each rewrite is one function of a FoldedNetwork: it replaces parts of it, in place, and says whether it did: one that
+would cost more than it saves in this network leaves it alone. In exact arithmetic the logits are the same; `fold`
+computes the new weights in float64, so what is left is the rounding of a float32 run in another order.
+
+There is no tanh to drop: the network's logits are those before it. The division by |y| stays, so that logits mean the
+same in every model. Not worth it, also by count: merging an attention's output projection with its values a head.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.flop_counter import FlopCounterMode
+
+from queryopt.export.folded import (
+    CentredPixels,
+    ConstantQueryScores,
+    FineLevel,
+    FoldedNetwork,
+    GatheredMemory,
+    Head,
+    KeyScores,
+    NormalisedPixels,
+    PlacedSelfAttention,
+    PlainScores,
+    PlainSelfAttention,
+    PlainValues,
+    SplitFineLevel,
+)
+
+if TYPE_CHECKING:
+    from queryopt.train.network import QueryOpt
+
+__all__ = ["REWRITES", "FoldReport", "FoldStep", "Rewrite", "fold", "folded_multiply_adds", "query_forms"]
+
+Rewrite = Callable[[FoldedNetwork], bool]
+
+
+@dataclass(frozen=True)
+class FoldStep:
+    """One rewrite: its name, whether it was done (not where it would save nothing), and multiply-adds that it saved."""
+
+    name: str
+    done: bool
+    saved: int
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What folding did: multiply-adds of one picture before and after (torch's count), and each step in its order."""
+
+    before: int
+    after: int
+    steps: tuple[FoldStep, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def fold(network: "QueryOpt", rewrites: Mapping[str, Rewrite] | None = None) -> tuple[FoldedNetwork, FoldReport]:
+    """Fold a network for inference, in a float32 copy: `network` is left as it is.
+
+    rewrites: which, by name and in this order (None: all of REWRITES). A rewrite may need those before it in REWRITES.
+    """
+    folded = FoldedNetwork(network).double()
+    before = count = folded_multiply_adds(folded)
+    steps = []
+    for name, rewrite in (REWRITES if rewrites is None else rewrites).items():
+        done = rewrite(folded)
+        now = folded_multiply_adds(folded) if done else count
+        steps.append(FoldStep(name, done, count - now))
+        count = now
+    return folded.float().requires_grad_(False), FoldReport(before, count, tuple(steps))
+
+
+def query_forms(network: "QueryOpt", queries: Tensor) -> tuple[npt.NDArray[np.float64], ...]:
+    """The rows that queries [n, dim] of this network are in a graph: as they are [n, dim], projected and scaled
+    [h n, dim / h], and in the weights of the keys [h n, dim].
+    """
+    if network.decoder is None:
+        return ()
+    attention = copy.deepcopy(network.decoder.attention).double()
+    queries = queries.detach().double()
+    with torch.no_grad():
+        projected = _project(queries, attention.query, attention.heads)  # [h, n, dim / h]
+        forms = (queries, projected.flatten(0, 1), _into_keys(projected, attention.key.weight))
+    return tuple(form.numpy() for form in forms)
+
+
+def folded_multiply_adds(network: FoldedNetwork) -> int:
+    """Multiply-adds of one picture as torch's FlopCounterMode / 2 counts them; nothing is computed for it."""
+    shapes = {name: value.to("meta") for name, value in (*network.named_parameters(), *network.named_buffers())}
+    size = network.config.image_size
+    dtype = next(network.parameters()).dtype
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        functional_call(network, shapes, (torch.empty(1, size, size, 3, dtype=dtype, device="meta"),))
+    return int(counter.get_total_flops()) // 2
+
+
+def fold_batch_norms(network: FoldedNetwork) -> bool:
+    """BatchNorm's scale and shift into the convolution before it (transposed ones too)."""
+    for module in list(network.modules()):
+        children = dict(module.named_children())
+        pairs = (
+            zip(children, list(children)[1:], strict=False)
+            if isinstance(module, nn.Sequential)
+            else [(name, name.replace("conv", "bn")) for name in children if name.startswith("conv")]
+        )
+        for conv, norm in pairs:
+            before, after = children[conv], children.get(norm)
+            if isinstance(before, nn.Conv2d | nn.ConvTranspose2d) and isinstance(after, nn.BatchNorm2d):
+                transposed = isinstance(before, nn.ConvTranspose2d)
+                setattr(module, conv, fuse_conv_bn_eval(before, after, transposed))
+                setattr(module, norm, nn.Identity())
+    left = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    if left:
+        raise RuntimeError(f"BatchNorm that follows no convolution which fold_batch_norms knows: {', '.join(left)}")
+    return True
+
+
+def scale_pixels(network: FoldedNetwork) -> bool:
+    """Both divisions of the normalisation into the first convolution.
+
+    The mean can't follow them: at the border, a convolution pads with zeros, which have to mean the mean.
+    """
+    pixels = network.pixels
+    assert isinstance(pixels, NormalisedPixels)
+    first = next(module for module in network.backbone.modules() if isinstance(module, nn.Conv2d))
+    first.weight.data /= 255 * pixels.std[:, None, None]
+    network.pixels = CentredPixels(255 * pixels.mean)
+    return True
+
+
+def split_fine_level(network: FoldedNetwork) -> bool:
+    """P (C x + up) = (P C) x + P up, of the lateral convolution C and the projection P: where maps are wider than dim.
+
+    [g, g, c] maps cost c^2 + c dim at each place before, and 2 c dim after.
+    """
+    fine = network.tokens.fine
+    if not isinstance(fine, FineLevel) or fine.project.out_channels >= fine.project.in_channels:
+        return False
+    project, lateral = _matrix(fine.project), _matrix(fine.lateral)
+    direct = _conv1x1(project @ lateral, project @ _bias(fine.lateral) + _bias(fine.project))
+    network.tokens.fine = SplitFineLevel(direct, _conv1x1(project))
+    return True
+
+
+def merge_upsampling(network: FoldedNetwork) -> bool:
+    """The transposed convolution and the 1x1 convolution after it are one: where that has fewer multiply-adds.
+
+    k^2 w^2 + s^2 w c at each place before (kernel k, stride s, width w, c outputs), and k^2 w c after: not in the wide
+    ResNets, but where c < w k^2 / (k^2 - s^2).
+    """
+    up = network.tokens.up
+    if up is None:
+        return False
+    at = next(i for i, module in enumerate(up) if isinstance(module, nn.ConvTranspose2d))
+    deconv = cast(nn.ConvTranspose2d, up[at])
+    after = next(i for i, module in enumerate(up) if i > at and isinstance(module, nn.Conv2d))
+    last = cast(nn.Conv2d, up[after])
+    kernel, stride = math.prod(deconv.kernel_size), math.prod(deconv.stride)
+    width, out = deconv.out_channels, last.out_channels
+    if kernel * width * out >= kernel * width * width + stride * width * out:
+        return False
+    same: Any = deconv.kernel_size, deconv.stride, deconv.padding
+    with torch.device("meta"):
+        merged = nn.ConvTranspose2d(deconv.in_channels, out, *same)
+    merged.weight = nn.Parameter(torch.einsum("iwyx,ow->ioyx", deconv.weight, _matrix(last)))
+    merged.bias = nn.Parameter(_matrix(last) @ _bias(deconv) + _bias(last))
+    up[at], up[after] = merged, nn.Identity()
+    return True
+
+
+def place_encoder(network: FoldedNetwork) -> bool:
+    """The encoder's positions and scale into constants, and its three projections into one product.
+
+    W (x + p) = W x + W p, and W p is the same for every picture. The bias of the keys adds the same to all scores of a
+    token, which softmax doesn't see; that of the values adds the same to what each token gathers, whose weights sum to
+    1, so it goes through the output projection into its bias.
+    """
+    if network.encoder is None:
+        return False
+    plain = network.encoder.attention
+    assert isinstance(plain, PlainSelfAttention)
+    attention, positions = plain.attention, plain.positions
+    scale = (positions.shape[1] // attention.heads) ** -0.5
+    query, key = attention.query.weight * scale, attention.key.weight
+    network.encoder.attention = PlacedSelfAttention(
+        torch.cat([query, key, attention.value.weight]).T,
+        positions @ query.T + attention.query.bias * scale,
+        positions @ key.T,
+        _without_value_bias(attention.output, attention.value),
+        attention.heads,
+    )
+    return True
+
+
+def project_queries(network: FoldedNetwork) -> bool:
+    """The decoder's target is zero, so the queries' projection is the same for every picture; so are positions.
+
+    The bias of the keys adds the same to all scores of a query: softmax doesn't see it.
+    """
+    if network.decoder is None:
+        return False
+    plain = network.decoder.scores
+    assert isinstance(plain, PlainScores)
+    network.decoder.scores = ConstantQueryScores(
+        _project(plain.queries, plain.query, plain.heads), plain.key.weight.T, plain.positions @ plain.key.weight.T
+    )
+    return True
+
+
+def drop_value_bias(network: FoldedNetwork) -> bool:
+    """The decoder's value bias into that of its output projection: attention sums to 1."""
+    if network.decoder is None:
+        return False
+    values = network.decoder.values
+    assert isinstance(values, PlainValues)
+    values.output = _without_value_bias(values.output, values.value)
+    values.value = _linear(values.value.weight)
+    return True
+
+
+def queries_into_keys(network: FoldedNetwork) -> bool:
+    """q . (W x) = (q W) . x: scores straight from the memory, where that has fewer multiply-adds.
+
+    With h heads and n queries, a token costs dim^2 + n dim before, and h n dim after.
+    """
+    if network.decoder is None:
+        return False
+    scores = network.decoder.scores
+    assert isinstance(scores, ConstantQueryScores)
+    heads, count, width = scores.queries.shape
+    if heads * count >= heads * width + count:
+        return False
+    network.decoder.scores = KeyScores(
+        _into_keys(scores.queries, scores.weight.T), _into_keys(scores.queries, scores.bias.T), heads
+    )
+    return True
+
+
+def gather_before_values(network: FoldedNetwork) -> bool:
+    """a (W x) = W (a x): each query gathers memory and then makes a value of it, where that has fewer multiply-adds.
+
+    With h heads, n queries and t tokens, t dim^2 + n t dim before, and h n t dim + n dim^2 after.
+    """
+    if network.decoder is None:
+        return False
+    values = network.decoder.values
+    assert isinstance(values, PlainValues)
+    heads, count, tokens = network.config.heads, network.config.bits, network.config.tokens
+    dim = network.config.dim
+    if heads * count * tokens + count * dim >= tokens * dim + count * tokens:
+        return False
+    weight = values.value.weight.reshape(heads, -1, dim).transpose(1, 2)  # [h, dim, dim / h]
+    network.decoder.values = GatheredMemory(weight, values.output)
+    return True
+
+
+def divide_last(network: FoldedNetwork) -> bool:
+    """w . (y / |y|) = (w . y) / |y|: one division a logit instead of one a number."""
+    network.head = Head(network.head.weight, divide_last=True)
+    return True
+
+
+REWRITES: Mapping[str, Rewrite] = {
+    "batch norms into convolutions": fold_batch_norms,
+    "scale of the pixels into the first convolution": scale_pixels,
+    "lateral convolution into the projection": split_fine_level,
+    "upsampling and its last convolution into one": merge_upsampling,
+    "encoder: positions and scale into constants": place_encoder,
+    "decoder: queries and positions into constants": project_queries,
+    "decoder: value bias into the output projection": drop_value_bias,
+    "decoder: queries into the keys' weights": queries_into_keys,
+    "decoder: gather memory before values": gather_before_values,
+    "head: divide by the length last": divide_last,
+}
+"""All rewrites by name, in the order in which they are done."""
+
+
+def _matrix(conv: nn.Conv2d) -> Tensor:
+    """The weights [out, in] of a 1x1 convolution."""
+    return conv.weight.flatten(1)
+
+
+def _bias(conv: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
+    return cast(Tensor, conv.bias)
+
+
+def _conv1x1(weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+    """A 1x1 convolution of weights [out, in]."""
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None, device="meta")
+    conv.weight = nn.Parameter(weight[:, :, None, None])
+    if bias is not None:
+        conv.bias = nn.Parameter(bias)
+    return conv
+
+
+def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias)
+    return linear
+
+
+def _project(queries: Tensor, projection: nn.Linear, heads: int) -> Tensor:
+    """Queries [n, dim] projected and scaled, [h, n, dim / h]."""
+    projected: Tensor = projection(queries) * (queries.shape[1] // heads) ** -0.5  # [n, dim]
+    return projected.reshape(len(queries), heads, -1).transpose(0, 1)
+
+
+def _into_keys(queries: Tensor, rows: Tensor) -> Tensor:
+    """Projected queries [h, n, dim / h] times each head's rows of a matrix [dim, m]: [h n, m]."""
+    return torch.matmul(queries, rows.reshape(queries.shape[0], queries.shape[2], -1)).flatten(0, 1)
+
+
+def _without_value_bias(output: nn.Linear, value: nn.Linear) -> nn.Linear:
+    """The output projection with the bias of the values in its own."""
+    return _linear(output.weight, output.bias + output.weight @ value.bias)
