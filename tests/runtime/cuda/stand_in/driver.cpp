@@ -213,6 +213,7 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
   return cuLibraryGetKernel(function, module, name);
 }
 int cuFuncGetAttribute(int* value, int attribute, void*) { return *value = attribute == 4 ? 32 : 0, kSuccess; }
+int cuFuncSetBlockShape(void*, int, int, int) { return kSuccess; }
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void*, int threads, size_t) {
   return *blocks = 1024 / threads, kSuccess;
 }
