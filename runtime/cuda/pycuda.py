@@ -59,6 +59,7 @@ class PyCudaRuntime:
             capability=(int(major), int(minor)),
             multiprocessors=int(device.get_attribute(attribute.MULTIPROCESSOR_COUNT)),
             memory=int(device.total_memory()),
+            clock=1000 * int(device.get_attribute(attribute.CLOCK_RATE)),
         )
         threads = int(device.get_attribute(attribute.MAX_THREADS_PER_MULTIPROCESSOR))
         self.limits = MultiprocessorLimits(
