@@ -1,8 +1,14 @@
 """What all tests share."""
 
+import functools
 import os
+import shutil
 import signal
+import subprocess
+import tempfile
+from collections.abc import Callable
 
+import pytest
 from hypothesis import settings
 
 # A test run that a shell started in the background ignores Ctrl-C, and so would every process that a test starts and
@@ -14,3 +20,68 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+# Tests marked needs(…) are left out where a tool isn't there, and the summary of the run says which, and why.
+
+_PROBE = "int main() { return 0; }"
+
+
+def _program(*names: str) -> str:
+    return next((found for name in names if (found := shutil.which(name))), "")
+
+
+def _sanitizer(name: str) -> str:
+    """The path of g++, if its programs run with this sanitizer here: its library and the kernel may be in the way."""
+    compiler = _program("g++")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [compiler, f"-fsanitize={name}", "-x", "c++", "-", "-o", f"{folder}/probe"]
+        if compiler and subprocess.run(command, input=_PROBE, capture_output=True, text=True).returncode == 0:
+            return compiler if subprocess.run([f"{folder}/probe"], capture_output=True).returncode == 0 else ""
+    return ""
+
+
+_TOOLS: dict[str, Callable[[], str]] = {
+    "clang++": lambda: _program("clang++", *(f"clang++-{version}" for version in range(40, 6, -1))),
+    "aarch64-linux-gnu-g++": lambda: _program("aarch64-linux-gnu-g++"),
+    "qemu-aarch64": lambda: _program("qemu-aarch64", "qemu-aarch64-static"),
+    "g++ -fsanitize=address": lambda: _sanitizer("address,undefined"),
+    "g++ -fsanitize=thread": lambda: _sanitizer("thread"),
+}
+_left_out: list[str] = []
+
+
+@functools.cache
+def _find_tool(name: str) -> str:
+    return _TOOLS[name]()
+
+
+@pytest.fixture
+def tools(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Where the tools of the test's mark needs(…) are: {name: path}."""
+    return {name: _find_tool(name) for name in _needs(request.node)}
+
+
+def _needs(item: pytest.Item) -> tuple[str, ...]:
+    marker = item.get_closest_marker("needs")
+    return marker.args if marker else ()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*tools): left out, and said so, where one of them is not there")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept, missed = [], []
+    for item in items:
+        missing = [name for name in _needs(item) if not _find_tool(name)]
+        (missed if missing else kept).append(item)
+        if missing:
+            _left_out.append(f"{item.nodeid}: there is no {' and no '.join(missing)} here")
+    if missed:
+        config.hook.pytest_deselected(items=missed)
+        items[:] = kept
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in _left_out:
+        terminalreporter.write_line(f"LEFT OUT {line}", yellow=True)

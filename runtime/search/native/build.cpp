@@ -178,12 +178,12 @@ void Index::find(const std::uint64_t* codes, std::size_t count, std::uint32_t* n
     constexpr std::size_t line = 16;  // the last codes of a search lie side by side
     const Chunk& chunk = chunks[0];
     for (std::size_t begin = 0; begin < count; begin += together) {
-        const std::size_t n = std::min(together, count - begin);
-        const std::size_t parts = n <= 6 ? 8 : n <= 12 ? 4 : 2;
+        const std::size_t some = std::min(together, count - begin);
+        const std::size_t parts = some <= 6 ? 8 : some <= 12 ? 4 : 2;
         std::size_t low[together], size[together], widest = 0;
         std::uint64_t rest[together];
-        for (std::size_t i = 0; i < n; ++i) __builtin_prefetch(&chunk.starts[chunk.value(codes[begin + i])]);
-        for (std::size_t i = 0; i < n; ++i) {
+        for (std::size_t i = 0; i < some; ++i) __builtin_prefetch(&chunk.starts[chunk.value(codes[begin + i])]);
+        for (std::size_t i = 0; i < some; ++i) {
             const std::uint32_t value = chunk.value(codes[begin + i]);
             rest[i] = chunk.rest_of(codes[begin + i]);
             low[i] = chunk.starts[value];
@@ -191,11 +191,11 @@ void Index::find(const std::uint64_t* codes, std::size_t count, std::uint32_t* n
             widest = std::max(widest, size[i]);
         }
         while (widest > line) {
-            for (std::size_t i = 0; i < n; ++i) {
+            for (std::size_t i = 0; i < some; ++i) {
                 for (std::size_t p = 1; p < parts && size[i] > line; ++p) chunk.rest.prefetch(low[i] + size[i] * p / parts);
             }
             widest = 0;
-            for (std::size_t i = 0; i < n; ++i) {
+            for (std::size_t i = 0; i < some; ++i) {
                 if (size[i] <= line) continue;
                 std::size_t p = 1;
                 while (p < parts && chunk.rest.get(low[i] + size[i] * p / parts) <= rest[i]) ++p;
@@ -206,11 +206,11 @@ void Index::find(const std::uint64_t* codes, std::size_t count, std::uint32_t* n
                 widest = std::max(widest, size[i]);
             }
         }
-        for (std::size_t i = 0; i < n; ++i) {
+        for (std::size_t i = 0; i < some; ++i) {
             chunk.rest.prefetch(low[i]);
             if (size[i] > 0) chunk.rest.prefetch(low[i] + size[i] - 1);
         }
-        for (std::size_t i = 0; i < n; ++i) {
+        for (std::size_t i = 0; i < some; ++i) {
             for (; size[i] > 1 && chunk.rest.get(low[i] + 1) <= rest[i]; --size[i]) ++low[i];
             // A code that isn't there gives some number: a damaged file must not lead outside of the arrays.
             numbers[begin + i] = static_cast<std::uint32_t>(std::min(low[i], unique - 1));

@@ -6,15 +6,16 @@ namespace qo {
 
 std::vector<const Kernels*> available_kernels() {
     std::vector<const Kernels*> found;
-#ifdef QO_X86
     // These also ask whether the operating system saves the wide registers.
-    __builtin_cpu_init();
+#ifdef QO_AVX512
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bitalg") &&
         __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("popcnt")) {
         found.push_back(&kAvx512Kernels);
     }
+#endif
+#ifdef QO_AVX2
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt")) found.push_back(&kAvx2Kernels);
 #endif
     found.push_back(&kPlainKernels);

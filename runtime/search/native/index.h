@@ -45,9 +45,9 @@ struct Chunk {
         return static_cast<std::uint32_t>(code >> shift) & ((1u << width) - 1);
     }
     std::uint64_t rest_of(std::uint64_t code) const { return (code & low()) | (above(code) << shift); }
-    std::uint64_t join(std::uint32_t value, std::uint64_t rest) const {
-        const std::uint64_t high = rest >> shift;
-        return (rest & low()) | static_cast<std::uint64_t>(value) << shift |
+    std::uint64_t join(std::uint32_t value, std::uint64_t other) const {
+        const std::uint64_t high = other >> shift;
+        return (other & low()) | static_cast<std::uint64_t>(value) << shift |
                (shift + width < 64 ? high << (shift + width) : 0);
     }
 
@@ -90,11 +90,11 @@ struct Index {
     double share = kShare;              // of the scan's cost that a query may spend on look-ups before it scans
 
     std::size_t bytes() const;
-    std::uint64_t code(std::size_t unique) const;                          // of `unique`, from chunk 0 or words
+    std::uint64_t code(std::size_t number) const;                          // of a unique code, from chunk 0 or words
     std::uint32_t find(std::uint64_t code) const;                          // number of a code that is there
     void find(const std::uint64_t* codes, std::size_t count, std::uint32_t* numbers) const;
-    std::uint32_t begin(std::uint32_t unique) const { return first.size() ? first[unique] : unique; }
-    std::uint32_t end(std::uint32_t unique) const { return first.size() ? first[unique + 1] : unique + 1; }
+    std::uint32_t begin(std::uint32_t number) const { return first.size() ? first[number] : number; }
+    std::uint32_t end(std::uint32_t number) const { return first.size() ? first[number + 1] : number + 1; }
 };
 
 // The structure that `build` takes on its own: a scan for few codes; a table up to 24 bits; a multi-index above.

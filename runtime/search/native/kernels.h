@@ -54,8 +54,10 @@ struct Kernels {
 };
 
 extern const Kernels kPlainKernels;
-#ifdef QO_X86
+#ifdef QO_AVX2
 extern const Kernels kAvx2Kernels;
+#endif
+#ifdef QO_AVX512
 extern const Kernels kAvx512Kernels;
 #endif
 

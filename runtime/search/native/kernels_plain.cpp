@@ -65,14 +65,14 @@ std::size_t probe(Column column, std::size_t begin, std::size_t end, const std::
     return i;
 }
 
-template <class T, int Bytes>
+template <class T, std::size_t Bytes>
 std::size_t weigh(Column column, std::size_t begin, std::size_t end, const std::uint32_t* sums, std::uint32_t limit,
                   std::uint32_t* positions, std::uint32_t* found) {
     std::size_t count = 0;
     for (std::size_t i = begin; i < end; ++i) {
         const std::uint64_t code = T::get(column, i);
         std::uint32_t sum = 0;
-        for (int byte = 0; byte < Bytes; ++byte) sum += sums[256 * byte + (code >> (8 * byte) & 255)];
+        for (std::size_t byte = 0; byte < Bytes; ++byte) sum += sums[256 * byte + (code >> (8 * byte) & 255)];
         positions[count] = static_cast<std::uint32_t>(i);
         found[count] = sum;
         count += sum <= limit;

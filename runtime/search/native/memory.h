@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <new>
 #include <utility>
@@ -30,12 +29,11 @@ class Array {
         const bool huge = size * sizeof(T) >= 4 * kHugePage;
         const std::size_t alignment = huge ? kHugePage : 64;
         const std::size_t bytes = (size * sizeof(T) + alignment) / alignment * alignment;
-        void* memory = std::aligned_alloc(alignment, bytes);
-        if (memory == nullptr) throw std::bad_alloc();
+        void* memory = ::operator new(bytes, std::align_val_t{alignment});
 #ifdef MADV_HUGEPAGE
         if (huge) madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
-        owner_ = std::shared_ptr<void>(memory, std::free);
+        owner_ = std::shared_ptr<void>(memory, [alignment](void* p) { ::operator delete(p, std::align_val_t{alignment}); });
         data_ = static_cast<T*>(memory);
     }
     // A view; `owner` keeps the memory.

@@ -177,7 +177,7 @@ void RankedQuery::visit(std::size_t at, Levels::Bucket bucket) {
         offer(chunk.join(bucket.value, 0), static_cast<std::uint32_t>(begin), bucket.key);
         return;
     }
-    const Weigh weigh = kernels_->weigh[static_cast<int>(chunk.rest.kind())];
+    const Weigh look = kernels_->weigh[static_cast<int>(chunk.rest.kind())];
     const Column column = chunk.rest.column();
     std::uint32_t positions[kPiece + kSlack], keys[kPiece + kSlack], numbers[kPiece];
     std::uint64_t codes[kPiece];
@@ -185,7 +185,7 @@ void RankedQuery::visit(std::size_t at, Levels::Bucket bucket) {
         // The limit comes down with every piece, first in large steps.
         const std::size_t piece = std::min({end - begin, std::max(kFirstPiece, looked_at_), kPiece});
         const std::size_t n =
-            weigh(column, begin, begin + piece, sides_[at].sums, limit_.get() - bucket.key, positions, keys);
+            look(column, begin, begin + piece, sides_[at].sums, limit_.get() - bucket.key, positions, keys);
         std::size_t kept = 0;
         for (std::size_t i = 0; i < n; ++i) {
             const std::uint32_t key = bucket.key + keys[i];
