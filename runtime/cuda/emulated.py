@@ -118,7 +118,7 @@ class EmulatedRuntime:
         wrapper = "\n".join(
             [
                 f'#include "{_HEADER}"',
-                f'#include "{program.source}"',
+                f'#include "{program.source.resolve()}"',
                 "QO_LIBRARY_BEGIN",
                 *(f"QO_KERNEL({name})" for name in program.kernels),
                 "QO_LIBRARY_END",

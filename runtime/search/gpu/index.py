@@ -201,7 +201,7 @@ class CudaHammingIndex:
         self._stream.launch(
             self._kernel("nearest_seed"),
             count,
-            _BLOCK_THREADS,
+            self._tuning.select_threads,
             *(codes, n, queries, u32(k), u32(self._bits), u32(plan.sample), limits, counts),
         )
         self._stream.launch(
