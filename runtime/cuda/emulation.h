@@ -256,12 +256,13 @@ class Machine {
   std::string error_;
   bool ended_ = false;
   std::vector<Fiber*> ready_, idle_;
-  ucontext_t home_{};
-  jmp_buf home_jump_{};
-  void* home_watched_ = nullptr;
-  void* home_fake_stack_ = nullptr;
-  const void* home_stack_ = nullptr;
-  std::size_t home_stack_size_ = 0;
+  // Each way to switch fibers needs some of these.
+  [[maybe_unused]] ucontext_t home_{};
+  [[maybe_unused]] jmp_buf home_jump_{};
+  [[maybe_unused]] void* home_watched_ = nullptr;
+  [[maybe_unused]] void* home_fake_stack_ = nullptr;
+  [[maybe_unused]] const void* home_stack_ = nullptr;
+  [[maybe_unused]] std::size_t home_stack_size_ = 0;
 
   std::unique_ptr<Block> admit(unsigned number, unsigned threads) {
     auto block = std::make_unique<Block>();
