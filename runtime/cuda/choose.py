@@ -44,8 +44,14 @@ def open_runtime(runtime: str | CudaRuntime = "auto", device: int = 0) -> CudaRu
 
         return PyCudaRuntime(device)
     from queryopt.runtime.cuda.emulated import EmulatedRuntime
+    from queryopt.runtime.cuda.images import cache_folder
 
-    return EmulatedRuntime()
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return EmulatedRuntime()
+    return EmulatedRuntime(folder=folder)
 
 
 def _installed(name: str) -> bool:
