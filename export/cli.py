@@ -8,6 +8,7 @@ import click
 
 from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
 from queryopt.errors import ExitCode, MissingError
+from queryopt.text import install_extra
 
 if TYPE_CHECKING:
     from queryopt.export.onnx import ExportResult
@@ -66,7 +67,7 @@ def main(
     """
     for package, extra in _PACKAGES.items():
         if importlib.util.find_spec(package) is None:
-            raise MissingError(f"exporting needs {package}, which is not installed: pip install 'queryopt[{extra}]'")
+            raise MissingError(f"exporting needs {package}, which is not installed: {install_extra(extra)}")
     from queryopt.export.onnx import export_onnx
 
     if no_parity:

@@ -7,6 +7,7 @@ import click
 
 from queryopt.cli import Command, Output, common_options, display_path
 from queryopt.errors import MissingError, UsageError
+from queryopt.text import install_extra
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,7 +42,7 @@ def command(out: Output, ckpt: str | None, folder: str | None, **settings: Any) 
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise MissingError("counting needs torch: pip install 'queryopt[train]'") from None
+        raise MissingError(f"counting needs torch: {install_extra('train')}") from None
     from queryopt.bench.flops import flop_report
 
     report = flop_report(_config(ckpt, settings))

@@ -132,8 +132,8 @@ def load_nvrtc(driver: int | None = None) -> Nvrtc:
             failures.append(str(error))
     if failures:
         raise MissingError(
-            f"compiling for a GPU needs NVIDIA's NVRTC library, and none can be used: {'; '.join(failures)}; update the "
-            "driver, or install the NVRTC of its version (pip install nvidia-cuda-nvrtc-cu12 for 12)"
+            f"compiling for a GPU needs NVIDIA's NVRTC library, and none can be used: {'; '.join(failures)}; "
+            "update the driver, or install the NVRTC of its version (pip install nvidia-cuda-nvrtc-cu12 for 12)"
         )
     raise MissingError(
         f"compiling for a GPU needs NVIDIA's NVRTC library, and there is none: {install_extra('gpu')}, or set "

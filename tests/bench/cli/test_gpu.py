@@ -42,7 +42,7 @@ def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "_installed", lambda name: False)
     done = run("--n", "100", "--bits", "8")
     assert done.exit_code == 4
-    assert "pip install 'queryopt[gpu]'" in done.output
+    assert "pip install '.[gpu]'" in done.output
 
 
 def test_help_does_not_start_anything(monkeypatch: pytest.MonkeyPatch) -> None:
