@@ -56,7 +56,7 @@ def test_info(here: Path) -> None:
     done = run("info", "photos.db")
     assert done.exit_code == 0
     assert "pictures    9, 1 of them stale" in done.stdout
-    assert f"folder      {here / 'photos'}" in done.stdout
+    assert "folder      photos\n" in done.stdout
     facts = result("info", "photos.db")
     assert (facts["images"], facts["stale"], facts["labels"], facts["last_id"], facts["bits"]) == (9, 1, 2, 10, 12)
     assert facts["root"] == str(here / "photos")
@@ -132,7 +132,7 @@ def test_remove_all_or_none() -> None:
     assert done.exit_code == 2
     assert "nothing was removed" in done.stderr
     assert "99.jpg" in done.stderr
-    assert f"'{Path('photos/finch/99.jpg').absolute()}'" in done.stderr
+    assert "'photos/finch/99.jpg'" in done.stderr
     done = run("remove", "photos.db", "1")
     assert done.exit_code == 2
     assert "--ids takes ids" in done.stderr
