@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("flops", cls=Command)
+@click.command("flops", cls=Command, short_help="Parameters and multiply-adds of a network.")
 @click.option("--ckpt", metavar="RUN_OR_FILE", help="Count the network of a run folder or checkpoint.")
 @click.option("--bits", type=int, help="Code length, 1 to 64, of a network that need not be trained.")
 @click.option("--backbone", metavar="NAME", help="Its backbone.  [default: resnet50]")
@@ -48,7 +48,7 @@ def command(out: Output, ckpt: str | None, folder: str | None, **settings: Any) 
     report = flop_report(_config(ckpt, settings))
     out.result(report.to_dict())
     out.print(_network(report))
-    for table in (_totals(report), _beside_the_paper(report), _parts(report)):
+    for table in (_totals(report), *([_beside_the_paper(report)] if report.like_the_papers else []), _parts(report)):
         out.print(table, "")
     out.print(report.conventions)
     if folder is not None:

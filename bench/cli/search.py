@@ -14,7 +14,7 @@ __all__ = ["command"]
 _MEASURES = ("queries", "build", "process")
 
 
-@click.command("search", cls=Command)
+@click.command("search", cls=Command, short_help="Exact search beside FAISS and other libraries, one thread.")
 @click.option(
     "--n", "counts", callback=listed(count, "1e6,1e7"), metavar="N,…", help="Codes to search in.  [default: 1e6]"
 )

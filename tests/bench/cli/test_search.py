@@ -95,6 +95,7 @@ def test_a_peer_that_is_not_installed_is_skipped_by_name(monkeypatch: pytest.Mon
     done = run(*QUICK, "--peers", "faiss,numpy")
     assert done.exit_code == 0
     assert "skipped: faiss: not installed: install queryopt's extra [bench]" in done.stdout
+    assert done.output.count("faiss: not installed") == done.output.count("faiss") == 1  # nor has it an empty column
     report = values(*QUICK, "--peers", "faiss,numpy")
     assert all(row["ratio"] is None for row in report["groups"][0]["rows"])
 
