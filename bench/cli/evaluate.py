@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
@@ -204,6 +205,7 @@ def main(
             some = "1 picture" if folder.unlabelled == 1 else f"{folder.unlabelled:,} pictures"
             out.warn(f"{display_path(folder.root)}: {some} directly in it, without a class: left out")
 
+    _check_plot(plot_path, queries, gallery)
     ranks: tuple[Rank, ...] = RANKS if rank == "all" else (rank,)
     evaluations: dict[tuple[str, Protocol, Rank], Evaluation] = {}
     cards: dict[str, ModelCard] = {}
@@ -281,8 +283,8 @@ def main(
     for (path, which, by), evaluation in evaluations.items():
         if by != ranks[0]:
             ratio = evaluation.metrics.map / evaluations[path, which, ranks[0]].metrics.map
-            name = display_path(path) + (f", {which}" if len(protocols) > 1 else "")
-            out.print(f"{name}: the mAP of {by} is {ratio:.3f} x that of {ranks[0]}.")
+            column = display_path(path) + (f", {which}" if len(protocols) > 1 else "")
+            out.print(f"{column}: the mAP of {by} is {ratio:.3f} x that of {ranks[0]}.")
     if solved_after is not None:
         out.print(_about_solved(solved_after, model_after))
     for other, ratio in ratios.items():
@@ -339,6 +341,15 @@ def _check_protocols(protocols: "tuple[Protocol, ...]", run: str | None, compare
             "--protocol paper ranks the codes that belong to the run's own model: leave --compare out, or use "
             "--protocol deployed"
         )
+
+
+def _check_plot(path: str | None, *folders: "LabelledFolder | None") -> None:
+    """A PNG may be a drawing of this command, or what it was asked to look at."""
+    if path is None:
+        return
+    target = os.fsencode(os.path.realpath(path))
+    if any(folder is not None and target in map(os.path.realpath, folder.paths) for folder in folders):
+        raise UsageError(f"{display_path(path)}: is one of the pictures to measure on: give --plot another name")
 
 
 def _iteration_of(run: str, path: str, card: "ModelCard") -> int:
