@@ -281,7 +281,9 @@ def test_index_of_another_folder_or_model_is_refused(changed_model: Any) -> None
     shutil.copytree("photos", "other")
     done = run("other")
     assert done.exit_code == 2
-    assert "photos" in done.stderr
+    assert "photos.db is the index of photos, not of other: " in done.stderr
+    assert "--index other.db\n" in done.stderr
+    assert run("other", "--index", "other.db").exit_code == 0
 
     def foreign(model: Any) -> None:
         entry = next(p for p in model.metadata_props if p.key == "queryopt.card")
