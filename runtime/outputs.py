@@ -9,6 +9,7 @@ import csv
 import io
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ __all__ = [
 
 OUTPUT_SUFFIXES = (".npz", ".csv", ".parquet")
 
+_CSV_FIELDS = (b"path", b"label", b"code")
+
 _FORMULA = re.compile(r"[=+\-@\t\r']")
 
 
@@ -62,7 +65,10 @@ Write: TypeAlias = Callable[[CodeRows], None]
 
 
 def check_output(path: "Path") -> None:
-    """Raise UsageError or MissingError where codes can't be written to a file of this name."""
+    """Raise UsageError or MissingError where codes can't be written to a file of this name.
+
+    One that is there is replaced if it is such a file, and only then.
+    """
     suffix = path.suffix.lower()
     if suffix not in OUTPUT_SUFFIXES:
         raise UsageError(f"{display_path(path)}: the ending says the format; there are {', '.join(OUTPUT_SUFFIXES)}")
@@ -73,6 +79,27 @@ def check_output(path: "Path") -> None:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
             raise MissingError(f"{display_path(path)} needs pyarrow: {install_extra('parquet')}") from None
+    # A pipe or a device is written to, and holds nothing.
+    if path.is_file() and path.stat().st_size and not _holds_codes(path, suffix):
+        raise UsageError(
+            f"{display_path(path)}: the file there holds no codes of queryopt: move it away, or choose another name"
+        )
+
+
+def _holds_codes(path: "Path", suffix: str) -> bool:
+    """Whether a file is what `writing_codes` writes."""
+    if suffix == ".csv":
+        with open(path, "rb") as file:
+            return file.readline(64).removeprefix(b"id,") == b",".join(_CSV_FIELDS) + b"\n"
+    try:
+        if suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                return {"paths.npy", "codes.npy", "margins.npy", "card.npy"} <= set(archive.namelist())
+        import pyarrow.parquet as pq
+
+        return CARD_KEY.encode() in (pq.read_schema(path).metadata or {})
+    except (ValueError, OSError, zipfile.BadZipFile):  # pyarrow's errors are the first two
+        return False
 
 
 @contextmanager
@@ -143,7 +170,7 @@ def _npz(file: IO[bytes], card: ModelCard, with_ids: bool) -> Iterator[Write]:
 def _csv(file: IO[bytes], card: ModelCard, with_ids: bool) -> Iterator[Write]:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(["id"] if with_ids else []), "path", "label", "code"])
+    writer.writerow([*(["id"] if with_ids else []), *(name.decode() for name in _CSV_FIELDS)])
     digits = 2 * code_bytes(card.bits)
 
     def write(rows: CodeRows) -> None:
