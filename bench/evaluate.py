@@ -7,7 +7,7 @@ network scored in training.
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from queryopt.cli import display_path
 from queryopt.errors import DataError, MismatchError, UsageError
 from queryopt.runtime.search import Rank, ranked
-from queryopt.train.metrics import RetrievalMetrics, retrieval_metrics
+from queryopt.train.metrics import ClassScore, RetrievalMetrics, class_scores, retrieval_metrics
 
 if TYPE_CHECKING:
     from queryopt.cli import Advance
@@ -136,6 +136,8 @@ class Evaluation:
     """Queries that lie in the gallery themselves: each is left out of its own ranking."""
     absent: tuple[str, ...]
     """Classes that only queries have; these are left out and counted in metrics.skipped_queries."""
+    per_class: tuple[ClassScore, ...]
+    """Of each class that queries have, the worst first."""
     rank: Rank = "hamming"
     """What the gallery was ranked by."""
 
@@ -150,6 +152,7 @@ class Evaluation:
                 "classes": self.classes,
                 "queries_in_gallery": self.own,
                 "classes_only_in_queries": list(self.absent),
+                "per_class": [asdict(score) for score in self.per_class],
             }
         )
 
@@ -265,5 +268,6 @@ def evaluate(
         classes=len(np.unique(gallery.labels)),
         own=int((own >= 0).sum()),
         absent=tuple(np.setdiff1d(queries.labels, gallery.labels).tolist()),
+        per_class=class_scores(queries.labels, metrics.average_precision),
         rank=rank,
     )

@@ -130,9 +130,10 @@ def _print(out: Output, result: "ExportResult") -> None:
         out.print("parity:   not checked (--no-parity)")
         return
     rate = f"{parity.flip_rate:.1e}" if parity.flipped else "0"
+    sure = f", {parity.flipped_sure:,} of them with |logit| >= {parity.near_zero_epsilon:g}" if parity.flipped else ""
     out.print(
-        f"parity:   {parity.flipped:,} of {parity.bits_compared:,} bits flipped against torch on {parity.backend} "
-        f"(rate {rate}, with 95 % confidence below {parity.flip_rate_upper_95:.1e})"
+        f"parity:   {parity.flipped:,} of {parity.bits_compared:,} bits flipped against torch on {parity.backend}"
+        f"{sure} (rate {rate}, with 95 % confidence below {parity.flip_rate_upper_95:.1e})"
     )
     noun = "picture" if parity.pictures == 1 else "pictures"
     out.print(
