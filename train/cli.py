@@ -135,7 +135,7 @@ Presets:
 @click.option("--validation-fraction", type=float, help="Share of the training pictures that choose the checkpoint.")
 @click.option("--test-fraction", type=float, help="Share of each class kept for tests where there is no test part.")
 @click.option("--seed", type=int, help="What every random draw derives from.")
-@click.option("--channels-last/--no-channels-last", default=None, help="Memory layout of the pictures.")
+@click.option("--channels-last/--no-channels-last", default=None, help="Memory layout of the pictures on a GPU.")
 @click.option("--device", help="auto, cpu or cuda.")
 @click.option("--strict", is_flag=True, help="Stop at the first picture that can't be read.")
 @threads_option

@@ -46,7 +46,7 @@ _ONE_CYCLE = {
 """What reached a good map within minutes: class codes far apart, the solver held until the network follows them."""
 
 _SMALL_NETWORK = {"backbone": "small", "image_size": 64, "dim": 128, "feedforward": 256}
-_SMALL = {**_ONE_CYCLE, "lr": 1e-3, "weights": "none", "channels_last": True}
+_SMALL = {**_ONE_CYCLE, "lr": 1e-3, "weights": "none"}
 _FROM_SCRATCH = {"iterations": 18, "hold": 8, "crop_scale": (0.6, 1.0)}
 """What a small network learns fastest with on synthetic:birds: torchvision's crops, down to 8 % of a 64-pixel picture,
 cut off the marks that tell classes apart, and codes solved from a network that knows little yet come to be shared.
