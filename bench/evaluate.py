@@ -37,6 +37,7 @@ __all__ = [
     "index_codes",
     "labelled_folder",
     "labelled_pictures",
+    "own_rows",
     "paper_gallery",
 ]
 
@@ -266,6 +267,15 @@ def index_codes(index: "HashIndex") -> LabelledCodes:
     )
 
 
+def own_rows(gallery: LabelledCodes, queries: LabelledCodes) -> npt.NDArray[np.int64]:
+    """Each query's own row in the gallery, int64 [queries], -1 where it isn't there.
+
+    By the real path, so that a file is itself in whatever way its folder was named.
+    """
+    row_of = {os.path.realpath(path): row for row, path in enumerate(gallery.paths)}
+    return np.array([row_of.get(os.path.realpath(path), -1) for path in queries.paths], np.int64)
+
+
 def evaluate(
     gallery: LabelledCodes,
     queries: LabelledCodes,
@@ -288,9 +298,7 @@ def evaluate(
         if queries.logits is None:
             raise UsageError(f"rank {rank!r} needs the queries' logits: hash them")
         bit_keys = ranked.bit_keys(ranked.quantise(queries.logits, queries.bits), rank)
-    # By the real path, so that a file is itself in whatever way its folder was named.
-    row_of = {os.path.realpath(path): row for row, path in enumerate(gallery.paths)}
-    own = np.array([row_of.get(os.path.realpath(path), -1) for path in queries.paths], np.int64)
+    own = own_rows(gallery, queries)
     metrics = retrieval_metrics(
         queries.codes,
         gallery.codes,

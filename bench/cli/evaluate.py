@@ -19,9 +19,11 @@ from queryopt.text import install_extra
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from queryopt.bench.bit_cards import BitCards
     from queryopt.bench.evaluate import DataSource, Evaluation, LabelledCodes, LabelledFolder, Protocol
     from queryopt.card import ModelCard
     from queryopt.runtime import HashIndex
+    from queryopt.train.data import LabelledImages
 
 __all__ = ["main"]
 
@@ -117,6 +119,19 @@ def _numbers(low: int) -> "Callable[[click.Context, click.Parameter, str], tuple
 )
 @click.option("--out", "out_path", metavar="FILE", help="Write the results as JSON here.")
 @click.option("--plot", "plot_path", metavar="PNG", help="Draw precision, recall and the classes here.")
+@click.option(
+    "--bits-out",
+    "bits_path",
+    metavar="FILE",
+    help="Write a card for each bit here, .json or .md: balance, correlation, what is lost without it, its attribute.",
+)
+@click.option(
+    "--permutations",
+    type=click.IntRange(19, 1_000_000),
+    default=999,
+    show_default=True,
+    help="With --bits-out: random bits for each bit's p-value.",
+)
 @batch_option(32)
 @threads_option
 @common_options
@@ -139,6 +154,8 @@ def main(
     rank: Rank | Literal["all"],
     out_path: str | None,
     plot_path: str | None,
+    bits_path: str | None,
+    permutations: int,
     batch: int,
     threads: int | None,
     out: Output,
@@ -160,7 +177,7 @@ def main(
       qo-eval --model runs/a/model.onnx --compare untrained.onnx --require-ratio 2 \\
               --gallery photos/train --queries photos/test --out eval.json
       qo-eval --model runs/cub/model.onnx --data cub200 --root ~/data
-      qo-eval --run runs/cub --protocol both --plot eval.png
+      qo-eval --run runs/cub --protocol both --plot eval.png --bits-out bits.md
 
     \b
     Exit codes:
@@ -185,6 +202,8 @@ def main(
     _check_usage(gallery_path, index_path, queries_path, data, run_path, compare, require_ratio)
     protocols: tuple[Protocol, ...] = _PROTOCOLS if protocol == "both" else (protocol,)
     _check_protocols(protocols, run_path, compare)
+    _check_bits(bits_path, protocols)
+    as_json = bits_path is not None and bits_path.endswith(".json")
     source = _source(data, root, any_size, run_path, split)
     gallery: LabelledFolder | None
     solved: LabelledCodes | None = None
@@ -214,6 +233,7 @@ def main(
         _open_index(index_path) as index,
         _writing(out_path, b"{") as written,
         _writing(plot_path, _PNG) as drawn,
+        _writing(bits_path, b'{\n  "bit_cards"' if as_json else b"# Bit cards") as carded,
     ):
         for path in _models(model, index, compare):
             galleries: dict[Protocol, LabelledCodes] = {}
@@ -235,6 +255,8 @@ def main(
                     if both:
                         galleries["deployed"] = galleries["deployed"].only(set(solved.paths))
                 asked = hash_labelled(hasher, queries, out.progress, "queries")
+                if carded is not None and not cards:
+                    looked_at = galleries["deployed"], asked
                 cards[path] = hasher.card
                 evaluations |= {
                     (path, which, by): evaluate(found, asked, ks, radii, by, which)
@@ -276,6 +298,10 @@ def main(
             from queryopt.bench.evaluation_plot import plot_evaluations
 
             plot_evaluations(titled, drawn)
+        if carded is not None:
+            data_set = None if source is None else (source.data, gallery_images, query_images)
+            made = _cards(first, *looked_at, data_set, permutations, out)
+            carded.write((made.to_json() if as_json else made.to_markdown()).encode())
     out.result(result)
     out.print(figure_table(titled), "")
     if worst:
@@ -341,6 +367,43 @@ def _check_protocols(protocols: "tuple[Protocol, ...]", run: str | None, compare
             "--protocol paper ranks the codes that belong to the run's own model: leave --compare out, or use "
             "--protocol deployed"
         )
+
+
+def _check_bits(path: str | None, protocols: "tuple[Protocol, ...]") -> None:
+    if path is None:
+        return
+    if not path.endswith((".json", ".md")):
+        raise UsageError(f"--bits-out {display_path(path)}: give a name that ends in .json or .md")
+    if "deployed" not in protocols:
+        raise UsageError("--bits-out looks at the model's own codes: use --protocol deployed or both")
+
+
+def _cards(
+    model: str,
+    gallery: "LabelledCodes",
+    queries: "LabelledCodes",
+    data: "tuple[str, LabelledImages, LabelledImages] | None",
+    permutations: int,
+    out: Output,
+) -> "BitCards":
+    """data: where the pictures come from, as DataSource.data says it, and all of the gallery's and the queries'."""
+    from queryopt.bench.bit_cards import make_bit_cards
+    from queryopt.bench.evaluate import labelled_pictures
+    from queryopt.train.sources import has_attributes, load_attributes
+
+    attributes = None
+    if data is not None and has_attributes(data[0]):
+        parts = []
+        for codes, images in ((gallery, data[1]), (queries, data[2])):
+            row_of = {path: row for row, path in enumerate(labelled_pictures(images).paths)}
+            parts.append(load_attributes(data[0], images.subset([row_of[path] for path in codes.paths])))
+        attributes = (parts[0], parts[1])
+    else:
+        out.log(
+            "bit cards: no attributes of these pictures are known (cub200 and synthetic:birds have some, by --data)"
+        )
+    with out.progress("bit cards", gallery.bits + 1, unit="rankings") as advance:
+        return make_bit_cards(model, gallery, queries, attributes, permutations=permutations, progress=advance)
 
 
 def _check_plot(path: str | None, *folders: "LabelledFolder | None") -> None:

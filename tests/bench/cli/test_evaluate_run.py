@@ -18,6 +18,7 @@ from queryopt.runtime.hasher import Hasher
 from queryopt.train.cli import main as train_main
 from queryopt.train.data import load_image_folder, split_validation
 from queryopt.train.metrics import retrieval_metrics
+from queryopt.train.synthetic import ATTRIBUTES
 
 
 def command(program, *arguments):
@@ -182,3 +183,59 @@ def test_a_picture_is_not_drawn_over(birds, tmp_path):
     assert done.exit_code == ExitCode.USAGE
     assert "is one of the pictures" in done.stderr
     assert picture.read_bytes() == before
+
+
+def test_bit_cards_in_json_and_markdown(birds, tmp_path):
+    cards = tmp_path / "cards.json"
+    done = command(main, "--run", birds / "run", "--bits-out", cards, "--permutations", 39, "--json")
+    assert done.exit_code == ExitCode.DONE, done.output
+    value = json.loads(cards.read_text())["bit_cards"]
+    [model] = json.loads(done.stdout)["models"]
+    assert (value["gallery"], value["drop_queries"], value["classes"], value["permutations"]) == (48, 18, 6, 39)
+    assert value["map"] == pytest.approx(model["map"])
+    assert "dealt out to other classes" in value["null"]
+    assert [card["bit"] for card in value["cards"]] == list(range(12))
+    names = {f"{group}::{value}" for group, values in ATTRIBUTES.items() for value in values}
+    for card in value["cards"]:
+        for match in (card["by_information"], card["by_accuracy"]):
+            assert match["attribute"] in names
+            assert 1 / 40 <= match["p"] <= match["p_holm"] <= 1
+    page = tmp_path / "cards.md"
+    done = command(main, "--run", birds / "run", "--bits-out", page, "--permutations", 39)
+    assert done.exit_code == ExitCode.DONE, done.output
+    text = page.read_text()
+    assert text.startswith("# Bit cards: ")
+    assert text.count("\n## Bit ") == 12
+    again = command(main, "--run", birds / "run", "--bits-out", page, "--permutations", 39)
+    assert again.exit_code == ExitCode.DONE, again.output
+    assert page.read_text() == text
+
+
+def test_bit_cards_of_plain_folders_have_no_attributes(birds, tmp_path):
+    folders = ("--gallery", birds / "birds" / "train", "--queries", birds / "birds" / "test")
+    model = birds / "run" / "model.onnx"
+    done = command(main, "--model", model, *folders, "--bits-out", tmp_path / "cards.json")
+    assert done.exit_code == ExitCode.DONE, done.output
+    assert "no attributes of these pictures are known" in done.stderr
+    value = json.loads((tmp_path / "cards.json").read_text())["bit_cards"]
+    assert value["permutations"] is None
+    assert all(card["by_accuracy"] is None for card in value["cards"])
+    assert len(value["correlation"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--bits-out", "cards.txt"), "ends in .json or .md"),
+        (("--bits-out", "cards.md", "--protocol", "paper"), "the model's own codes"),
+        (("--bits-out", "taken.md"), "none that this command wrote"),
+        (("--bits-out", "none/cards.md"), "can't be written"),
+    ],
+)
+def test_where_no_cards_are_written(birds, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    Path("taken.md").write_text("# Notes of mine")
+    done = command(main, "--run", birds / "run", *arguments)
+    assert done.exit_code == ExitCode.USAGE
+    assert says in done.stderr
+    assert Path("taken.md").read_text() == "# Notes of mine"

@@ -1,0 +1,143 @@
+"""What each bit of a code does: how evenly it splits pictures, what it repeats, what is lost without it. numpy only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.codes import check_bits, codes_to_uint64, unpack_codes
+from queryopt.errors import MismatchError, UsageError
+from queryopt.train.metrics import retrieval_metrics
+
+__all__ = ["BitQuality", "DropLosses", "bit_quality", "drop_losses"]
+
+_Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class BitQuality:
+    """Statistics of the codes of `items` pictures."""
+
+    items: int
+    ones: _Floats
+    """[bits]: share of pictures whose bit is 1; 0.5 is balanced."""
+    entropy: _Floats
+    """[bits]: entropy of each bit, in bits, 0 (constant) to 1 (balanced)."""
+    correlation: _Floats
+    """[bits, bits]: Pearson correlation of every two bits, -1..1; 0 where one of them is constant, the diagonal too."""
+    distinct: int
+    """Different codes."""
+    code_entropy: float
+    """Entropy of the whole code, in bits, as the pictures' codes are distributed; at most log2(items) and bits."""
+
+    def most_correlated(self, bit: int) -> tuple[int, float] | None:
+        """The other bit that follows or opposes this one most, and their correlation; None where it is alone."""
+        others = np.abs(self.correlation[bit])
+        others[bit] = -1
+        if len(others) == 1:
+            return None
+        other = int(others.argmax())
+        return other, float(self.correlation[bit, other])
+
+
+@dataclass(frozen=True, eq=False)
+class DropLosses:
+    """What ranking without a bit costs. queries: those that it was measured over. map: theirs, with all bits."""
+
+    queries: int
+    map: float
+    loss: _Floats
+    """[bits]: mAP with all bits less mAP without this one; negative where the bit does harm."""
+    standard_error: _Floats
+    """[bits]: of the loss as an estimate for queries like these, from the spread over the queries; 0 for one query."""
+
+
+def bit_quality(codes: npt.ArrayLike, bits: int) -> BitQuality:
+    """Statistics of codes: packed uint8 [n, ceil(bits / 8)] or uint64 [n], n >= 1. UsageError for none."""
+    values = unpack_codes(codes, bits).astype(np.float64)  # [n, bits]
+    items = len(values)
+    if not items:
+        raise UsageError("there are no codes to look at")
+    ones = values.mean(axis=0)
+    centred = values - ones
+    covariance = centred.T @ centred / items
+    spread = np.sqrt(ones * (1 - ones))
+    product = np.outer(spread, spread)
+    correlation = np.divide(covariance, product, out=np.zeros_like(covariance), where=product > 0)
+    counts = np.unique(codes_to_uint64(codes, bits), return_counts=True)[1]
+    return BitQuality(
+        items=items,
+        ones=ones,
+        entropy=_entropy(ones) + _entropy(1 - ones),
+        correlation=np.clip(correlation, -1, 1),
+        distinct=len(counts),
+        code_entropy=float(_entropy(counts / items).sum()),
+    )
+
+
+def drop_losses(
+    query_codes: npt.ArrayLike,
+    gallery_codes: npt.ArrayLike,
+    bits: int,
+    query_labels: npt.ArrayLike,
+    gallery_labels: npt.ArrayLike,
+    *,
+    exclude_self: npt.ArrayLike | None = None,
+    most_queries: int | None = 2000,
+    progress: Callable[[int], None] | None = None,
+) -> DropLosses:
+    """Rank by Hamming distance without each bit in turn, and compare each query's average precision.
+
+    The first five arguments and exclude_self: as for `retrieval_metrics`. most_queries: take so many of the queries at
+    most, evenly spread over their labels (each ranking is done bits + 1 times); None for all. progress: called with 1
+    when a ranking of all of them is done. Raises what `retrieval_metrics` does.
+    """
+    bits = check_bits(bits)
+    queries, gallery = codes_to_uint64(query_codes, bits), codes_to_uint64(gallery_codes, bits)
+    labels = np.asarray(query_labels)
+    own = np.full(len(queries), -1, np.int64) if exclude_self is None else np.asarray(exclude_self)
+    if len(labels) != len(queries) or len(own) != len(queries):
+        raise MismatchError(f"{len(queries)} queries, but {len(labels)} labels and {len(own)} rows to leave out")
+    if most_queries is not None and most_queries < 1:
+        raise UsageError(f"most_queries is {most_queries}: at least 1")
+    rows = _spread(labels, most_queries)
+
+    def precisions(mask: int) -> _Floats:
+        """Average precisions [rows], NaN where nothing is relevant, by the bits of the mask alone."""
+        kept = np.uint64(mask)
+        found = retrieval_metrics(
+            queries[rows] & kept,
+            gallery & kept,
+            bits,
+            labels[rows],
+            gallery_labels,
+            ks=(),
+            radii=(),
+            exclude_self=own[rows],
+        ).average_precision
+        if progress is not None:
+            progress(1)
+        return found
+
+    every = (1 << bits) - 1
+    whole = precisions(every)
+    kept = ~np.isnan(whole)
+    losses = np.stack([(whole - precisions(every & ~(1 << bit)))[kept] for bit in range(bits)])  # [bits, queries]
+    count = losses.shape[1]
+    error = losses.std(axis=1, ddof=1) / np.sqrt(count) if count > 1 else np.zeros(bits)
+    return DropLosses(count, float(whole[kept].mean()), losses.mean(axis=1), error)
+
+
+def _entropy(shares: _Floats) -> _Floats:
+    """-p log2 p of each."""
+    result: _Floats = -shares * np.log2(np.where(shares > 0, shares, 1))
+    return result + 0.0  # no -0
+
+
+def _spread(labels: npt.NDArray[np.generic], most: int | None) -> npt.NDArray[np.intp]:
+    """Rows, at most so many, evenly spaced in the order of labels: every class has its share, whatever their order."""
+    if most is None or len(labels) <= most:
+        return np.arange(len(labels))
+    order = np.argsort(labels, kind="stable")
+    return np.sort(order[(np.arange(most) * len(labels)) // most])
