@@ -169,7 +169,7 @@ def test_what_a_method_has_no_use_for_is_refused(method):
 
 def test_options_of_a_method_are_checked_by_name():
     assert preset_config("tiny", method="dpsh", method_options={"eta": 3}).method_options == {"eta": 3}
-    with pytest.raises(UsageError, match="dpsh has no option etta: it has eta; did you mean eta"):
+    with pytest.raises(UsageError, match="dpsh has no option etta: it has eta, stored; did you mean eta"):
         preset_config("tiny", method="dpsh", method_options={"etta": 3})
     with pytest.raises(UsageError, match="adsh has no option eta: it has none"):
         preset_config("tiny", method="adsh", method_options={"eta": 3})
