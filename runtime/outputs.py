@@ -22,6 +22,7 @@ from queryopt.cli import display_path
 from queryopt.codes import code_bytes, codes_to_uint64
 from queryopt.errors import MissingError, UsageError
 from queryopt.files import replacing
+from queryopt.text import install_extra
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +63,7 @@ def check_output(path: "Path") -> None:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
-            raise MissingError(f"{display_path(path)} needs pyarrow: pip install 'queryopt[parquet]'") from None
+            raise MissingError(f"{display_path(path)} needs pyarrow: {install_extra('parquet')}") from None
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from queryopt.cli import (
     common_options,
     device_option,
     display_path,
+    from_here,
     threads_option,
 )
 from queryopt.errors import ExitCode, InputError, UsageError
@@ -322,7 +323,7 @@ def _table(result: "QueryResult") -> "Iterator[RenderableType]":
     table.add_column("bits", overflow="fold")
     table.add_column("path", overflow="fold")
     for hit in result.hits:
-        path = Text(_near_path(hit.path))
+        path = Text(from_here(os.fsdecode(hit.path)))
         path.append("".join(f"  ({problem})" for problem in _problems(hit)), "yellow")
         score = [Text(str(hit.score))] if scored else []
         label = [Text(display_path(hit.label or ""))] if labelled else []
@@ -340,9 +341,3 @@ def _problems(hit: "Hit") -> Iterator[str]:
         yield "gone"
     if hit.stale:
         yield "code of an earlier state"
-
-
-def _near_path(path: bytes) -> str:
-    """The path as it can be typed here, where that is shorter."""
-    here = os.getcwdb()
-    return display_path(os.path.relpath(path, here) if path.startswith(here.rstrip(b"/") + b"/") else path)

@@ -115,7 +115,7 @@ def test_endings(tmp_path: Path) -> None:
 
 def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingError, match=r"pip install 'queryopt\[parquet\]'"):
+    with pytest.raises(MissingError, match=r"pip install '\.\[parquet\]'"):
         check_output(tmp_path / "a.parquet")
     check_output(tmp_path / "a.csv")
 
