@@ -45,7 +45,7 @@ def test_gradients_are_those_of_the_formula(pair_problem: SimpleNamespace) -> No
     )
     pairs = pairs_in_batch(outputs, batch)
     weighted_pairwise_loss(outputs, pairs, ALPHA, WEIGHTS).total.backward()
-    weights = torch.where(pairs.same, *(torch.tensor(w, dtype=torch.float64) for w in WEIGHTS))
+    weights = WEIGHTS[1] + (WEIGHTS[0] - WEIGHTS[1]) * pairs.same.double()
     g = outputs.detach()
     errors = weights * pairs.valid * (torch.sigmoid(ALPHA * g @ g.T) - pairs.same.double())
     torch.testing.assert_close(outputs.grad, ALPHA * (errors + errors.T) @ g / 12)
