@@ -343,7 +343,7 @@ class Head(nn.Module):
 
 
 class FoldedNetwork(nn.Module):
-    """The inference network of `network`, in eval mode and in its own copies of the weights, with nothing folded yet.
+    """The inference network of `network`, in eval mode, with its own copies of the weights and nothing folded yet.
 
     Its parts: pixels, backbone, tokens, encoder (None without fusion), decoder (None without queries), head.
     """
@@ -370,7 +370,7 @@ class FoldedNetwork(nn.Module):
             if network.decoder is not None and network.queries is not None:
                 self.decoder = Decoder(network.decoder, network.queries, positions)
         self.head = Head(network.head.weight)
-        self.eval().requires_grad_(False)
+        self.to(network.head.weight.dtype).eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """pixels: [b, s, s, 3], 0 to 255, of the weights' dtype.

@@ -16,6 +16,7 @@ import os
 import re
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,6 +27,7 @@ import numpy.typing as npt
 
 from queryopt.card import Preprocessing
 from queryopt.errors import ImageError, InputError, UsageError
+from queryopt.text import counted, listed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -144,11 +146,13 @@ def find_images(
     returned, readable or not: reading it gives the reason.
 
     on_skip: called with the relative path and the reason for every sub-folder that can't be read and every link to a
-    folder; without it they are logged as warnings. InputError where `folder` itself is not a folder or can't be read.
+    folder; without it they are logged as warnings. How many names were left out is logged for debugging. InputError
+    where `folder` itself is not a folder or can't be read.
     """
     root = os.fsencode(folder)
     skip = on_skip or (lambda path, reason: _log.warning("%s: %s", os.fsdecode(os.path.join(root, path)), reason))
     found: list[bytes] = []
+    others: Counter[str] = Counter()
     pending = [b""]
     while pending:
         below = pending.pop()
@@ -156,18 +160,25 @@ def find_images(
             with os.scandir(os.path.join(root, below)) as entries:
                 for entry in entries:
                     if entry.name.startswith(b"."):
+                        others["hidden"] += 1
                         continue
                     path = os.path.join(below, entry.name)
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(path)
                     elif _leads_to_folder(entry):
                         skip(path, NOT_FOLLOWED)
-                    elif os.path.splitext(entry.name)[1].lower() in _SUFFIX_BYTES:
+                    elif (ending := os.path.splitext(entry.name)[1].lower()) in _SUFFIX_BYTES:
                         found.append(path)
+                    else:
+                        others[os.fsdecode(ending) or "without an ending"] += 1
         except OSError as error:
             if not below:
                 raise InputError(f"{os.fsdecode(root)}: {_words(error)}: give a folder that can be read") from None
             skip(below, _words(error))
+    if others:
+        kinds = listed([f"{count:,} {kind}" for kind, count in sorted(others.items(), key=lambda kind: -kind[1])])
+        left_out = counted(others.total(), "name", "names")
+        _log.debug("%s: %s left out that no picture's is: %s", os.fsdecode(root), left_out, kinds)
     return sorted(found)
 
 

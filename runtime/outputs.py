@@ -9,6 +9,7 @@ import csv
 import io
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,9 +28,20 @@ from queryopt.text import install_extra
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["OUTPUT_SUFFIXES", "CodeRows", "check_output", "field_from_csv", "path_from_text", "writing_codes"]
+__all__ = [
+    "OUTPUT_SUFFIXES",
+    "CodeRows",
+    "check_output",
+    "field_from_csv",
+    "field_to_csv",
+    "path_from_text",
+    "path_to_text",
+    "writing_codes",
+]
 
 OUTPUT_SUFFIXES = (".npz", ".csv", ".parquet")
+
+_CSV_FIELDS = (b"path", b"label", b"code")
 
 _FORMULA = re.compile(r"[=+\-@\t\r']")
 
@@ -53,7 +65,10 @@ Write: TypeAlias = Callable[[CodeRows], None]
 
 
 def check_output(path: "Path") -> None:
-    """Raise UsageError or MissingError where codes can't be written to a file of this name."""
+    """Raise UsageError or MissingError where codes can't be written to a file of this name.
+
+    One that is there is replaced if it is such a file, and only then.
+    """
     suffix = path.suffix.lower()
     if suffix not in OUTPUT_SUFFIXES:
         raise UsageError(f"{display_path(path)}: the ending says the format; there are {', '.join(OUTPUT_SUFFIXES)}")
@@ -64,6 +79,27 @@ def check_output(path: "Path") -> None:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
             raise MissingError(f"{display_path(path)} needs pyarrow: {install_extra('parquet')}") from None
+    # A pipe or a device is written to, and holds nothing.
+    if path.is_file() and path.stat().st_size and not _holds_codes(path, suffix):
+        raise UsageError(
+            f"{display_path(path)}: the file there holds no codes of queryopt: move it away, or choose another name"
+        )
+
+
+def _holds_codes(path: "Path", suffix: str) -> bool:
+    """Whether a file is what `writing_codes` writes."""
+    if suffix == ".csv":
+        with open(path, "rb") as file:
+            return file.readline(64).removeprefix(b"id,") == b",".join(_CSV_FIELDS) + b"\n"
+    try:
+        if suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                return {"paths.npy", "codes.npy", "margins.npy", "card.npy"} <= set(archive.namelist())
+        import pyarrow.parquet as pq
+
+        return CARD_KEY.encode() in (pq.read_schema(path).metadata or {})
+    except (ValueError, OSError, zipfile.BadZipFile):  # pyarrow's errors are the first two
+        return False
 
 
 @contextmanager
@@ -96,15 +132,17 @@ def field_from_csv(field: str) -> str:
     return field.removeprefix("'")
 
 
-def _path_to_text(path: bytes) -> str:
+def path_to_text(path: bytes) -> str:
+    """A path as text, from which `path_from_text` makes the path again."""
     return path.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
 def _label_to_text(label: str | None) -> str:
-    return "" if label is None else _path_to_text(os.fsencode(label))
+    return "" if label is None else path_to_text(os.fsencode(label))
 
 
-def _field_to_csv(field: str) -> str:
+def field_to_csv(field: str) -> str:
+    """A CSV field that no spreadsheet takes for a formula."""
     return f"'{field}" if _FORMULA.match(field) else field
 
 
@@ -132,13 +170,13 @@ def _npz(file: IO[bytes], card: ModelCard, with_ids: bool) -> Iterator[Write]:
 def _csv(file: IO[bytes], card: ModelCard, with_ids: bool) -> Iterator[Write]:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(["id"] if with_ids else []), "path", "label", "code"])
+    writer.writerow([*(["id"] if with_ids else []), *(name.decode() for name in _CSV_FIELDS)])
     digits = 2 * code_bytes(card.bits)
 
     def write(rows: CodeRows) -> None:
         values = codes_to_uint64(rows.codes, card.bits)
         for row, (path, label, value) in enumerate(zip(rows.paths, rows.labels, values, strict=True)):
-            fields = [_field_to_csv(_path_to_text(path)), _field_to_csv(_label_to_text(label))]
+            fields = [field_to_csv(path_to_text(path)), field_to_csv(_label_to_text(label))]
             number = [] if rows.ids is None else [int(rows.ids[row])]
             writer.writerow([*number, *fields, f"0x{int(value):0{digits}x}"])
 
@@ -165,7 +203,7 @@ def _parquet(file: IO[bytes], card: ModelCard, with_ids: bool) -> Iterator[Write
             if not len(rows.paths):
                 return
             values = {
-                "path": [_path_to_text(path) for path in rows.paths],
+                "path": [path_to_text(path) for path in rows.paths],
                 "label": [None if label is None else _label_to_text(label) for label in rows.labels],
                 "code": codes_to_uint64(rows.codes, card.bits),
                 "margins": pa.FixedSizeListArray.from_arrays(pa.array(rows.margins.ravel()), card.bits),

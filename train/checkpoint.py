@@ -20,8 +20,9 @@ import torch
 from queryopt.cli import display_path
 from queryopt.errors import CheckpointError, FormatError, MissingError, UsageError
 from queryopt.files import replacing
-from queryopt.text import did_you_mean, install_extra, listed
+from queryopt.text import install_extra, listed
 from queryopt.train.config import TrainConfig
+from queryopt.train.run_files import BEST, CONFIG, CURVES, LAST, METRICS, RUN_FILES, find_checkpoint
 
 if TYPE_CHECKING:
     from queryopt.train.hash_network import HashNetwork
@@ -41,14 +42,6 @@ __all__ = [
     "read_torch_file",
     "save_best",
 ]
-
-BEST = "best.safetensors"
-LAST = "last.pt"
-CONFIG = "config.json"
-METRICS = "metrics.jsonl"
-CURVES = "curves.png"
-RUN_FILES = (BEST, LAST, CONFIG, METRICS, CURVES)
-"""What qo-train writes into a run folder."""
 
 CONFIG_KEY = "queryopt.config"
 """The key of best.safetensors' header, and of last.pt, that holds the configuration as JSON text."""
@@ -89,7 +82,7 @@ def load_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     else: a foreign, empty or cut-off file, a pickle that holds more than weights (which is never executed), missing,
     unexpected or misshapen tensors, values that are not finite.
     """
-    path = _find(Path(source))
+    path = find_checkpoint(source)
     name = display_path(path)
     kind = _kind(path)
     state, text = _read_safetensors(path) if kind == "safetensors" else _read_weights(path)
@@ -179,29 +172,6 @@ def read_torch_file(path: Path) -> Any:
     except Exception as error:  # torch and pickle raise a dozen kinds on damaged bytes
         reason = _first_line(f"{type(error).__name__}: {error}")
         raise CheckpointError(f"{name}: not a checkpoint, or cut off ({reason})") from None
-
-
-def _find(source: Path) -> Path:
-    name = display_path(source)
-    if not source.exists():
-        raise CheckpointError(f"{name}: no such file or folder{_near(source)}")
-    if not source.is_dir():
-        if not source.is_file():
-            raise CheckpointError(f"{name}: not a regular file")
-        return source
-    for file in (BEST, LAST):
-        if (source / file).is_file():
-            return source / file
-    runs = sorted(p.name for p in source.iterdir() if p.is_dir() and ((p / BEST).is_file() or (p / LAST).is_file()))
-    hint = f"; runs in it: {listed([display_path(r) for r in runs])}" if runs else ""
-    raise CheckpointError(f"{name}: no run folder: neither {BEST} nor {LAST} is in it{hint}")
-
-
-def _near(source: Path) -> str:
-    try:
-        return did_you_mean(source.name, [display_path(p.name) for p in source.parent.iterdir()])
-    except OSError:
-        return ""
 
 
 def _kind(path: Path) -> str:

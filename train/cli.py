@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from queryopt.cli import Command, Output, common_options, display_path, threads_option
+from queryopt.codes import check_bits
 from queryopt.errors import ExitCode, MissingError, UsageError
-from queryopt.text import install_extra
+from queryopt.text import counted, install_extra
 from queryopt.train.datasets import dataset_names
-from queryopt.train.methods import method_names
-from queryopt.train.presets import PRESETS
+from queryopt.train.methods import find_method, method_names
+from queryopt.train.presets import PRESETS, find_preset, preset_table
+from queryopt.train.run_files import LAST, check_unused
+from queryopt.train.sources import check_source, load_data, official_source, with_root
 
 if TYPE_CHECKING:
     from queryopt.train.config import TrainConfig
@@ -48,7 +51,20 @@ Official data sets (--data NAME --root DIR; an option of a set follows a plus, a
 
 \b
 Presets:
-""" + "\n".join(f"  {name:16}{preset.summary}" for name, preset in PRESETS.items())
+""" + "\n".join(
+    [
+        *(f"  {name:16}{preset.summary}" for name, preset in PRESETS.items()),
+        "\n\b\nWhat they set, where no option says otherwise:",
+        *(f"  {line}" for line in preset_table()),
+        "\n\b\nExit codes:",
+        "  0  done",
+        "  1  done, the model is good, but some pictures can't be read; each that was met is named",
+        "  2  wrong usage",
+        "  3  nothing usable in the input, or training diverged",
+        "  4  a device or package that is needed is missing",
+        "  130  Ctrl-C; --resume goes on",
+    ]
+)
 
 
 @click.command(cls=Command, name="qo-train", epilog=_EPILOG, context_settings={"max_content_width": 110})
@@ -119,7 +135,7 @@ Presets:
 @click.option("--validation-fraction", type=float, help="Share of the training pictures that choose the checkpoint.")
 @click.option("--test-fraction", type=float, help="Share of each class kept for tests where there is no test part.")
 @click.option("--seed", type=int, help="What every random draw derives from.")
-@click.option("--channels-last/--no-channels-last", default=None, help="Memory layout of the pictures.")
+@click.option("--channels-last/--no-channels-last", default=None, help="Memory layout of the pictures on a GPU.")
 @click.option("--device", help="auto, cpu or cuda.")
 @click.option("--strict", is_flag=True, help="Stop at the first picture that can't be read.")
 @threads_option
@@ -141,25 +157,30 @@ def main(
     The run folder holds best.safetensors (what qo-export takes), last.pt (what --resume takes), config.json,
     metrics.jsonl and curves.png. The checkpoint is chosen on a part of the training pictures, never on the test part;
     the paper-* presets train on all of them and keep the last iteration. Ctrl-C saves; --resume goes on from there.
+    What is not given is the preset's.
     """
+    run = Path(folder)
+    source = _check(run, data, root, any_size, preset, resume, download, options)
     # By default OpenMP's threads spin at every barrier: with anything else running on the machine, a training step took
     # many times as long. Read when torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for package in ("torch", "torchvision", "safetensors", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise MissingError(f"training needs {package}, which is not installed: {install_extra('train')}")
-    from queryopt.train.checkpoint import LAST
     from queryopt.train.loop import train
-    from queryopt.train.runs import check_unused
 
-    run = Path(folder)
-    check_unused(run, resume)
-    config = _config(run, preset, resume, {**options, "data": _source(data, root, any_size)}, out)
+    config, chosen = _config(run, preset, resume, {**options, "data": source})
     if download:
         _download(config.data)
+    splits = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=out.progress)
+    if chosen is not None:
+        out.log(f"preset: {chosen} ({PRESETS[chosen].summary}) Others: qo-train --help")
+    kept = counted(len(splits.test), "picture", "pictures")
+    out.log(f"data: {len(splits.train):,} pictures to train and to choose the checkpoint on; {kept} kept for tests")
     try:
         result = train(
             config,
+            splits,
             out=run,
             resume=resume,
             strict=strict,
@@ -172,36 +193,65 @@ def main(
         raise
     for path, reason in sorted(result.skipped.items()):
         out.warn(f"{display_path(path)}: {reason}: left out")
-    _print(out, result)
-    out.result(asdict(result))
+    if result.skipped:
+        out.warn(
+            f"training finished without {counted(len(result.skipped), 'picture', 'pictures')} that can't be read, and "
+            "the model is good; the exit code is 1. Others may not have been looked at: those kept for tests never are"
+        )
+    _print(out, result, len(splits.test))
+    out.result(asdict(result) | {"test_images": len(splits.test)})
     return ExitCode.SOME_FAILED if result.skipped else ExitCode.DONE
 
 
-def _config(run: Path, preset: str | None, resume: bool, options: dict[str, Any], out: Output) -> "TrainConfig":
-    """The configuration that the options mean: a preset's, or, with --resume, the run's own, with these changed."""
+def _check(
+    run: Path,
+    data: str | None,
+    root: str | None,
+    any_size: bool,
+    preset: str | None,
+    resume: bool,
+    download: bool,
+    options: dict[str, Any],
+) -> str | None:
+    """Raise what can be said without torch, whose import takes seconds. Returns what --data and its options mean."""
+    check_unused(run, resume)
+    if preset is not None:
+        find_preset(preset)
+    if options["bits"] is not None:
+        check_bits(options["bits"])
+    if options["method"] is not None and options["method"] not in method_names():
+        find_method(options["method"])
+    source = _source(data, root, any_size)
+    if source is not None and not download:
+        check_source(source)
+    if source is None and not (resume and run.is_dir()):
+        raise UsageError("Missing option '--data': a folder with one sub-folder a class, or synthetic:birds")
+    return source
+
+
+def _config(run: Path, preset: str | None, resume: bool, options: dict[str, Any]) -> tuple["TrainConfig", str | None]:
+    """The configuration that the options mean: a preset's, or, with --resume, the run's own, with these changed.
+
+    And the name of the preset, where it was chosen here.
+    """
     from queryopt.train.checkpoint import read_run_config
     from queryopt.train.presets import preset_config
-    from queryopt.train.sources import official_source
 
     options = {**options, "lr_steps": options["lr_steps"] or None}
     begun = read_run_config(run) if resume else None
     if begun is not None and preset is None:
-        return begun.override(**options)
-    if preset is None:
-        preset = _default_preset(options.get("data"), options.get("device") or "auto")
-        out.log(f"preset: {preset} ({PRESETS[preset].summary}) Others: qo-train --help")
-    config = preset_config(preset, **options)
+        return begun.override(**options), None
+    chosen = None if preset is not None else _default_preset(options.get("data"), options.get("device") or "auto")
+    config = preset_config(preset or chosen or "", **options)
     if not config.data:
         raise UsageError("Missing option '--data': a folder with one sub-folder a class, or synthetic:birds")
     if options.get("test_fraction") is not None and official_source(config.data) is not None:
         raise UsageError(f"--test-fraction is not for {config.data}: an official data set has its own test pictures")
-    return config
+    return config, chosen
 
 
 def _source(data: str | None, root: str | None, any_size: bool) -> str | None:
     """What --data, --root and --any-size mean together: see queryopt.train.sources."""
-    from queryopt.train.sources import with_root
-
     if data is None:
         if root is not None or any_size:
             raise UsageError("--root and --any-size say more about --data: give that too, such as --data cub200")
@@ -212,7 +262,6 @@ def _source(data: str | None, root: str | None, any_size: bool) -> str | None:
 def _default_preset(data: str | None, device: str) -> str:
     """The paper's for its data sets, where a GPU makes that feasible."""
     from queryopt.train.presets import default_preset
-    from queryopt.train.sources import official_source
 
     preset = default_preset(device)
     source = official_source(data) if data else None
@@ -221,8 +270,6 @@ def _default_preset(data: str | None, device: str) -> str:
 
 
 def _download(data: str) -> None:
-    from queryopt.train.sources import official_source
-
     source = official_source(data)
     if source is None:
         raise UsageError(f"--download is for official data sets, and {display_path(data)} is none")
@@ -243,25 +290,28 @@ def _log_line(out: Output, line: dict[str, Any], config: "TrainConfig") -> None:
     )
 
 
-def _print(out: Output, result: "TrainResult") -> None:
+def _print(out: Output, result: "TrainResult", tests: int) -> None:
     where = display_path(result.out)
     if result.already_finished:
         out.print(f"{where}: finished already, nothing left to do")
-    chosen = f", chosen on {result.validation_images:,} others" if result.validation_images else ""
+    chosen = f", chosen on {result.validation_images:,} others (validation)" if result.validation_images else ""
+    kept = f", {tests:,} kept for tests" if tests else ""
     out.print(
-        f"trained on {result.images:,} pictures{chosen}: {result.iterations} iterations in {_duration(result.seconds)}"
+        f"trained on {counted(result.images, 'picture', 'pictures')}{chosen}{kept}: "
+        f"{counted(result.iterations, 'iteration', 'iterations')} in {_duration(result.seconds)}"
     )
     if result.validation_map is not None and result.chance is not None:
         out.print(
             f"best: iteration {result.best_iteration}, validation mAP {result.validation_map:.3f} "
             f"(tie-aware, network codes on both sides; chance {result.chance:.3f})"
         )
-    if result.skipped:
-        out.print(f"left out: {len(result.skipped)} pictures that can't be read")
-    out.print(f"model:   {display_path(result.checkpoint)}  (next: qo-export --ckpt {where})")
+    out.print(f"model:   {display_path(result.checkpoint)}")
     for name in ("curves.png", "metrics.jsonl"):
         if (result.out / name).exists():
             out.print(f"{name.partition('.')[0] + ':':9}{display_path(result.out / name)}")
+    out.print(f"next:    qo-export --ckpt {where}")
+    if tests:
+        out.print(f"then:    qo-eval --run {where} --split test  (with the pictures kept for tests)")
 
 
 def _duration(seconds: float) -> str:

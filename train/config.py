@@ -86,7 +86,7 @@ class TrainConfig:
     """Mirror training pictures at random. Switch off where left and right differ."""
 
     channels_last: bool = False
-    """Memory layout of the pictures in training: faster on many CPUs, the same numbers but for rounding."""
+    """Memory layout of the pictures in training on a GPU: the same numbers but for rounding. Left out on a CPU."""
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int | None = None

@@ -20,7 +20,7 @@ from queryopt.images import find_images
 from queryopt.text import counted, listed
 from queryopt.train.draws import Stream, sample_rng
 
-__all__ = ["DataSplits", "LabelledImages", "load_image_folder", "split_validation"]
+__all__ = ["DataSplits", "LabelledImages", "check_folder", "load_image_folder", "split_validation"]
 
 _log = logging.getLogger(__name__)
 
@@ -107,15 +107,20 @@ def load_image_folder(root: str | os.PathLike[str], *, seed: int = 0, test_fract
     if not 0 <= test_fraction < 1:
         raise UsageError(f"test fraction is {test_fraction}: it is a share of each class, 0 <= fraction < 1")
     folder = Path(root)
-    if not folder.is_dir():
-        what = "not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{display_path(folder)}: {what}; a data set is a folder of class sub-folders")
+    check_folder(folder)
     parts = _parts(folder)
     if parts is None:
         return _split_classes(_read_classes(folder, ""), seed, test_fraction)
     train = _read_classes(folder, "train/")
     empty = LabelledImages(folder, (), np.zeros(0, np.int64), train.classes)
     return DataSplits(train, _read_test(train, parts) if parts else empty)
+
+
+def check_folder(folder: Path) -> None:
+    """DataError where this is no folder."""
+    if not folder.is_dir():
+        what = "not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"{display_path(folder)}: {what}; a data set is a folder of class sub-folders")
 
 
 def split_validation(images: LabelledImages, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:

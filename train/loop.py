@@ -157,7 +157,10 @@ class _Run:
         self.batches = epoch_batches(self.samples, config.batch)
         self.steps = config.iterations * config.epochs * len(self.batches)
 
+        self.channels_last = _channels_last(config, self.device)
         self.network = _new_network(config).to(self.device)
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
         self.parameters = [p for group in self.network.parameter_groups() for p in group["params"]]
         self.optimizer = _optimizer(config, self.parameters)
         self.codes = torch.zeros(0)  # B [n, M], the method's; _begin or _restore sets it
@@ -325,7 +328,7 @@ class _Run:
             group["lr"] = rates.lr
             if rates.beta1 is not None:
                 group["betas"] = (rates.beta1, group["betas"][1])
-        images = to_input(pictures, self.preprocessing, self.device, config.channels_last)
+        images = to_input(pictures, self.preprocessing, self.device, self.channels_last)
         outputs = self.method.relax(self.network(images), step)  # [b, M]
         self.method.remember(self.codes, index, outputs.detach())
         labels = self.labels[index]
@@ -401,7 +404,7 @@ class _Run:
                 yield batch.pictures
 
         codes = network_codes(
-            self.network, batches(), self.preprocessing, device=self.device, channels_last=self.config.channels_last
+            self.network, batches(), self.preprocessing, device=self.device, channels_last=self.channels_last
         )
         return codes, np.concatenate(kept)
 
@@ -540,8 +543,18 @@ def _new_network(config: TrainConfig) -> HashNetwork:
     # those of the GPUs).
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        network = build_network(config.network)
-    return network.to(memory_format=torch.channels_last) if config.channels_last else network
+        return build_network(config.network)
+
+
+def _channels_last(config: TrainConfig, device: torch.device) -> bool:
+    """Whether pictures lie with their channels last: on a GPU, where asked for.
+
+    On the CPU torch 2.14 (oneDNN) then writes beyond its arrays in the backward pass of some convolutions, of 8 to 16
+    channels, 1 x 1, stride 2, and odd batches for one: the process ends, or goes on with damaged memory.
+    """
+    if config.channels_last and device.type == "cpu":
+        _log.info("channels last is left out: on the CPU torch's convolutions damage memory with it")
+    return config.channels_last and device.type != "cpu"
 
 
 def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ from queryopt.errors import UsageError
 from queryopt.text import did_you_mean
 from queryopt.train.config import TrainConfig
 
-__all__ = ["PRESETS", "Preset", "default_preset", "preset_config"]
+__all__ = ["PRESETS", "Preset", "default_preset", "find_preset", "preset_config", "preset_table"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ _ONE_CYCLE = {
 """What reached a good map within minutes: class codes far apart, the solver held until the network follows them."""
 
 _SMALL_NETWORK = {"backbone": "small", "image_size": 64, "dim": 128, "feedforward": 256}
-_SMALL = {**_ONE_CYCLE, "lr": 1e-3, "weights": "none", "channels_last": True}
+_SMALL = {**_ONE_CYCLE, "lr": 1e-3, "weights": "none"}
 _FROM_SCRATCH = {"iterations": 18, "hold": 8, "crop_scale": (0.6, 1.0)}
 """What a small network learns fastest with on synthetic:birds: torchvision's crops, down to 8 % of a 64-pixel picture,
 cut off the marks that tell classes apart, and codes solved from a network that knows little yet come to be shared.
@@ -95,6 +95,26 @@ def default_preset(device: str = "auto") -> str:
     return "default" if device != "cpu" and torch.cuda.is_available() else "small"
 
 
+def find_preset(name: str) -> Preset:
+    """The preset of this name. UsageError with a suggestion for any other name."""
+    if name not in PRESETS:
+        raise UsageError(f"no preset is called {name!r}: there are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
+    return PRESETS[name]
+
+
+def preset_table() -> list[str]:
+    """What the presets set of the options that are changed most, a line each, below a line of names."""
+    network = {"backbone": "resnet50", "image_size": 224}  # NetworkConfig's own, which needs torch
+    training = ("iterations", "epochs", "samples", "batch", "optimizer", "lr")
+    lines = [("", "bits", *network, *training)]
+    for name, preset in PRESETS.items():
+        values = {**network, **preset.network, **preset.settings}
+        chosen = (values.get(key, getattr(TrainConfig, key, None)) for key in lines[0][1:])
+        lines.append((name, *map(str, chosen)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
 def preset_config(name: str, **overrides: Any) -> TrainConfig:
     """The configuration of a preset, with these fields of TrainConfig or NetworkConfig overridden (None: left alone).
 
@@ -107,9 +127,7 @@ def preset_config(name: str, **overrides: Any) -> TrainConfig:
     from queryopt.train.methods import DEFAULT_METHOD, find_method
     from queryopt.train.network import NetworkConfig
 
-    if name not in PRESETS:
-        raise UsageError(f"no preset is called {name!r}: there are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
-    preset = PRESETS[name]
+    preset = find_preset(name)
     given = {k: v for k, v in overrides.items() if v is not None}
     network_fields = {f.name for f in fields(NetworkConfig)}
     network = {**preset.network, **{k: v for k, v in given.items() if k in network_fields}}

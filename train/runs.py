@@ -16,21 +16,12 @@ from torch import Tensor
 from queryopt.cli import display_path
 from queryopt.errors import CheckpointError, TrainingError, UsageError
 from queryopt.files import leftovers, replacing
-from queryopt.train.checkpoint import (
-    BEST,
-    CONFIG,
-    CONFIG_KEY,
-    CURVES,
-    LAST,
-    METRICS,
-    RUN_FILES,
-    read_torch_file,
-    save_best,
-)
+from queryopt.train.checkpoint import CONFIG_KEY, Checkpoint, read_torch_file, save_best
 from queryopt.train.config import TrainConfig, json_text
 from queryopt.train.plots import save_curves
+from queryopt.train.run_files import BEST, CONFIG, CURVES, LAST, METRICS, RUN_FILES, check_unused
 
-__all__ = ["Position", "RunFolder", "RunState", "check_unused", "read_last"]
+__all__ = ["Position", "RunFolder", "RunState", "check_unused", "read_last", "stopped_early"]
 
 _FORMAT = 1
 _FORMAT_KEY = "queryopt.last.format_version"
@@ -83,18 +74,6 @@ class RunState:
     seconds: float = 0.0
 
 
-def check_unused(path: Path, resume: bool) -> None:
-    """UsageError where `path` is a file, or holds a run already and `resume` is not set."""
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{display_path(path)}: is a file; --out is a folder")
-    present = [name for name in RUN_FILES if (path / name).exists()]
-    if present and not resume:
-        raise UsageError(
-            f"{display_path(path)}: already holds a run ({', '.join(present)}): continue it with --resume, "
-            "or choose another --out"
-        )
-
-
 def read_last(path: Path) -> tuple[RunState, TrainConfig]:
     """What a last.pt holds. CheckpointError for a damaged one, and for any other file."""
     values, name = read_torch_file(path), display_path(path)
@@ -115,6 +94,22 @@ def read_last(path: Path) -> tuple[RunState, TrainConfig]:
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{name}: damaged ({error!r}): remove it to start the run anew") from None
     return state, config
+
+
+def stopped_early(checkpoint: Checkpoint) -> tuple[int, int] | None:
+    """How many outer iterations the run of a checkpoint has done, and of how many, where it stopped before its end.
+
+    None where it is finished, or where no last.pt that can be read lies beside the checkpoint to say so.
+    """
+    path = checkpoint.folder / LAST
+    if not path.is_file():
+        return None
+    try:
+        state, config = read_last(path)
+    except CheckpointError:
+        return None
+    done = state.position.outer
+    return (done, config.iterations) if done < config.iterations else None
 
 
 class RunFolder:

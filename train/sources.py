@@ -12,13 +12,21 @@ from pathlib import Path
 
 from queryopt.cli import Progress, display_path
 from queryopt.errors import DataError, UsageError
-from queryopt.train.data import DataSplits, LabelledImages, load_image_folder
+from queryopt.train.data import DataSplits, LabelledImages, check_folder, load_image_folder
 from queryopt.train.datasets.attributes import ImageAttributes, birds_attributes
 from queryopt.train.datasets.official import ANY_SIZE, OfficialDataset
 from queryopt.train.datasets.registry import dataset_names, official_dataset
 from queryopt.train.synthetic import absolute_data, resolve_data
 
-__all__ = ["OfficialSource", "absolute_source", "load_attributes", "load_data", "official_source", "with_root"]
+__all__ = [
+    "OfficialSource",
+    "absolute_source",
+    "check_source",
+    "load_attributes",
+    "load_data",
+    "official_source",
+    "with_root",
+]
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,12 @@ def with_root(data: str, root: str | None, any_size: bool = False) -> str:
     return f"{head}:{inside if root is None else root}"
 
 
+def check_source(text: str | os.PathLike[str]) -> None:
+    """Raise now what `load_data` would for a wrong name or value, or a folder that isn't there; nothing is read."""
+    if absolute_source(text) == os.path.abspath(text):
+        check_folder(Path(text))
+
+
 def absolute_source(text: str | os.PathLike[str]) -> str:
     """The same data, put so that it means the same in every working directory. UsageError for a wrong name or value."""
     source = official_source(text)
@@ -108,6 +122,13 @@ def load_data(
     folder = resolve_data(text, progress=progress)
     _refuse_layout(folder)
     return load_image_folder(folder, seed=seed, test_fraction=test_fraction)
+
+
+def has_attributes(text: str | os.PathLike[str]) -> bool:
+    """Whether the data that `text` means comes with attributes of its pictures. Raises what `resolve_data` does."""
+    if (source := official_source(text)) is not None:
+        return source.dataset.attributes is not None
+    return (resolve_data(text) / "attributes.csv").is_file()
 
 
 def load_attributes(text: str | os.PathLike[str], images: LabelledImages) -> ImageAttributes:

@@ -120,7 +120,7 @@ def remove(index: Path, images: tuple[bytes, ...], ids: bool, out: Output) -> No
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 @common_options
 def export(index: Path, path: Path, out: Output) -> None:
-    """Write the codes of INDEX to a .npz, .csv or .parquet FILE.
+    """Write the codes of INDEX to a .npz, .csv or .parquet FILE. An older file of codes is replaced, no other.
 
     \b
     Example:

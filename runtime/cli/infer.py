@@ -103,7 +103,8 @@ def main(
 
     Run again, it hashes what is new or changed (in size or time) and skips the rest. Everything that was hashed is
     kept at every moment: after Ctrl-C, the next run goes on from there. Every file that can't be read is named, with
-    its reason. The name of a picture's own folder is its label.
+    its reason. The name of a picture's own folder is its label. Pictures are known by the endings of their names; -v
+    says how many other names there are.
 
     \b
     Exit codes:

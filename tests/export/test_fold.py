@@ -70,6 +70,12 @@ def test_the_parts_before_any_rewrite_are_the_network(shaken):
     assert_same(folded_outputs_of(FoldedNetwork(shaken)), (logits, attention))
 
 
+def test_the_parts_before_any_rewrite_run_in_the_network_s_own_precision(network):
+    logits, attention = folded_outputs_of(FoldedNetwork(network))
+    assert logits.dtype == attention.dtype == torch.float32
+    assert_same((logits, attention), outputs_of(network), 1e-5)
+
+
 @pytest.mark.parametrize("name", REWRITES)
 def test_each_rewrite_is_exact_after_those_before_it(shaken, name):
     folded = FoldedNetwork(shaken)

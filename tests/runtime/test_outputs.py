@@ -81,16 +81,17 @@ def test_parquet(tmp_path: Path) -> None:
 
 @given(path=st.binary(min_size=1).filter(lambda path: b"\0" not in path))
 def test_every_name_comes_back(path: bytes) -> None:
-    text = outputs._path_to_text(path)
+    text = outputs.path_to_text(path)
     text.encode("utf-8")
     assert path_from_text(text) == path
-    assert field_from_csv(outputs._field_to_csv(text)) == text
+    assert field_from_csv(outputs.field_to_csv(text)) == text
 
 
 @pytest.mark.parametrize("suffix", outputs.OUTPUT_SUFFIXES)
 def test_a_failure_leaves_what_was_there(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
-    path.write_text("before")
+    write(path)
+    before = path.read_bytes()
 
     def interrupted() -> None:
         with writing_codes(path, CARD) as append:
@@ -99,8 +100,32 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, suffix: str) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert path.read_text() == "before"
+    assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", outputs.OUTPUT_SUFFIXES)
+def test_only_files_of_codes_are_replaced(tmp_path: Path, suffix: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / f"a{suffix}"
+    path.touch()
+    write(path)
+    first = path.read_bytes()
+    write(path)
+    assert path.read_bytes()[:20] == first[:20]
+    if suffix == ".npz":
+        np.savez(path, codes=np.zeros(3))
+    elif suffix == ".csv":
+        path.write_text("path,label\nmy own,notes\n")
+    else:
+        pq.write_table(pa.table({"path": ["mine"]}), path)
+    for content in (path.read_bytes(), b"text", b"PK\x03\x04 no archive", b"PAR1 no table    PAR1"):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=f"a{suffix}: the file there holds no codes of queryopt: move it away"):
+            check_output(path)
+        assert path.read_bytes() == content
 
 
 def test_endings(tmp_path: Path) -> None:

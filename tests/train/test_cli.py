@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from queryopt.errors import ExitCode
 from queryopt.train.checkpoint import BEST, LAST, METRICS, load_checkpoint
 from queryopt.train.cli import main
-from queryopt.train.presets import PRESETS
+from queryopt.train.presets import PRESETS, preset_config
 
 OPTIONS = ["--preset", "tiny", "--bits", "8", "--threads", "1", "--iterations", "3", "--epochs", "2", "--samples", "80"]
 
@@ -85,6 +85,19 @@ def test_says_where_things_are_and_how_good_it_is(labelled_folder, tmp_path):
     assert "validation mAP" in result.stdout
     assert "chance" in result.stdout
     assert "iteration 3/3" in result.stderr
+    # Of 4 classes of 30 pictures each, a fifth is kept back; of the rest, a tenth chooses the checkpoint.
+    assert "96 pictures to train and to choose the checkpoint on; 24 pictures kept for tests" in result.stderr
+    assert "trained on 86 pictures, chosen on 10 others (validation), 24 kept for tests: 3 iterations" in result.stdout
+    assert f"qo-eval --run {tmp_path / 'run'} --split test" in result.stdout
+
+
+def test_without_test_pictures_no_test_is_proposed_and_one_iteration_is_one(labelled_folder, tmp_path):
+    arguments = ["--data", labelled_folder, *OPTIONS, "--test-fraction", 0, "--iterations", 1]
+    result = qo_train(*arguments, "--out", tmp_path / "run")
+    assert result.exit_code == ExitCode.DONE
+    assert "0 pictures kept for tests" in result.stderr
+    assert "qo-eval" not in result.stdout
+    assert ": 1 iteration in" in result.stdout
 
 
 def test_json_alone_on_stdout(labelled_folder, tmp_path):
@@ -94,6 +107,7 @@ def test_json_alone_on_stdout(labelled_folder, tmp_path):
     assert 0 < values["validation_map"] <= 1
     assert values["checkpoint"] == str(tmp_path / "run" / BEST)
     assert values["skipped"] == {}
+    assert (values["images"], values["validation_images"], values["test_images"]) == (86, 10, 24)
 
 
 def test_finished_run_says_so(reference):
@@ -187,7 +201,32 @@ def test_bad_arguments_get_one_line(arguments, said, tmp_path, monkeypatch):
     assert result.exit_code in (ExitCode.USAGE, ExitCode.INPUT)
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+    assert "preset:" not in result.stderr, "which preset was taken has nothing to do with it"
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--out", "x"],
+        ["--data", "no/such/folder", "--out", "x"],
+        ["--data", "synthetic:bird", "--out", "x"],
+        ["--data", ".", "--out", "x", "--preset", "smal"],
+        ["--data", ".", "--out", "x", "--bits", "65"],
+        ["--data", ".", "--out", "x", "--method", "dpsg"],
+        ["--data", ".", "--out", "held"],
+    ],
+)
+def test_simple_errors_do_not_wait_for_torch(arguments, tmp_path):
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / LAST).touch()
+    code = "import atexit, sys; from queryopt.train.cli import main"
+    code += "; atexit.register(lambda: print('torch' in sys.modules)); main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert result.returncode in (ExitCode.USAGE, ExitCode.INPUT), result.stderr
+    assert result.stdout == "False\n"
 
 
 def test_out_in_use_and_out_that_is_a_file(reference, labelled_folder, tmp_path):
@@ -208,6 +247,8 @@ def test_unreadable_pictures_are_named_and_change_the_exit_code(labelled_folder,
     result = qo_train(*arguments, "--out", tmp_path / "run")
     assert result.exit_code == ExitCode.SOME_FAILED
     assert "ash/bad.png" in result.stderr
+    assert "training finished without 1 picture that can't be read, and the model is good" in result.stderr
+    assert load_checkpoint(tmp_path / "run").config.iterations == 1
     strict = qo_train(*arguments, "--out", tmp_path / "strict", "--strict")
     assert strict.exit_code == ExitCode.INPUT
     assert "bad.png" in strict.stderr
@@ -220,6 +261,10 @@ def test_help_names_every_preset_and_imports_no_torch(tmp_path):
     assert result.returncode == ExitCode.DONE, result.stderr
     assert all(f"  {name} " in result.stdout for name in PRESETS)
     assert "qo-train --data" in result.stdout
+    small = preset_config("small", data="x")
+    (row,) = (line.split() for line in result.stdout.splitlines() if line.split()[:2] == ["small", "24"])
+    values = (small.network.backbone, small.network.image_size, small.iterations, small.epochs, small.samples)
+    assert row[2:] == [str(v) for v in (*values, small.batch, small.optimizer, small.lr)]
 
 
 def test_without_a_gpu_the_small_preset_is_the_default(labelled_folder, tmp_path):

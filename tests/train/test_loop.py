@@ -5,6 +5,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -124,6 +126,22 @@ def test_equal_runs_are_equal_bit_for_bit_and_leave_the_global_generator_alone(r
     train(config_of(labelled_folder), labelled_folder, tmp_path / "run")
     assert torch.equal(torch.rand(1), expected)
     assert_same_weights(tmp_path / "run", reference)
+
+
+def test_channels_last_is_left_out_on_the_cpu(labelled_folder, tmp_path):
+    """There, torch 2.14 damages memory in the backward pass of batches like these: in a process that may be lost."""
+    code = (
+        "import sys\n"
+        "from queryopt.train import preset_config, train\n"
+        "for layout in (True, False):\n"
+        "    settings = dict(data=sys.argv[1], batch=13, threads=2, iterations=1, epochs=1, channels_last=layout)\n"
+        "    train(preset_config('tiny', **settings), sys.argv[1], f'{sys.argv[2]}/{layout}')\n"
+    )
+    command = [sys.executable, "-c", code, str(labelled_folder), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    last, first = weights_of(tmp_path / "True"), weights_of(tmp_path / "False")
+    assert all(torch.equal(last[key], first[key]) for key in first)
 
 
 def test_another_seed_is_another_run(reference, labelled_folder, tmp_path):

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from queryopt.errors import CheckpointError, UsageError
-from queryopt.train.checkpoint import BEST, CONFIG, LAST, METRICS, read_run_config
+from queryopt.train.checkpoint import BEST, CONFIG, LAST, METRICS, Checkpoint, read_run_config
 from queryopt.train.presets import preset_config
-from queryopt.train.runs import Position, RunFolder, RunState
+from queryopt.train.runs import Position, RunFolder, RunState, stopped_early
 
 CONFIGURATION = preset_config("tiny")
 
@@ -40,6 +40,19 @@ def test_last_pt_gives_back_what_was_saved(tmp_path):
     assert torch.equal(loaded.outputs, expected.outputs) or bool(loaded.outputs.isnan().all())
     for name in ("position", "sums", "data", "computed_on", "best", "skipped", "seconds"):
         assert getattr(loaded, name) == getattr(expected, name)
+
+
+def test_a_run_that_stopped_early_is_known_by_its_last_pt(tmp_path):
+    checkpoint = Checkpoint(CONFIGURATION, {}, tmp_path / BEST)
+    assert stopped_early(checkpoint) is None
+    saved = state()
+    with RunFolder(tmp_path) as folder:
+        for position, known in ((Position(1, 0, 5), (1, 2)), (Position(2), None)):
+            saved.position = position
+            folder.save_last(saved, CONFIGURATION)
+            assert stopped_early(checkpoint) == known
+    (tmp_path / LAST).write_bytes(b"PK")
+    assert stopped_early(checkpoint) is None
 
 
 def test_last_pt_of_a_newer_queryopt_or_of_something_else(tmp_path):

@@ -148,6 +148,11 @@ def test_remove_all_or_none() -> None:
 def test_export(name: str) -> None:
     assert result("export", "photos.db", name) == {"codes": 9, "out": name}
     assert Path(name).stat().st_size > 0
+    assert run("export", "photos.db", name).exit_code == 0
+    Path(name).write_text("mine")
+    done = run("export", "photos.db", name)
+    assert (done.exit_code, Path(name).read_text()) == (2, "mine")
+    assert "holds no codes" in done.stderr
     done = run("export", "photos.db", "codes.xls")
     assert done.exit_code == 2
     assert ".parquet" in done.stderr

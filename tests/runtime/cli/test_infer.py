@@ -82,7 +82,16 @@ def test_verbose_says_what_there_is_to_do() -> None:
     done = run("photos", "-v")
     assert re.search(r"^debug: .*model\.onnx: tiny, fp32, 32 pixels, fingerprint 9287e8b6", done.stderr, re.M)
     assert "debug: photos: 8 new or changed, 0 unchanged, 0 gone\n" in done.stderr
+    assert "left out" not in done.stderr
     assert "debug" not in run("photos").stderr
+    for name in ("finch/noending", "finch/a.TXT", "finch/b.txt", ".hidden.jpg"):
+        shutil.copy("photos/finch/1.jpg", f"photos/{name}")
+    for options in ([], ["--no-index", "--out", "codes.csv"]):
+        done = run("photos", "-v", *options)
+        said = "debug: photos: 4 names left out that no picture's is: 2 .txt, 1 .*, 1 .*\n"
+        assert re.search(said, done.stderr), done.stderr
+        assert "1 without an ending" in done.stderr
+        assert "1 hidden" in done.stderr
 
 
 def test_again_it_does_what_is_new_or_changed() -> None:
@@ -314,6 +323,11 @@ def test_prune() -> None:
 @pytest.mark.parametrize("name", ["codes.npz", "codes.csv", "codes.parquet"])
 def test_out(name: str, keep: list[str]) -> None:
     spoil()
+    Path(name).write_text("mine")
+    done = run("photos", "--out", name, *keep)
+    assert (done.exit_code, Path(name).read_text()) == (2, "mine")
+    assert not Path("photos.db").exists(), "refused before the work, not after it"
+    Path(name).unlink()
     assert run("photos", "--out", name, "--batch", 3, *keep).exit_code == 1
     assert Path("photos.db").exists() == (not keep)
     numbers = {path: int.from_bytes(bytes.fromhex(code), "little") for path, code in CODES.items()}
