@@ -48,7 +48,8 @@ class PartCount:
 class FlopCount:
     """Multiply-adds of one forward pass for one picture.
 
-    queries: how many pass through the decoder (bits * branches). mask: the constant of the paper's convention.
+    queries: how many pass through the decoder (bits * branches). mask: the constant of the paper's convention, 0 for
+    networks without attention.
     """
 
     queries: int
@@ -106,9 +107,10 @@ class FlopReport:
     @property
     def conventions(self) -> str:
         """How the counts were made, in two sentences."""
+        mask = f", and {self.inference.mask} for resizing a padding mask" if self.inference.mask else ""
         return (
             "The paper's convention is fvcore 0.1.5's: convolutions, matrix products, BatchNorm (2 an element, 5 in "
-            f"training), LayerNorm (5 an element), and {self.inference.mask} for resizing a padding mask. torch's "
+            f"training), LayerNorm (5 an element){mask}. torch's "
             f"({torch.__version__.split('+')[0]}, FlopCounterMode / 2) has convolutions and matrix products alone. "
             "Both are for the forward pass of one picture."
         )

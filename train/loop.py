@@ -362,7 +362,8 @@ class _Run:
         advance(0, "validation")
         validation = self._validate()
         if validation is not None:
-            line |= {"map": validation.map, "map_paper": validation.map_paper, "chance": validation.chance}
+            paper = {"map_paper": validation.map_paper} if self.method.solves_codes else {}
+            line |= {"map": validation.map, **paper, "chance": validation.chance}
         self._require_finite_weights()
         self._keep_if_best(Position(outer + 1), validation)
         line["seconds"] = round(self._seconds(), 3)

@@ -49,7 +49,7 @@ def draw_curves(lines: Sequence[dict[str, Any]]) -> "Figure":
     measured = [(x, line) for x, line in zip(at, lines, strict=True) if "map" in line]
     series = (("map", "deployed (network codes)"), ("map_paper", "gallery of supervised codes"), ("chance", "chance"))
     for key, label in series:
-        if measured:
+        if measured and key in measured[0][1]:  # not every method solves codes
             style = {"linestyle": ":", "color": "grey"} if key == "chance" else {"marker": "o", "markersize": 3}
             quality.plot([x for x, _ in measured], [line[key] for _, line in measured], label=label, **style)
     quality.set_ylim(0, 1)

@@ -59,6 +59,18 @@ def test_conventions_differ_by_the_norms_and_the_mask(report: FlopReport) -> Non
     )
 
 
+def test_the_methods_with_a_hash_layer_cost_the_backbone_and_the_layer() -> None:
+    report = flop_report(NetworkConfig(24, method="adsh", classes=200))
+    body, layer = 4_087_136_256, 2048 * 24
+    assert report.inference.torch == body + layer
+    assert report.training.torch == body + layer  # one branch, and the classification head is left out
+    assert report.inference.parts["classifier"].parameters == 24 * 200 + 200
+    assert report.inference.parts["head"].parameters == layer + 24
+    assert report.inference.mask == 0
+    assert "mask" not in report.conventions
+    assert list(report.passes()) == ["inference", "training, 1 branch"]
+
+
 def test_parameters_are_all_of_the_network(report: FlopReport) -> None:
     with torch.device("meta"):
         parameters = list(QueryOpt(report.config).parameters())

@@ -12,7 +12,7 @@ from torch import Tensor
 from queryopt.errors import UsageError
 from queryopt.train.config import TrainConfig
 from queryopt.train.loss import Loss
-from queryopt.train.methods._pairwise import PairwiseMethod
+from queryopt.train.methods._pairwise import Pairs, PairwiseMethod, pairs_in_batch
 from queryopt.train.methods.base import Settings, TrainingBatch
 
 __all__ = ["METHOD", "HashNetMethod", "HashNetSettings", "pair_weights", "scale_at", "weighted_pairwise_loss"]
@@ -61,34 +61,26 @@ def pair_weights(labels: npt.NDArray[np.int64]) -> tuple[float, float]:
     return pairs / similar, pairs / max(pairs - similar, 1.0)
 
 
-def weighted_pairwise_loss(
-    outputs: Tensor,
-    stored: Tensor,
-    batch_labels: Tensor,
-    gallery_labels: Tensor,
-    alpha: float,
-    weights: tuple[float, float],
-) -> Loss:
+def weighted_pairwise_loss(outputs: Tensor, pairs: Pairs, alpha: float, weights: tuple[float, float]) -> Loss:
     """The weighted cross-entropy of the pairs' similarities (eq. 4). There is no quantisation term: it is 0.
 
-    outputs: g = tanh(beta z), float [b, M]. stored: g of all n training pictures, [n, M]. batch_labels [b] and
-    gallery_labels [n]: integer classes. alpha: of the sigmoid. weights: of similar pairs and of others.
+    outputs: g = tanh(beta z), float [b, M]. pairs: with the others' g. alpha: of the sigmoid. weights: of similar pairs
+    and of others.
 
-        hash = sum over i, j of w_ij (log(1 + exp(alpha g_i . g_j)) - s_ij alpha g_i . g_j) / (b n)
+        hash = mean over pairs of w_ij (log(1 + exp(alpha g_i . g_j)) - s_ij alpha g_i . g_j)
 
-    s is 1 where the classes are equal, else 0, and w_ij is the weight of its kind. Gradients reach `outputs` alone.
+    s is 1 for pairs of one class, else 0, and w_ij is the weight of its kind.
     """
-    same = batch_labels.unsqueeze(1) == gallery_labels.unsqueeze(0)  # [b, n]
-    products = alpha * (outputs @ stored.to(outputs.dtype).T)  # [b, n]
-    each = torch.where(same, weights[0] * F.softplus(-products), weights[1] * F.softplus(products))
-    return Loss(each.mean(), outputs.new_zeros(()))
+    products = alpha * (outputs @ pairs.others.to(outputs.dtype).T)  # [b, m]
+    similar, other = weights
+    each = torch.where(pairs.same, similar * F.softplus(-products), other * F.softplus(products))
+    return Loss(pairs.mean(each), outputs.new_zeros(()))
 
 
 class HashNetMethod(PairwiseMethod):
-    """Learns from pairs, similar and other ones weighing the same in sum; tanh sharpens to the sign while it trains.
+    """Learns from the pairs within a batch, similar and other ones weighing the same in sum; tanh sharpens to the sign.
 
-    Pairs are those of the batch with all training pictures' last outputs. The release pairs two batches of 36 pictures;
-    in ours of 16, with hundreds of classes, hardly a pair would be similar.
+    The release pairs one batch of 36 pictures with another.
     """
 
     name = "hashnet"
@@ -109,9 +101,7 @@ class HashNetMethod(PairwiseMethod):
 
     def loss(self, outputs: Tensor, batch: TrainingBatch) -> Loss:
         """See weighted_pairwise_loss."""
-        return weighted_pairwise_loss(
-            outputs, batch.codes, batch.labels, batch.gallery_labels, self.alpha, self.weights
-        )
+        return weighted_pairwise_loss(outputs, pairs_in_batch(outputs, batch), self.alpha, self.weights)
 
     def about(self) -> dict[str, Any]:
         """The settings, and what a similar pair and another one weigh."""

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from queryopt.errors import UsageError
+from queryopt.train.hash_network import HashNetwork
 from queryopt.train.methods import build_network
 from queryopt.train.network import NetworkConfig, load_backbone_weights
 
 
-def hash_layer(bits: int = 6, **values: object) -> torch.nn.Module:
+def hash_layer(bits: int = 6, **values: object) -> HashNetwork:
     torch.manual_seed(0)
     settings = {"backbone": "tiny", "image_size": 32, "method": "adsh", "freeze": False}
     network = build_network(NetworkConfig.from_dict({"bits": bits, **settings, **values}))

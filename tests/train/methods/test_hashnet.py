@@ -1,6 +1,7 @@
 """hashnet's loss, against its formula written out, its weights and its continuation."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from queryopt.errors import UsageError
 from queryopt.train import preset_config
+from queryopt.train.methods._pairwise import pairs_in_batch
 from queryopt.train.methods.hashnet import (
     HashNetMethod,
     HashNetSettings,
@@ -20,41 +22,39 @@ WEIGHTS = (3.0, 1.5)
 ALPHA = 10 / 6
 
 
-def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """outputs [4, 6], stored [9, 6] with two pictures that nobody saw, labels of both; float64."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 2])
-    outputs = torch.randn(4, 6, generator=generator, dtype=torch.float64).tanh()
-    stored = torch.randn(9, 6, generator=generator, dtype=torch.float64).tanh()
-    stored[[4, 7]] = 0
-    return outputs, stored, labels[torch.tensor([3, 1, 8, 0])], labels
-
-
-def test_loss_is_the_formula() -> None:
-    outputs, stored, batch_labels, labels = problem()
+def test_loss_is_the_formula(pair_problem: SimpleNamespace) -> None:
+    outputs, batch = pair_problem.outputs.tanh(), pair_problem.batch
     expected = 0.0
     for i in range(4):
-        for j in range(9):
-            product = sum(float(outputs[i, c]) * float(stored[j, c]) for c in range(6))
-            similar = bool(batch_labels[i] == labels[j])
-            cross_entropy = math.log(1 + math.exp(ALPHA * product)) - ALPHA * similar * product
-            expected += (WEIGHTS[0] if similar else WEIGHTS[1]) * cross_entropy
-    loss = weighted_pairwise_loss(outputs, stored, batch_labels, labels, ALPHA, WEIGHTS)
-    assert float(loss.hash) == pytest.approx(expected / (4 * 9))
+        for j in range(4):
+            if i != j:
+                product = sum(float(outputs[i, c]) * float(outputs[j, c]) for c in range(6))
+                similar = bool(batch.labels[i] == batch.labels[j])
+                cross_entropy = math.log(1 + math.exp(ALPHA * product)) - ALPHA * similar * product
+                expected += (WEIGHTS[0] if similar else WEIGHTS[1]) * cross_entropy
+    loss = weighted_pairwise_loss(outputs, pairs_in_batch(outputs, batch), ALPHA, WEIGHTS)
+    assert float(loss.hash) == pytest.approx(expected / 12)
     assert float(loss.quantisation) == 0
-    assert float(loss.total) == pytest.approx(expected / (4 * 9))
+    assert float(loss.total) == pytest.approx(expected / 12)
 
 
-def test_gradients_are_those_of_the_formula_and_reach_the_outputs_alone() -> None:
-    outputs, stored, batch_labels, labels = problem()
-    outputs.requires_grad_()
-    arguments = (stored, batch_labels, labels, ALPHA, WEIGHTS)
-    torch.autograd.gradcheck(lambda g: weighted_pairwise_loss(g, *arguments).total, outputs)
-    weighted_pairwise_loss(outputs, *arguments).total.backward()
-    same = batch_labels[:, None] == labels
-    weights = torch.where(same, *(torch.tensor(w, dtype=torch.float64) for w in WEIGHTS))
-    errors = torch.sigmoid(ALPHA * outputs.detach() @ stored.T) - same.double()
-    torch.testing.assert_close(outputs.grad, ALPHA * (weights * errors) @ stored / (4 * 9))
+def test_gradients_are_those_of_the_formula(pair_problem: SimpleNamespace) -> None:
+    outputs, batch = pair_problem.outputs.tanh().requires_grad_(), pair_problem.batch
+    torch.autograd.gradcheck(
+        lambda g: weighted_pairwise_loss(g, pairs_in_batch(g, batch), ALPHA, WEIGHTS).total, outputs
+    )
+    pairs = pairs_in_batch(outputs, batch)
+    weighted_pairwise_loss(outputs, pairs, ALPHA, WEIGHTS).total.backward()
+    weights = WEIGHTS[1] + (WEIGHTS[0] - WEIGHTS[1]) * pairs.same.double()
+    g = outputs.detach()
+    errors = weights * pairs.valid * (torch.sigmoid(ALPHA * g @ g.T) - pairs.same.double())
+    torch.testing.assert_close(outputs.grad, ALPHA * (errors + errors.T) @ g / 12)
+
+
+def test_large_products_stay_finite(pair_problem: SimpleNamespace) -> None:
+    outputs = pair_problem.outputs.sign()
+    loss = weighted_pairwise_loss(outputs, pairs_in_batch(outputs, pair_problem.batch), 1e4, WEIGHTS)
+    assert bool(loss.total.isfinite())
 
 
 def test_similar_pairs_weigh_as_much_as_the_others_in_sum() -> None:
