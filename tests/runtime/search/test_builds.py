@@ -83,7 +83,7 @@ def view(folder: Path, extension: Path) -> Path:
 def pytest_against(extension: Path, folder: Path, *groups: Sequence[Path], **variables: str) -> None:
     """Runs the tests of each group in a process of its own, all at once, with this search core."""
     path = str(view(folder / "view", extension))
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT]
+    command = [sys.executable, "-P", "-m", "pytest", "-qs", "-p", "no:cacheprovider", "--rootdir", ROOT]
     with ThreadPoolExecutor() as pool:
         for output in pool.map(lambda tests: run([*command, *tests], ROOT, PYTHONPATH=path, **variables), groups):
             assert " passed" in output.splitlines()[-1]
