@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from queryopt.train.methods import build_network
 from queryopt.train.network import NetworkConfig, QueryOpt
 
 __all__ = ["PAPER_TABLE_4", "FlopCount", "FlopReport", "PartCount", "TableRow", "count_flops", "flop_report"]
@@ -166,7 +167,7 @@ def count_flops(config: NetworkConfig, *, training: bool = False, branches: int 
         branches = config.branches if training else 1
     # Shapes are enough: nothing is allocated and nothing computed on the meta device.
     with torch.device("meta"):
-        network = QueryOpt(config).train(training)
+        network = build_network(config).train(training)
         picture = torch.empty(1, 3, config.image_size, config.image_size)
     norms = {name: _NormCounter(part) for name, part in network.named_children()}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -176,9 +177,10 @@ def count_flops(config: NetworkConfig, *, training: bool = False, branches: int 
     for name, part in network.named_children():
         flops = _flops_of(by_module, f"{type(network).__name__}.{name}")
         parts[name] = PartCount(*_sizes(part.parameters()), paper=flops + norms[name].operations, torch=flops)
-    if network.queries is not None:
-        parts["queries"] = PartCount(*_sizes([network.queries]), paper=0, torch=0)
-    return FlopCount(config.bits * branches, parts, config.tokens)
+    queries = network.queries if isinstance(network, QueryOpt) else None
+    if queries is not None:
+        parts["queries"] = PartCount(*_sizes([queries]), paper=0, torch=0)
+    return FlopCount(config.bits * branches, parts, config.tokens if isinstance(network, QueryOpt) else 0)
 
 
 def _sizes(parameters: Iterable[nn.Parameter]) -> tuple[int, int]:

@@ -58,10 +58,11 @@ def main(
 ) -> ExitCode:
     """Export a training checkpoint to one self-describing model.onnx.
 
-    The auxiliary branch is stripped and the network folded (exact rewrites that save multiply-adds); that what comes
-    out is still the network, and holds nothing of the branch, is proved on the graph. Then network and model hash the
-    same real pictures: at least 20,000 bits are compared, with flips and crops of the pictures where there are too few.
-    A model whose bits differ by more than --max-flip-rate is not written, and an older one at its place stays.
+    What only training uses (the auxiliary branch, a classification head) is stripped and the network folded (exact
+    rewrites that save multiply-adds); that what comes out is still the network, and holds nothing of the former, is
+    proved on the graph. Then network and model hash the same real pictures: at least 20,000 bits are compared, with
+    flips and crops of the pictures where there are too few. A model whose bits differ by more than --max-flip-rate is
+    not written, and an older one at its place stays.
     """
     for package, extra in _PACKAGES.items():
         if importlib.util.find_spec(package) is None:
@@ -101,17 +102,22 @@ def _print(out: Output, result: "ExportResult") -> None:
         same = "the same checkpoint" if result.replaced == card.fingerprint else "another checkpoint"
         out.print(f"replaced: a model of {same} (fingerprint {result.replaced[:12]}…)")
     size = card.preprocessing.image_size
+    method = "" if card.method == "queryopt" else f" ({card.method})"
     out.print(
         f"model:    {where}  ({result.size / 1e6:,.1f} MB, {card.precision}, fingerprint {card.fingerprint[:12]}…)"
     )
-    out.print(f"code:     {card.bits} bits of {card.backbone} at {size} x {size} pixels")
+    out.print(f"code:     {card.bits} bits of {card.backbone}{method} at {size} x {size} pixels")
+    out.print("stripped: " + ("; ".join(f"{name} ({size})" for name, size in strip.stripped.items()) or "nothing"))
+    branches = "1 branch" if strip.branches == 1 else f"{strip.branches} branches"
     out.print(
-        f"stripped: {strip.multiply_adds_training:,} multiply-adds with {strip.branches} branches -> "
+        f"          {strip.multiply_adds_training:,} multiply-adds with {branches} -> "
         f"{strip.multiply_adds:,} in the {strip.graph} graph; logits equal the training network's within "
         f"{strip.max_logit_difference:.1e}"
     )
     if fold is None:
-        out.print("folded:   no (--no-fold)")
+        out.print(
+            f"folded:   no ({'--no-fold' if not method else f'nothing to rewrite in a network of {card.method}'})"
+        )
     else:
         out.print(
             f"folded:   {fold.before:,} multiply-adds of the inference network -> {fold.after:,} "

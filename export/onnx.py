@@ -26,9 +26,10 @@ from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
 from queryopt.files import replacing
 from queryopt.runtime.backends import open_backend
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
+from queryopt.train.network import QueryOpt
 
 if TYPE_CHECKING:
-    from queryopt.train.network import QueryOpt
+    from queryopt.train.hash_network import HashNetwork
 
 __all__ = ["OPSET", "ExportResult", "build_graph", "export_onnx", "model_card", "with_card"]
 
@@ -47,7 +48,7 @@ _MADE_BY = ("torch", "onnx", "onnxscript", "onnxruntime")
 class ExportResult:
     """A model.onnx that was written.
 
-    path, size (bytes): the file. card: what its metadata holds. strip: the proof that the auxiliary branch is gone.
+    path, size (bytes): the file. card: what its metadata holds. strip: the proof that what only training uses is gone.
     parity: the comparison on real pictures, None where it was left out. pictures: in words, what was compared.
     replaced: the fingerprint of the model that lay there before, None where there was none.
     """
@@ -80,8 +81,9 @@ def export_onnx(
     checkpoint: a run folder, a checkpoint file, or what load_checkpoint gave. path: the file to write, or a folder for
     a model.onnx in it; by default model.onnx beside the checkpoint. pictures: a folder or paths for the parity gate; by
     default the run's own validation pictures. parity=False writes a model that was not compared on pictures (its card
-    says so). fold: export what queryopt.export.fold makes of the network, or its own parts. explain: add the output
-    `attention`. batch, threads: of the parity gate (None: all that torch and the process have). progress: see Progress.
+    says so). fold: export what queryopt.export.fold makes of the network, or its own parts (networks of other methods
+    than queryopt have nothing that torch's exporter doesn't fold itself). explain: add the output `attention`. batch,
+    threads: of the parity gate (None: all that torch and the process have). progress: see Progress.
 
     Nothing is written to `path` before everything is checked, and then in one step: a refused or interrupted export
     leaves what was there. Raises CheckpointError (the checkpoint), DataError (no pictures), ParityError (above
@@ -99,8 +101,9 @@ def export_onnx(
     compared, described = parity_pictures(loaded, pictures, progress) if parity else ([], "none")
     network = loaded.network()
     card = model_card(network)
+    foldable = network if fold and isinstance(network, QueryOpt) else None
     with _torch_threads(threads), _candidate(target) as candidate:
-        folded, saved = fold_network(network) if fold else (None, None)
+        folded, saved = (None, None) if foldable is None else fold_network(foldable)
         model = build_graph(folded or network, explain=explain)
         candidate.write_bytes(with_card(model, card))
         report = None
@@ -119,7 +122,7 @@ def export_onnx(
     return ExportResult(target, len(content), card, saved, strip, report, described, replaced)
 
 
-def build_graph(network: "QueryOpt | FoldedNetwork", explain: bool = False) -> onnx.ModelProto:
+def build_graph(network: "HashNetwork | FoldedNetwork", explain: bool = False) -> onnx.ModelProto:
     """The ONNX graph of the inference network, or of what `fold` made of it, without a model card.
 
     Input `images` uint8 [batch, s, s, 3]; outputs `codes` uint8 [batch, ceil(bits / 8)], `logits` float32
@@ -154,7 +157,7 @@ def build_graph(network: "QueryOpt | FoldedNetwork", explain: bool = False) -> o
     return model
 
 
-def model_card(network: "QueryOpt") -> ModelCard:
+def model_card(network: "HashNetwork") -> ModelCard:
     """The card of a network's float32 model, without a parity report."""
     preprocessing = Preprocessing.for_size(network.config.image_size)
     return ModelCard(
@@ -164,6 +167,7 @@ def model_card(network: "QueryOpt") -> ModelCard:
         precision="fp32",
         logit_scale=network.logit_scale,
         fingerprint=fingerprint(network.inference_weights(), preprocessing, network.config.bits),
+        method=network.config.method,
         versions={"queryopt": __version__, **{name: _version(name) for name in _MADE_BY}},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -178,7 +182,7 @@ def with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
 
 
 def _check_strip(
-    network: "QueryOpt", model: onnx.ModelProto, candidate: Path, threads: int | None, folded: FoldedNetwork | None
+    network: "HashNetwork", model: onnx.ModelProto, candidate: Path, threads: int | None, folded: FoldedNetwork | None
 ) -> StripReport:
     with contextlib.closing(open_backend(candidate, _BACKEND, threads)) as runner:
         return check_strip(network, model, runner, folded)

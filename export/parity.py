@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from queryopt.train.checkpoint import Checkpoint
-    from queryopt.train.network import QueryOpt
+    from queryopt.train.hash_network import HashNetwork
 
 __all__ = [
     "MAX_FLIP_RATE",
@@ -98,7 +98,7 @@ class ParityReport:
 
 
 def check_parity(
-    network: "QueryOpt | Checkpoint | str | os.PathLike[str]",
+    network: "HashNetwork | Checkpoint | str | os.PathLike[str]",
     model_path: str | os.PathLike[str],
     pictures: Sequence[str | bytes | os.PathLike[Any]],
     *,
@@ -110,7 +110,7 @@ def check_parity(
 ) -> ParityReport:
     """Compare a network's codes with those of the model exported from it.
 
-    network: a QueryOpt (run in eval mode; its mode is put back), a loaded Checkpoint, or its run folder or
+    network: a HashNetwork (run in eval mode; its mode is put back), a loaded Checkpoint, or its run folder or
     file. model_path: the model.onnx.
     pictures: paths. Where they give fewer than `min_bits` bits, further views of the same pictures (flips and crops,
     the same in every run) fill up; where they give more, an even spread of them is taken. backend, threads: what runs
@@ -126,7 +126,7 @@ def check_parity(
         raise UsageError(f"min_bits is {min_bits} and batch {batch}: both must be at least 1")
     if isinstance(network, str | os.PathLike):
         network = load_checkpoint(network)
-    module: QueryOpt = network.network() if isinstance(network, Checkpoint) else network
+    module: HashNetwork = network.network() if isinstance(network, Checkpoint) else network
     bits = module.config.bits
     failures: dict[str, str] = {}
     seen: set[int] = set()
@@ -290,7 +290,7 @@ def _batches(
 
 
 def network_logits(
-    network: "QueryOpt", pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing, branches: int = 1
+    network: "HashNetwork", pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing, branches: int = 1
 ) -> npt.NDArray[np.float32]:
     """The network's own logits of uint8 pixels [b, s, s, 3]: float32 [b, bits * branches], in the mode that it is in.
 
@@ -309,7 +309,7 @@ def network_logits(
 
 
 @contextlib.contextmanager
-def _evaluating(network: "QueryOpt") -> Iterator[None]:
+def _evaluating(network: "HashNetwork") -> Iterator[None]:
     training = network.training
     network.eval()
     try:

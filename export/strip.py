@@ -1,4 +1,4 @@
-"""The network as it is deployed, and the proof that nothing of the auxiliary branch came along.
+"""The network as it is deployed, and the proof that nothing came along that only training uses.
 
 Queries never see each other (cross-attention only), so running the first `bits` of them alone gives exactly the
 training network's first `bits` logits. The architecture says so; what is exported is checked all the same, each time.
@@ -22,10 +22,10 @@ from queryopt.export.count import count_multiply_adds
 from queryopt.export.fold import folded_multiply_adds, query_forms
 from queryopt.export.folded import FoldedNetwork
 from queryopt.export.parity import network_logits
-from queryopt.train.network import roll_queries
+from queryopt.train.network import QueryOpt
 
 if TYPE_CHECKING:
-    from queryopt.train.network import QueryOpt
+    from queryopt.train.hash_network import HashNetwork, TrainingPart
 
 __all__ = ["TOLERANCE", "InferenceNetwork", "StripReport", "check_strip", "multiply_adds"]
 
@@ -40,15 +40,15 @@ class InferenceNetwork(nn.Module):
 
     network: the trained one, or what `fold` made of it. forward: images uint8 [b, s, s, 3] sRGB -> (codes uint8
     [b, ceil(bits / 8)], logits float32 [b, bits]), and with `explain` also attention float32 [b, bits, tokens],
-    averaged over heads. Only the queries themselves run: their rolled copies never enter the graph. Switches `network`
-    to eval mode.
+    averaged over heads. Nothing that only training uses runs: rolled copies of queries and classification heads never
+    enter the graph. Switches `network` to eval mode.
     """
 
     mean: Tensor
     std: Tensor
     powers: Tensor
 
-    def __init__(self, network: "QueryOpt | FoldedNetwork", explain: bool = False) -> None:
+    def __init__(self, network: "HashNetwork | FoldedNetwork", explain: bool = False) -> None:
         super().__init__()
         config = network.config
         if explain and not config.queries:
@@ -73,7 +73,7 @@ class InferenceNetwork(nn.Module):
             return self._pack(logits), logits, attention
         return self._pack(logits), logits
 
-    def _run(self, network: "QueryOpt | FoldedNetwork", pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _run(self, network: "HashNetwork | FoldedNetwork", pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """pixels [b, s, s, 3], 0 to 255 -> logits [b, bits] and, where there is one, attention [b, bits, tokens]."""
         if isinstance(network, FoldedNetwork):
             outputs: tuple[Tensor, Tensor | None] = network(pixels)
@@ -91,15 +91,17 @@ class InferenceNetwork(nn.Module):
 class StripReport:
     """What the strip took away, and how the exported graph was compared with the training network.
 
-    graph: which was compared, "plain" (the trained network's own parts) or "folded". branches: of the training network,
-    the original queries included. multiply_adds: of one image, counted from the graph, without `packing` (the product
-    that packs bits into bytes). multiply_adds_network: torch's count of what was exported, the inference network or the
-    folded one; the graph may have less where the exporter folded a product of constants (the queries' projection, in
-    small networks), never more. multiply_adds_training: torch's count of the trained network with all branches.
+    stripped: what training alone uses, by name, and how much of it there was (empty: nothing). graph: which was
+    compared, "plain" (the trained network's own parts) or "folded". branches: of the training network, the original
+    queries included. multiply_adds: of one image, counted from the graph, without `packing` (the product that packs
+    bits into bytes). multiply_adds_network: torch's count of what was exported, the inference network or the folded
+    one; the graph may have less where the exporter folded a product of constants (the queries' projection, in small
+    networks), never more. multiply_adds_training: torch's count of the trained network with all branches.
     max_logit_difference: between the graph and the training network's first `bits` columns, over `probes` seeded
     inputs. flipped: bits that differ where |logit| > TOLERANCE.
     """
 
+    stripped: Mapping[str, str]
     graph: str
     branches: int
     multiply_adds: int
@@ -123,29 +125,31 @@ class Runner(Protocol):
 
 
 def check_strip(
-    network: "QueryOpt", model: onnx.ModelProto, runner: Runner, folded: FoldedNetwork | None = None
+    network: "HashNetwork", model: onnx.ModelProto, runner: Runner, folded: FoldedNetwork | None = None
 ) -> StripReport:
-    """Prove that the graph is the training network without its auxiliary branch; ParityError where it is not.
+    """Prove that the graph is the training network without what only training uses; ParityError where it is not.
 
     network: the trained one, in eval mode (BatchNorm uses its running statistics). model: the exported graph; runner:
     runs it. folded: what `fold` made of `network`, where the graph is that. Three things are held: no constant in the
-    graph holds a rolled query, in any form that folding gives a query; the graph has no more multiply-adds than the
-    inference network, or the folded one (a single copy left behind would add its attention and feed-forward block);
-    and its logits are the training network's first `bits` columns within TOLERANCE (times logit_scale where that is
-    above 1), without a flipped bit where |logit| is above it.
+    graph holds a trace of a part that is to be stripped (class weights; a rolled query, in any form that folding gives
+    a query); the graph has no more multiply-adds than the inference network, or the folded one (a single copy left
+    behind would add its attention and feed-forward block); and its logits are the training network's first `bits`
+    columns within TOLERANCE (times logit_scale where that is above 1), without a flipped bit where |logit| is above it.
     """
     config = network.config
     kind = "plain" if folded is None else "folded"
-    if name := _constant_with_rolled_query(network, model):
-        raise ParityError(
-            f"the exported {kind} graph still holds rolled queries (in {name!r}): the auxiliary branch was not stripped"
-        )
+    parts = network.training_parts()
+    for part in parts:
+        if name := _constant_with(_traces(network, part), model):
+            raise ParityError(
+                f"the exported {kind} graph still holds {part.trace} (in {name!r}): the {part.name} was not stripped"
+            )
     graph = count_multiply_adds(model)
     inference = multiply_adds(network, branches=1) if folded is None else folded_multiply_adds(folded)
     if graph.total > inference:
         raise ParityError(
             f"the exported {kind} graph has {graph.total:,} multiply-adds, but the {kind} inference network "
-            f"{inference:,}: something of the auxiliary branch was left in it"
+            f"{inference:,}: something that only training uses was left in it"
         )
     pixels = _probe_pixels(config.image_size)
     preprocessing = Preprocessing.for_size(config.image_size)
@@ -163,6 +167,7 @@ def check_strip(
             f"in {_PROBES} inputs: the graph is not the network"
         )
     return StripReport(
+        stripped={part.name: part.size for part in parts},
         graph=kind,
         branches=config.branches,
         multiply_adds=graph.total,
@@ -175,7 +180,7 @@ def check_strip(
     )
 
 
-def multiply_adds(network: "QueryOpt", branches: int) -> int:
+def multiply_adds(network: "HashNetwork", branches: int) -> int:
     """Multiply-adds of one image in eval mode as torch's FlopCounterMode / 2 counts them, with so many branches."""
     size = network.config.image_size
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -183,28 +188,32 @@ def multiply_adds(network: "QueryOpt", branches: int) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _constant_with_rolled_query(network: "QueryOpt", model: onnx.ModelProto) -> str | None:
-    """Name of a constant in which a rolled copy of the first query lies, along any axis; None where there is none.
+def _traces(network: "HashNetwork", part: "TrainingPart") -> list[npt.NDArray[np.floating[Any]]]:
+    """The rows [k, width] that betray a part in a graph, a list of all forms that they may have there.
 
-    A query is looked for as it was trained and as folds (the exporter's, too) change it: see `query_forms`. Those are
-    computed in another order of rounding, so that what is nearer than _SAME, relative to its length, is the same.
+    A query may be there as it was trained and as folds (the exporter's, too) change it: see `query_forms`.
     """
-    if network.queries is None or network.config.branches == 1:
-        return None
-    queries = network.queries.detach()
-    copies = roll_queries(queries[:1], network.config.branches)[1:]  # [branches - 1, dim]
-    own_forms, copy_forms = query_forms(network, queries), query_forms(network, copies)
-    wanted = []
-    for own, rolled in zip(own_forms, copy_forms, strict=True):
-        # A copy that is one of the queries itself (more branches than dim) is no trace of the branch. Numbers of one
-        # or two dimensions are found anywhere.
-        rows = rolled[~_near(rolled, own)]
-        if rows.shape[1] > 2 and len(rows):
-            wanted.append(rows)
+    if not isinstance(network, QueryOpt) or network.queries is None or not part.are_queries:
+        forms: list[npt.NDArray[np.floating[Any]]] = [part.rows]
+    else:
+        own = query_forms(network, network.queries)
+        copies = query_forms(network, torch.from_numpy(part.rows))
+        # A copy that is one of the queries itself (more branches than dim) is no trace of the branch.
+        forms = [rows[~_near(rows, queries)] for rows, queries in zip(copies, own, strict=True)]
+    # Numbers of one or two dimensions are found anywhere.
+    return [rows for rows in forms if rows.shape[1] > 2 and len(rows)]
+
+
+def _constant_with(forms: list[npt.NDArray[np.floating[Any]]], model: onnx.ModelProto) -> str | None:
+    """Name of a constant in which one of these rows lies, along any axis; None where there is none.
+
+    What was folded was computed in another order of rounding: what is nearer than _SAME, relative to its length, is the
+    same.
+    """
     for name, array in _constants(model).items():
         if array.dtype != np.float32:
             continue
-        for rows in wanted:
+        for rows in forms:
             for axis in (axis for axis, size in enumerate(array.shape) if size == rows.shape[1]):
                 if _near(np.moveaxis(array, axis, -1).reshape(-1, rows.shape[1]), rows).any():
                     return name

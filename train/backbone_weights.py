@@ -16,7 +16,7 @@ from queryopt.train.backbones import check_backbone
 from queryopt.train.checkpoint import clean_state, read_torch_file
 
 if TYPE_CHECKING:
-    from queryopt.train.network import QueryOpt
+    from queryopt.train.hash_network import HashNetwork
 
 __all__ = ["load_backbone_weights"]
 
@@ -25,7 +25,7 @@ _WRAPPERS = ("state_dict", "model")
 _CLASSIFIER = ("fc.weight", "fc.bias")
 
 
-def load_backbone_weights(model: "QueryOpt", source: str | os.PathLike[str]) -> None:
+def load_backbone_weights(model: "HashNetwork", source: str | os.PathLike[str]) -> None:
     """Give the backbone of `model` pretrained weights.
 
     source: "imagenet" (torchvision's IMAGENET1K_V1, downloaded once into torch's cache), "none" (keep the random ones),

@@ -24,7 +24,7 @@ from queryopt.text import did_you_mean, listed
 from queryopt.train.config import TrainConfig
 
 if TYPE_CHECKING:
-    from queryopt.train.network import QueryOpt
+    from queryopt.train.hash_network import HashNetwork
 
 __all__ = [
     "BEST",
@@ -73,11 +73,11 @@ class Checkpoint:
         """Where the checkpoint lies: the run folder, if it is one."""
         return self.path.parent
 
-    def network(self) -> "QueryOpt":
+    def network(self) -> "HashNetwork":
         """The network with these weights, on the CPU, in eval mode."""
-        from queryopt.train.network import QueryOpt
+        from queryopt.train.methods import build_network
 
-        network = QueryOpt(self.config.network)
+        network = build_network(self.config.network)
         network.load_state_dict(dict(self.state))
         return network.eval()
 
@@ -262,15 +262,16 @@ def _config(path: Path, text: str | None) -> TrainConfig:
 
 
 def _check_shapes(state: Mapping[str, torch.Tensor], config: TrainConfig, name: str) -> None:
-    from queryopt.train.network import QueryOpt
+    from queryopt.train.methods import build_network
 
     try:
         # Shapes alone: a header that claims a huge network allocates nothing.
         with torch.device("meta"):
-            expected = QueryOpt(config.network).state_dict()
+            expected = build_network(config.network).state_dict()
     except UsageError as error:
         raise CheckpointError(f"{name}: its configuration can't be built: {error}") from None
-    what = f"{config.network.backbone}, {config.network.bits} bits, dim {config.network.dim}"
+    network = config.network
+    what = f"{network.backbone}, {network.bits} bits, " + (f"dim {network.dim}" if network.queries else network.method)
     missing = sorted(set(expected) - set(state))
     unexpected = sorted(set(state) - set(expected))
     if missing or unexpected:

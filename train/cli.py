@@ -12,6 +12,7 @@ import click
 from queryopt.cli import Command, Output, common_options, display_path, threads_option
 from queryopt.errors import ExitCode, MissingError, UsageError
 from queryopt.train.datasets import dataset_names
+from queryopt.train.methods import method_names
 from queryopt.train.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -20,11 +21,23 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+
+def _named_number(text: str) -> tuple[str, float]:
+    name, equals, number = text.partition("=")
+    try:
+        if name and equals:
+            return name, float(number)
+    except ValueError:
+        pass
+    raise click.BadParameter(f"{text}: a name and a number, as in eta=10")
+
+
 _EPILOG = f"""\b
 Examples:
   qo-train --data photos/ --bits 24 --out runs/a
   qo-train --data photos/ --preset small --out runs/cpu
   qo-train --data synthetic:birds --preset demo --out runs/birds
+  qo-train --data photos/ --method adsh --out runs/adsh
   qo-train --data cub200 --root ~/data --preset paper-cub200 --out runs/cub
   qo-train --out runs/a --resume
 
@@ -55,6 +68,15 @@ Presets:
     "data set; on a CPU small]",
 )
 @click.option("--resume", is_flag=True, help="Continue the run in --out, if there is one; its own options are kept.")
+@click.option("--method", help=f"How codes are learnt: {', '.join(method_names())}.  [default: queryopt]")
+@click.option(
+    "--method-option",
+    "method_options",
+    metavar="NAME=NUMBER",
+    multiple=True,
+    callback=lambda context, parameter, values: dict(map(_named_number, values)) or None,
+    help="A hyper-parameter of the method that is not the published one; can be given several times.",
+)
 @click.option("--bits", type=int, help="Length of a code, 1 to 64.")
 @click.option("--backbone", help="resnet50, resnet18, resnet34, resnet101, small or tiny.")
 @click.option("--weights", help="Backbone weights to start from: imagenet, none, or a file.")
@@ -83,6 +105,11 @@ Presets:
 @click.option("--weight-decay", type=float, help="Of the optimizer.")
 @click.option("--gamma", type=float, help="Weight of the quantisation term, as it is (presets may scale theirs).")
 @click.option("--scale-gamma/--no-scale-gamma", default=None, help="Lower it on sets smaller than CUB-200-2011.")
+@click.option(
+    "--classification-weight",
+    type=float,
+    help="Also learn to classify from the code, with this weight (the paper's Table 5; 0 for not). Not exported.",
+)
 @click.option("--codes", help="How the training pictures' codes start: noise (the paper) or separated.")
 @click.option("--hold", type=int, help="Outer iterations, from the first, that leave these codes as they start.")
 @click.option("--hold-solver/--no-hold-solver", default=None, help="Leave these codes as they start for good.")

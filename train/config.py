@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from queryopt.errors import FormatError, UsageError
 from queryopt.text import did_you_mean
 
 if TYPE_CHECKING:
+    from queryopt.train.methods.base import Method
     from queryopt.train.network import NetworkConfig
 
 __all__ = ["CONFIG_FORMAT", "ENVIRONMENT_FIELDS", "OPTIMIZERS", "SCHEDULES", "TrainConfig", "json_text"]
@@ -67,6 +68,10 @@ class TrainConfig:
     """Outer iterations, from the first, in which the solver leaves B alone."""
     hold_solver: bool = False
     """The solver never runs: B stays as it started."""
+    classification_weight: float = 0.0
+    """Weight of the cross-entropy of a classification head on the relaxed code (the paper's Table 5); 0 for no head."""
+    method_options: Mapping[str, float] = field(default_factory=dict)
+    """The method's own hyper-parameters that are not the published ones: see its module in queryopt.train.methods."""
 
     seed: int = 42
     validation_fraction: float = 0.1
@@ -100,6 +105,7 @@ class TrainConfig:
         _check_real("lr", self.lr, above=0, below=1e6)
         _check_real("weight_decay", self.weight_decay, below=1e6)
         _check_real("gamma", self.gamma)
+        _check_real("classification_weight", self.classification_weight, below=1e6)
         _check_real("validation_fraction", self.validation_fraction, below=1)
         _check_real("test_fraction", self.test_fraction, below=1)
         for name in ("channels_last", "flip", "hold_solver", "scale_gamma"):
@@ -117,9 +123,24 @@ class TrainConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))  # a list is not equal to what is read back
         for step in self.lr_steps:
             _check_int("lr_steps", step, 1)
+        if not isinstance(self.method_options, Mapping):
+            raise UsageError(f"method_options is {self.method_options!r}: numbers by name")
+        object.__setattr__(self, "method_options", dict(self.method_options))
+        self._method.check_options(self.method_options)
         scale = self.crop_scale
         if len(scale) != 2 or not all(isinstance(s, int | float) for s in scale) or not 0 < scale[0] <= scale[1] <= 1:
             raise UsageError(f"crop_scale is {scale!r}: two shares of a picture's area, 0 < smallest <= largest <= 1")
+
+    @property
+    def method(self) -> str:
+        """The name of the method: how codes are learnt."""
+        return self.network.method
+
+    @property
+    def _method(self) -> "type[Method]":
+        from queryopt.train.methods import find_method
+
+        return find_method(self.method)
 
     def effective_gamma(self, images: int) -> float:
         """Gamma for a gallery of so many training images."""
@@ -128,8 +149,14 @@ class TrainConfig:
         return scaled_gamma(self.gamma, images) if self.scale_gamma else self.gamma
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON values."""
+        """The configuration as JSON values; what came with other methods only where it is used.
+
+        So a run of queryopt is written as it was before there were others, and is read by those versions.
+        """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("classification_weight", "method_options"):
+            if not values[name]:
+                del values[name]
         values["network"] = self.network.to_dict()
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         return {"format_version": CONFIG_FORMAT, **values}
@@ -185,6 +212,11 @@ class TrainConfig:
         for name in given:
             if name not in network | own:
                 raise UsageError(f"{name} is no training option{did_you_mean(name, sorted(network | own))}")
+        if given.get("method", self.method) != self.method:
+            raise UsageError(
+                f"the method is {self.method}, not {given['method']}: it is chosen where a run begins (choose another "
+                "--out)"
+            )
         changed = replace(self.network, **{k: v for k, v in given.items() if k in network})
         return replace(self, network=changed, **{k: v for k, v in given.items() if k in own})
 
@@ -201,8 +233,9 @@ def json_text(values: Mapping[str, Any]) -> str:
 
 def _flat(config: TrainConfig) -> dict[str, Any]:
     values = {**asdict(config), **config.network.to_dict()}
-    # The environment may change, and a preset is only the name of values that are compared themselves.
-    return {k: v for k, v in values.items() if k not in {"network", "preset"} | ENVIRONMENT_FIELDS}
+    # The environment may change, a preset is only the name of values that are compared themselves, and classes are
+    # those of the pictures.
+    return {k: v for k, v in values.items() if k not in {"network", "preset", "classes"} | ENVIRONMENT_FIELDS}
 
 
 def _check_int(name: str, value: Any, least: int) -> None:

@@ -1,5 +1,7 @@
 """The training loop: outer iterations of inner epochs and a solver step, saved so that it can be stopped at any moment.
 
+What is learnt is the method's (queryopt.train.methods); the loop is the same for all.
+
 Every random draw derives from (seed, outer, inner, sample), never from a generator's state, and learning rates from the
 position, so a run that goes on from last.pt does on a CPU, with the same number of threads, bit for bit what it would
 have done without the stop.
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from queryopt import __version__
@@ -36,15 +39,16 @@ from queryopt.train.checkpoint import BEST, LAST
 from queryopt.train.config import TrainConfig
 from queryopt.train.data import DataSplits, LabelledImages, split_validation
 from queryopt.train.draws import Stream, epoch_batches, epoch_order, iteration_samples, sample_rng
+from queryopt.train.hash_network import HashNetwork
 from queryopt.train.inputs import to_input
-from queryopt.train.loss import hashing_loss
-from queryopt.train.network import QueryOpt, load_backbone_weights
+from queryopt.train.methods import build_network, find_method
+from queryopt.train.methods.base import TrainingBatch
+from queryopt.train.network import load_backbone_weights
 from queryopt.train.pictures import Batch, PictureSource
 from queryopt.train.runs import Position, RunFolder, RunState, check_unused
 from queryopt.train.schedule import rates_at
-from queryopt.train.solver import solve_codes
 from queryopt.train.sources import absolute_source, load_data
-from queryopt.train.starts import StartContext, start_codes
+from queryopt.train.starts import StartContext
 from queryopt.train.validate import Validation, network_codes, validate
 
 __all__ = ["Report", "TrainResult", "train"]
@@ -119,6 +123,8 @@ def train(
                 "cub200:FOLDER, or synthetic:birds"
             )
         data = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
+    if config.classification_weight:
+        config = config.override(classes=len(data.train.classes))
     with RunFolder(Path(out), resume) as folder, _threads(config.threads):
         run = _Run(config, data.train, folder, strict, progress or no_progress, report or _no_report)
         return run.start(resume)
@@ -148,18 +154,19 @@ class _Run:
         self.digest = _digest(self.images)
         self.labels = torch.from_numpy(self.images.labels).to(self.device)  # [n]
         self.samples = min(config.samples, len(self.images))
-        self.gamma = config.effective_gamma(len(self.images))
+        self.method = find_method(config.method)(config, self.images.labels)
         self.batches = epoch_batches(self.samples, config.batch)
         self.steps = config.iterations * config.epochs * len(self.batches)
 
         self.network = _new_network(config).to(self.device)
         self.parameters = [p for group in self.network.parameter_groups() for p in group["params"]]
         self.optimizer = _optimizer(config, self.parameters)
-        self.codes = torch.zeros(0)  # B [n, M]; _begin or _restore sets it
+        self.codes = torch.zeros(0)  # B [n, M], the method's; _begin or _restore sets it
         self.columns = config.network.bits * config.network.branches
         self.outputs = self._no_outputs()
         self.position = Position()
-        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # hash, quantisation, pictures
+        # Of the current epoch: hash loss, quantisation, pictures, and where there is a classification head its loss.
+        self.sums = torch.zeros(4 if config.network.classes else 3, dtype=torch.float64, device=self.device)
         self.best: dict[str, float] = {}
         self.skipped: dict[str, str] = {}
         self.earlier_seconds = 0.0
@@ -186,7 +193,7 @@ class _Run:
     def _begin(self) -> None:
         config = self.config
         context = StartContext(self.images, config.network.bits, config.network.branches, config.seed)
-        self.codes = torch.from_numpy(start_codes(config.codes, context)).to(self.device)
+        self.codes = torch.from_numpy(self.method.start(context)).to(self.device)
         load_backbone_weights(self.network, config.weights)
         self.folder.write_config(config, self._about())
         self.folder.cut_metrics(Position())
@@ -320,27 +327,35 @@ class _Run:
             if rates.beta1 is not None:
                 group["betas"] = (rates.beta1, group["betas"][1])
         images = to_input(pictures, self.preprocessing, self.device, config.channels_last)
-        outputs = torch.tanh(self.network(images))  # [b, M]
-        loss = hashing_loss(outputs, self.codes, self.labels[index], self.labels, index, self.gamma)
+        outputs = self.method.relax(self.network(images), step)  # [b, M]
+        self.method.remember(self.codes, index, outputs.detach())
+        labels = self.labels[index]
+        loss = self.method.loss(outputs, TrainingBatch(index, labels, self.codes, self.labels, step))
+        total, parts = loss.total, [loss.hash, loss.quantisation, loss.hash.new_ones(())]
+        if self.network.classifier is not None:
+            # On the bits that are deployed, not on the rolled copies: it is them that have to tell classes apart.
+            classes = self.network.classifier(outputs[:, : config.network.bits])  # [b, classes]
+            classification = config.classification_weight * F.cross_entropy(classes, labels)
+            total = total + classification
+            parts.append(classification)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        parts = torch.stack([loss.hash.detach(), loss.quantisation.detach(), loss.hash.new_ones(())])
-        self.sums += parts.double() * len(index)
+        self.sums += torch.stack([part.detach() for part in parts]).double() * len(index)
         return outputs.detach()
 
     def _finish_outer(self, drawn: npt.NDArray[np.int64], advance: Advance) -> None:
-        """Solve the codes, measure, keep what is best, write the iteration's line, and move on."""
+        """Let the method solve the codes, measure, keep what is best, write the iteration's line, and move on."""
         config, outer = self.config, self.position.outer
         line = self._epoch_line(outer, config.epochs - 1)
         seen = ~self.outputs[:, 0].isnan()
         index = torch.from_numpy(drawn).to(self.device)[seen]
         outputs = self.outputs[seen]
-        before = self.codes >= 0
-        line["bit_accuracy"] = float(((outputs >= 0) == before[index])[:, : config.network.bits].double().mean())
-        if not config.hold_solver and outer >= config.hold:
-            self.codes = solve_codes(self.codes, outputs, index, self.labels, self.gamma)
-        line["codes_changed"] = float(((self.codes >= 0) != before).double().mean())
+        if self.method.solves_codes:
+            before = self.codes >= 0
+            line["bit_accuracy"] = float(((outputs >= 0) == before[index])[:, : config.network.bits].double().mean())
+            self.codes = self.method.solve(self.codes, outputs, index, self.labels, outer)
+            line["codes_changed"] = float(((self.codes >= 0) != before).double().mean())
         line["distinct_codes"] = len(torch.unique(self.codes[:, : config.network.bits] >= 0, dim=0))
         advance(0, "validation")
         validation = self._validate()
@@ -441,7 +456,7 @@ class _Run:
 
     def _epoch_line(self, outer: int, inner: int) -> dict[str, Any]:
         """The epoch's line of metrics; the next epoch's sums begin."""
-        hash_loss, quantisation, pictures = self.sums.tolist()
+        hash_loss, quantisation, pictures, *classification = self.sums.tolist()
         self.sums.zero_()
         begun, pictures_then = self.epoch_start
         speed = (pictures - pictures_then) / max(time.monotonic() - begun, 1e-9)
@@ -449,9 +464,10 @@ class _Run:
         return {
             "outer": outer,
             "inner": inner,
-            "loss": (hash_loss + quantisation) / pictures,
+            "loss": (hash_loss + quantisation + sum(classification)) / pictures,
             "hash_loss": hash_loss / pictures,
             "quantisation_loss": quantisation / pictures,
+            **({"classification_loss": classification[0] / pictures} if classification else {}),
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_second": round(speed, 1),
         }
@@ -461,9 +477,10 @@ class _Run:
         self.report(line)
 
     def _note(self) -> str:
-        hash_loss, quantisation, pictures = self.sums.tolist()
+        hash_loss, quantisation, pictures, *classification = self.sums.tolist()
+        loss = hash_loss + quantisation + sum(classification)
         parts = [f"iteration {min(self.position.outer + 1, self.config.iterations)}/{self.config.iterations}"]
-        parts += [f"loss {(hash_loss + quantisation) / pictures:.3f}"] if pictures else []
+        parts += [f"loss {loss / pictures:.3f}"] if pictures else []
         parts += [f"map {self.best['map']:.3f}"] if "map" in self.best else []
         return ", ".join(parts)
 
@@ -490,7 +507,7 @@ class _Run:
             "images": len(self.images),
             "validation_images": len(self.validation),
             "samples": self.samples,
-            "gamma": self.gamma,
+            **self.method.about(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "versions": {
@@ -518,12 +535,12 @@ class _Run:
         )
 
 
-def _new_network(config: TrainConfig) -> QueryOpt:
+def _new_network(config: TrainConfig) -> HashNetwork:
     # The seed decides the weights, and the caller's generators are left as they were (torch.manual_seed would also set
     # those of the GPUs).
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        network = QueryOpt(config.network)
+        network = build_network(config.network)
     return network.to(memory_format=torch.channels_last) if config.channels_last else network
 
 

@@ -6,10 +6,8 @@ backbone taps -> top-down fusion (eq. 2) -> projection -> positions -> encoder -
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +17,10 @@ from queryopt.errors import UsageError
 from queryopt.train.attention import CrossAttentionLayer, EncoderLayer
 from queryopt.train.backbone_weights import load_backbone_weights
 from queryopt.train.backbones import BackboneSpec, build_backbone, check_backbone
+from queryopt.train.hash_network import HashNetwork, TrainingPart
+
+if TYPE_CHECKING:
+    from queryopt.train.methods.base import Method
 
 __all__ = ["MAX_BRANCHES", "NetworkConfig", "QueryOpt", "default_branches", "load_backbone_weights", "roll_queries"]
 
@@ -43,23 +45,34 @@ class NetworkConfig:
     memory is averaged, and the head has a row a bit. image_size: pixels of the square input. dim: width of tokens and
     queries. feedforward: hidden width of the feed-forward blocks. freeze: no gradient for the first layers of a ResNet
     (conv1, bn1, layer1; their BatchNorm statistics still move), as in the paper: it assumes pretrained weights.
+    method: a name in `queryopt.train.methods`, which says what the rest of the network is; methods other than queryopt
+    have neither queries nor fusion, one branch, and no use for dim, heads and feedforward. classes: outputs of the
+    classification head that training adds, 0 for none.
     """
 
     bits: int
     backbone: str = "resnet50"
     branches: int = None  # type: ignore[assignment]  # resolved in __post_init__
-    fusion: bool = True
-    queries: bool = True
+    fusion: bool = None  # type: ignore[assignment]  # True where the method has queries
+    queries: bool = None  # type: ignore[assignment]  # likewise
     image_size: int = 224
     dim: int = 384
     heads: int = 8
     feedforward: int = 2048
     freeze: bool = True
+    method: str = "queryopt"
+    classes: int = 0
 
     def __post_init__(self) -> None:
-        """Fill in `branches` and check everything."""
+        """Fill in `fusion`, `queries` and `branches`, and check everything."""
         object.__setattr__(self, "bits", check_bits(self.bits))
         check_backbone(self.backbone)
+        has_queries = self._method.has_queries
+        for name in ("fusion", "queries"):
+            if cast("bool | None", getattr(self, name)) is None:
+                object.__setattr__(self, name, has_queries)
+            elif getattr(self, name) is True and not has_queries:
+                raise UsageError(f"{name} is true, but networks of the method {self.method} have no {name}")
         for name in ("fusion", "queries", "freeze"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} is {getattr(self, name)!r}: it is true or false")
@@ -74,6 +87,7 @@ class NetworkConfig:
         _check_integer("heads", self.heads, 1, 4096)
         _check_integer("feedforward", self.feedforward, 1, 65536)
         _check_integer("image_size", self.image_size, 1, 65536)
+        _check_integer("classes", self.classes, 0, 1 << 24)
         if self.dim % self.heads or self.dim % 2:
             raise UsageError(
                 f"dim is {self.dim} with {self.heads} heads: dim must be even (half for columns, half for rows) "
@@ -86,12 +100,18 @@ class NetworkConfig:
                 f"image_size is {self.image_size}: {self.backbone} needs more than {stride} pixels "
                 "(its last map would be 1x1)"
             )
-        if g3 + g4 > POSITIONS:
+        if has_queries and g3 + g4 > POSITIONS:
             largest = max(s for s in range(stride, 1024) if sum(self.spec.grids(s)) <= POSITIONS)
             raise UsageError(
                 f"image_size is {self.image_size}: {self.backbone}'s maps are {g3}x{g3} and {g4}x{g4}, but there are "
                 f"{POSITIONS} position indices for both sides together: use at most {largest}"
             )
+
+    @property
+    def _method(self) -> "type[Method]":
+        from queryopt.train.methods import find_method
+
+        return find_method(self.method)
 
     @property
     def spec(self) -> BackboneSpec:
@@ -114,8 +134,12 @@ class NetworkConfig:
         return sum(side * side for side in self.token_grids)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as JSON-serialisable values."""
-        return asdict(self)
+        """The config as JSON-serialisable values; `method` and `classes` only where they are not the usual ones.
+
+        So a network of queryopt is written as it was before there were other methods, and is read by those versions.
+        """
+        usual = {"method": "queryopt", "classes": 0}
+        return {k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "NetworkConfig":
@@ -196,7 +220,7 @@ class Positions(nn.Module):
         return torch.cat(parts)
 
 
-class QueryOpt(nn.Module):
+class QueryOpt(HashNetwork):
     """The network of `config`, with random weights.
 
     Its parts: backbone, fusion, projection, positions, encoder, queries, decoder, head (fusion, encoder, queries and
@@ -204,8 +228,7 @@ class QueryOpt(nn.Module):
     """
 
     def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         c3, c4 = config.spec.channels
         dim = config.dim
         self.backbone = build_backbone(config.backbone)
@@ -219,9 +242,7 @@ class QueryOpt(nn.Module):
         self.queries = nn.Parameter(torch.randn(config.bits, dim)) if config.queries else None
         self.decoder = CrossAttentionLayer(dim, config.heads, config.feedforward) if config.queries else None
         self.head = nn.Linear(dim, 1 if config.queries else config.bits, bias=False)
-        if config.freeze:
-            for layer in self.backbone.frozen_layers():
-                layer.requires_grad_(False)
+        self._complete()
 
     def forward(self, images: Tensor, branches: int | None = None) -> Tensor:
         """Logits w . y / |y|_2, before tanh.
@@ -248,30 +269,21 @@ class QueryOpt(nn.Module):
             raise UsageError("this network was trained without queries: it has no attention to show")
         return logits, attention.mean(dim=1)
 
-    @property
-    def logit_scale(self) -> float:
-        """|w|_2 of the head (its largest row), the largest possible |logit|."""
-        return float(self.head.weight.detach().double().norm(dim=1).max())
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The trainable parameters for an optimiser, in two groups: "backbone" and "new" (what starts untrained)."""
-        backbone = [p for p in self.backbone.parameters() if p.requires_grad]
-        new = [p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("backbone.")]
-        return [{"name": "backbone", "params": backbone}, {"name": "new", "params": new}]
-
-    def inference_weights(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Every weight and statistic that inference uses, by name, as float32 arrays (what the fingerprint covers)."""
-        return {
-            name: tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-            for name, tensor in self.state_dict().items()
-            if not name.endswith("num_batches_tracked")
-        }
+    def training_parts(self) -> list[TrainingPart]:
+        """The auxiliary branch, which adds no parameters: its rolled copies must be in no graph. See the base class."""
+        parts = super().training_parts()
+        copies, bits = self.config.branches - 1, self.config.bits
+        if copies and self.queries is not None:
+            # A copy of any query would betray the branch; the first one's are enough to look for.
+            rows = roll_queries(self.queries[:1].detach(), copies + 1)[1:].cpu().numpy()  # [copies, dim]
+            what = f"{copies} rolled {'copy' if copies == 1 else 'copies'}"
+            size = f"{what} of {bits} {'query' if bits == 1 else 'queries'}"
+            parts.insert(0, TrainingPart("auxiliary branch", size, "rolled queries", rows, are_queries=True))
+        return parts
 
     def _memory(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """The encoded tokens [b, tokens, dim] and their positions [tokens, dim] (None where nothing uses them)."""
-        size = self.config.image_size
-        if images.dim() != 4 or tuple(images.shape[1:]) != (3, size, size):
-            raise UsageError(f"images have shape {list(images.shape)}: this network takes [batch, 3, {size}, {size}]")
+        self.check_images(images)
         stage3, stage4 = self.backbone(images)
         maps = [self.projection["stage4"](stage4)]
         if self.fusion is not None:

@@ -26,8 +26,11 @@ def save_curves(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     FigureCanvasAgg(figure)
     loss, quality, rate = figure.subplots(1, 3)
 
-    for key, label in (("loss", "loss"), ("hash_loss", "hash"), ("quantisation_loss", "quantisation")):
-        loss.plot(at, [line[key] for line in lines], label=label, linewidth=1.4)
+    parts = ("loss", "hash_loss", "quantisation_loss", "classification_loss")
+    for key in parts:
+        if any(line.get(key) for line in lines):  # not every method has every part
+            label = key.removesuffix("_loss")
+            loss.plot(at, [line.get(key, 0.0) for line in lines], label=label, linewidth=1.4)
     loss.set_yscale("log")
     loss.set_title("training loss")
     loss.legend(frameon=False)

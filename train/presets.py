@@ -100,9 +100,11 @@ def preset_config(name: str, **overrides: Any) -> TrainConfig:
 
     Fields that go together follow: branches from bits; random weights for a backbone without pretrained ones, and then
     no frozen layers; gamma as it is given; codes that start as noise, which nothing can be learnt from, are not held.
-    UsageError for an unknown preset or field, or a value that makes no sense.
+    What the method has no use for is left at its default. UsageError for an unknown preset or field, a value that makes
+    no sense, or one that the method has no use for.
     """
     from queryopt.train.backbones import check_backbone
+    from queryopt.train.methods import DEFAULT_METHOD, find_method
     from queryopt.train.network import NetworkConfig
 
     if name not in PRESETS:
@@ -111,12 +113,16 @@ def preset_config(name: str, **overrides: Any) -> TrainConfig:
     given = {k: v for k, v in overrides.items() if v is not None}
     network_fields = {f.name for f in fields(NetworkConfig)}
     network = {**preset.network, **{k: v for k, v in given.items() if k in network_fields}}
-    settings = {"preset": name, **preset.settings}
+    method = find_method(network.get("method", DEFAULT_METHOD))
+    if useless := sorted(method.unused & set(given)):
+        raise UsageError(f"{', '.join(useless)}: the method {method.name} has no use for it: leave it out")
+    network = {k: v for k, v in network.items() if k not in method.unused}
+    settings = {"preset": name, **{k: v for k, v in preset.settings.items() if k not in method.unused}}
     if "gamma" in given:
         settings["scale_gamma"] = False
     if given.get("codes") == "noise":
         settings["hold"] = 0
-    if network.get("branches") is None and network.get("queries", True):
+    if method.has_queries and network.get("branches") is None and network.get("queries", True):
         network["branches"] = max(1, preset.columns // NetworkConfig(bits=network["bits"]).bits)
     if not check_backbone(network.get("backbone", "resnet50")).pretrained:
         settings["weights"] = "none"

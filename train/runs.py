@@ -62,9 +62,10 @@ class Position:
 class RunState:
     """Everything that a run needs to go on as if it had not been stopped.
 
-    weights: state dict. optimizer: its state dict. codes: B, float32 [n, M]. outputs: U of the current outer iteration,
-    float32 [samples, M], NaN where a picture was not seen yet (or can't be read). sums: hash loss, quantisation loss
-    and pictures of the current epoch, for its line of metrics. data: digest of the training pictures' names and labels.
+    weights: state dict. optimizer: its state dict. codes: B, or what the method keeps there, float32 [n, M]. outputs: U
+    of the current outer iteration, float32 [samples, M], NaN where a picture was not seen yet (or can't be read). sums:
+    hash loss, quantisation loss and pictures of the current epoch, and where there is a classification head its loss,
+    for the epoch's line of metrics. data: digest of the training pictures' names and labels.
     computed_on: the device, or the number of CPU threads. best: outer iteration and map of best.safetensors. skipped:
     unreadable pictures by name, with the reason. seconds: spent so far.
     """

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from queryopt.card import Preprocessing
 from queryopt.codes import pack_codes
+from queryopt.train.hash_network import HashNetwork
 from queryopt.train.inputs import to_input
 from queryopt.train.metrics import retrieval_metrics
-from queryopt.train.network import QueryOpt
 
 __all__ = ["Validation", "network_codes", "validate"]
 
@@ -33,7 +33,7 @@ class Validation:
 
 
 def network_codes(
-    network: QueryOpt,
+    network: HashNetwork,
     batches: Iterator[npt.NDArray[np.uint8]],
     preprocessing: Preprocessing,
     *,

@@ -1,53 +1,27 @@
 """qo-bench search: queryopt's searcher beside FAISS and others, on the same codes, in the same run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from queryopt.bench.cli.lists import count, listed
 from queryopt.cli import Command, Output, common_options, display_path
 from queryopt.errors import ExitCode, MissingError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 __all__ = ["command"]
 
 _MEASURES = ("queries", "build", "process")
 
 
-def _listed(convert: "Callable[[str], object]", example: str) -> "Callable[..., tuple[object, ...] | None]":
-    """Parses values with commas between them; each is kept once."""
-
-    def parse(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[object, ...] | None:
-        if text is None:
-            return None
-        try:
-            return tuple(dict.fromkeys(convert(part.strip()) for part in text.split(",") if part.strip()))
-        except (ValueError, OverflowError):
-            raise click.BadParameter(f"{text!r} is not a list such as {example}") from None
-
-    return parse
-
-
-def _count(text: str) -> int:
-    """A whole number of at least 1, also as 1e7."""
-    number = float(text)
-    if number != int(number) or number < 1:
-        raise ValueError
-    return int(number)
-
-
 @click.command("search", cls=Command)
 @click.option(
-    "--n", "counts", callback=_listed(_count, "1e6,1e7"), metavar="N,…", help="Codes to search in.  [default: 1e6]"
+    "--n", "counts", callback=listed(count, "1e6,1e7"), metavar="N,…", help="Codes to search in.  [default: 1e6]"
 )
-@click.option("--bits", callback=_listed(int, "12,48,64"), metavar="B,…", help="Code lengths.  [default: 48]")
+@click.option("--bits", callback=listed(int, "12,48,64"), metavar="B,…", help="Code lengths.  [default: 48]")
 @click.option(
     "--data",
     "kinds",
-    callback=_listed(str, "clustered,uniform"),
+    callback=listed(str, "clustered,uniform"),
     metavar="KIND,…",
     default="clustered",
     show_default=True,
@@ -59,7 +33,7 @@ def _count(text: str) -> int:
 @click.option(
     "--flip",
     "flips",
-    callback=_listed(float, "0.05,0.1"),
+    callback=listed(float, "0.05,0.1"),
     metavar="P,…",
     default="0.05",
     show_default=True,
@@ -74,14 +48,14 @@ def _count(text: str) -> int:
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Queries a call.")
 @click.option(
     "--structures",
-    callback=_listed(str, "auto,scan"),
+    callback=listed(str, "auto,scan"),
     default="auto",
     show_default=True,
     help="queryopt's own: auto, scan, table, multi-index; or none.",
 )
 @click.option(
     "--peers",
-    callback=_listed(str, "faiss,numpy"),
+    callback=listed(str, "faiss,numpy"),
     default="faiss,usearch,numpy,duckdb,torch",
     show_default=True,
     help="Others to measure; those not installed are skipped; or none.",
@@ -89,7 +63,7 @@ def _count(text: str) -> int:
 @click.option(
     "--measure",
     "measures",
-    callback=_listed(str, "queries,build"),
+    callback=listed(str, "queries,build"),
     default="queries",
     show_default=True,
     help="queries; build: time and memory, in processes of their own; process: qo-search as a command.",

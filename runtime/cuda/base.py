@@ -43,7 +43,8 @@ class Device:
     """A device, as far as programs depend on it.
 
     name: for people. index: among the process's devices. capability: (major, minor), e.g. (9, 0).
-    multiprocessors: how many there are. memory: bytes.
+    multiprocessors: how many there are. memory: bytes. clock: of the multiprocessors at most, in Hz; 0 where it isn't
+    known.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Device:
     capability: tuple[int, int]
     multiprocessors: int
     memory: int
+    clock: int = 0
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class CudaCoreRuntime:
             capability=(int(capability.major), int(capability.minor)),
             multiprocessors=int(self._device.properties.multiprocessor_count),
             memory=self._memory_info()[1],
+            clock=1000 * int(self._device.properties.clock_rate),
         )
         self._programs: dict[Program, dict[str, Kernel]] = {}
 

@@ -118,7 +118,7 @@ class EmulatedRuntime:
         wrapper = "\n".join(
             [
                 f'#include "{_HEADER}"',
-                f'#include "{program.source}"',
+                f'#include "{program.source.resolve()}"',
                 "QO_LIBRARY_BEGIN",
                 *(f"QO_KERNEL({name})" for name in program.kernels),
                 "QO_LIBRARY_END",
@@ -146,11 +146,11 @@ class EmulatedMemory:
     """Host memory of its own, so that a sanitizer knows its ends."""
 
     def __init__(self, runtime: EmulatedRuntime, nbytes: int) -> None:
-        self._runtime = runtime
         self._bytes = np.empty(nbytes, np.uint8)
         self._bytes.fill(0xA5)
         self._nbytes = nbytes
         runtime._free -= nbytes
+        self._release = weakref.finalize(self, _give_back, runtime, nbytes)
 
     @property
     def pointer(self) -> int:
@@ -169,8 +169,12 @@ class EmulatedMemory:
 
     def free(self) -> None:
         """Give it back."""
-        self._runtime._free += len(self._bytes)
+        self._release()
         self._bytes = np.empty(0, np.uint8)
+
+
+def _give_back(runtime: EmulatedRuntime, nbytes: int) -> None:
+    runtime._free += nbytes
 
 
 class EmulatedKernel:

@@ -11,8 +11,8 @@
 // memory is the host's, so that a sanitizer sees every access.
 //
 // With -fsanitize=thread a missing barrier is found whatever the schedule was: only barriers and __syncwarp order what
-// threads of a block do (votes and shuffles don't, as in CUDA), nothing orders blocks, and atomics and volatile accesses
-// race with nothing but plain ones. (GCC needs --param=tsan-distinguish-volatile=1.)
+// threads of a block do (votes and shuffles don't, as in CUDA), nothing orders blocks, and atomics and volatile
+// accesses race with nothing but plain ones. (GCC needs --param=tsan-distinguish-volatile=1.)
 //
 // What it does not show: speed, and what a device's weaker memory model does beyond that.
 
@@ -256,12 +256,13 @@ class Machine {
   std::string error_;
   bool ended_ = false;
   std::vector<Fiber*> ready_, idle_;
-  ucontext_t home_{};
-  jmp_buf home_jump_{};
-  void* home_watched_ = nullptr;
-  void* home_fake_stack_ = nullptr;
-  const void* home_stack_ = nullptr;
-  std::size_t home_stack_size_ = 0;
+  // Each way to switch fibers needs some of these.
+  [[maybe_unused]] ucontext_t home_{};
+  [[maybe_unused]] jmp_buf home_jump_{};
+  [[maybe_unused]] void* home_watched_ = nullptr;
+  [[maybe_unused]] void* home_fake_stack_ = nullptr;
+  [[maybe_unused]] const void* home_stack_ = nullptr;
+  [[maybe_unused]] std::size_t home_stack_size_ = 0;
 
   std::unique_ptr<Block> admit(unsigned number, unsigned threads) {
     auto block = std::make_unique<Block>();
@@ -324,7 +325,8 @@ class Machine {
         return fail("line " + std::to_string(me.line) + ": the mask names lanes that the block's last warp hasn't");
       }
       Fiber* other = block.threads[thread];
-      if (other->state != State::kWarp || other->op != me.op || other->line != me.line || other->mask != me.mask) return;
+      const bool there = other->state == State::kWarp && other->op == me.op && other->line == me.line;
+      if (!there || other->mask != me.mask) return;
       lanes[lane] = other;
     }
     std::uint64_t results[32] = {};
@@ -396,7 +398,8 @@ class Machine {
 
   void leave() {
     Fiber* me = current;
-    __sanitizer_start_switch_fiber(me->state == State::kDone ? nullptr : &me->fake_stack, home_stack_, home_stack_size_);
+    void** const fake_stack = me->state == State::kDone ? nullptr : &me->fake_stack;
+    __sanitizer_start_switch_fiber(fake_stack, home_stack_, home_stack_size_);
     swapcontext(&me->context, &home_);
     arrived(me);
   }
@@ -511,8 +514,9 @@ inline void maybe_yield() {
 #define __align__(bytes) alignas(bytes)
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
-#define QO_SHARED(type_, name) \
-  auto& name = *static_cast<typename emulation::Type<type_>::type*>(emulation::Machine::get().shared(__COUNTER__, sizeof(type_)))
+#define QO_SHARED(type_, name)                                           \
+  auto& name = *static_cast<typename emulation::Type<type_>::type*>( \
+      emulation::Machine::get().shared(__COUNTER__, sizeof(type_)))
 
 #define threadIdx (emulation::Machine::get().current->thread)
 #define blockIdx (emulation::Machine::get().current->block->index)

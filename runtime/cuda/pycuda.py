@@ -47,6 +47,8 @@ class PyCudaRuntime:
             driver.init()
             device = driver.Device(index)
             self._context = device.retain_primary_context()
+            # Where PyCUDA's own destructor does it, it detaches the context as if it weren't the primary one.
+            weakref.finalize(self, self._context.detach)
         except driver.Error as error:
             raise MissingError(f"no GPU {index} can be used: {error} (nvidia-smi shows drivers and devices)") from None
         major, minor = device.compute_capability()
@@ -57,6 +59,7 @@ class PyCudaRuntime:
             capability=(int(major), int(minor)),
             multiprocessors=int(device.get_attribute(attribute.MULTIPROCESSOR_COUNT)),
             memory=int(device.total_memory()),
+            clock=1000 * int(device.get_attribute(attribute.CLOCK_RATE)),
         )
         threads = int(device.get_attribute(attribute.MAX_THREADS_PER_MULTIPROCESSOR))
         self.limits = MultiprocessorLimits(

@@ -53,7 +53,7 @@ class Devices:
         """Where so many queries in so many codes run.
 
         cpu_only: what only the CPU can do, if the search needs it. What 'auto' chose is logged when it changes.
-        UsageError for another device, and for 'cuda' with what only the CPU can do; MissingError for 'cuda' without one.
+        UsageError for another device, and for 'cuda' with what only the CPU can do; MissingError where there is none.
         """
         if device == "cpu":
             return DeviceChoice("cpu", "as asked for")

@@ -124,7 +124,7 @@ def test_options_override_the_preset(labelled_folder, tmp_path):
     }
     arguments = [part for pair in changes.items() for part in pair]
     flags = ["--no-flip", "--hold-solver", "--crop-scale", 0.5, 0.75, "--no-channels-last", "--scale-gamma"]
-    flags += ["--lr-step", 2, "--lr-step", 5]
+    flags += ["--lr-step", 2, "--lr-step", 5, "--classification-weight", 0.5]
     result = qo_train("--data", labelled_folder, "--preset", "tiny", "--out", tmp_path / "run", *arguments, *flags)
     assert result.exit_code == ExitCode.DONE, result.output
     config = load_checkpoint(tmp_path / "run").config
@@ -137,9 +137,21 @@ def test_options_override_the_preset(labelled_folder, tmp_path):
         (0.5, 0.75),
         False,
     )
-    assert (config.scale_gamma, config.lr_steps) == (True, (2, 5))
+    assert (config.scale_gamma, config.lr_steps, config.classification_weight) == (True, (2, 5), 0.5)
+    assert config.network.classes == 4  # the pictures say how many: no option does
     others = {f.name for f in fields(config)} | {f.name for f in fields(config.network)}
-    assert {p.name for p in main.params} >= others - {"network"}, "every setting has an option"
+    assert {p.name for p in main.params} >= others - {"network", "classes"}, "every setting has an option"
+
+
+def test_another_method_and_its_options(labelled_folder, tmp_path):
+    arguments = ["--data", labelled_folder, "--preset", "tiny", "--iterations", 0, "--method", "hashnet"]
+    result = qo_train(
+        *arguments, "--out", tmp_path / "run", "--method-option", "alpha=5", "--method-option", "scale_step=7"
+    )
+    assert result.exit_code == ExitCode.DONE, result.output
+    config = load_checkpoint(tmp_path / "run").config
+    assert (config.method, config.method_options) == ("hashnet", {"alpha": 5, "scale_step": 7})
+    assert config.override(method_options={"alpha": 1.0}).method_options == {"alpha": 1}
 
 
 def test_resume_keeps_the_runs_own_options(reference, tmp_path):
@@ -159,6 +171,12 @@ def test_resume_keeps_the_runs_own_options(reference, tmp_path):
         (["--data", ".", "--out", "x", "--bits", "65"], "64"),
         (["--data", ".", "--out", "x", "--backbone", "resnet5"], "resnet50"),
         (["--data", ".", "--out", "x", "--lr", "nan"], "lr"),
+        (["--data", ".", "--out", "x", "--method", "dpsg"], "did you mean dpsh"),
+        (["--data", ".", "--out", "x", "--method", "adsh", "--dim", "64"], "dim: the method adsh has no use for it"),
+        (["--data", ".", "--out", "x", "--method", "dpsh", "--method-option", "eta"], "a name and a number"),
+        (["--data", ".", "--out", "x", "--method", "dpsh", "--method-option", "eta=x"], "a name and a number"),
+        (["--data", ".", "--out", "x", "--method-option", "eta=1"], "queryopt has no option eta"),
+        (["--data", ".", "--out", "x", "--classification-weight", "-1"], "classification_weight"),
         (["--data", ".", "--out", "x"], "pictures"),
         (["--data", "."], "--out"),
     ],

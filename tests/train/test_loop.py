@@ -361,6 +361,26 @@ def test_an_iteration_is_the_loss_and_the_solver_on_the_pictures_drawn(labelled_
     assert line["codes_changed"] == pytest.approx(float(changed.double().mean()))
 
 
+def test_the_classification_head_learns_from_the_deployed_bits(labelled_folder, tmp_path):
+    """One step of all that is drawn: the line's loss is the cross-entropy of the head as it was, times its weight."""
+    settings = {"iterations": 1, "epochs": 1, "samples": 24, "batch": 24, "validation_fraction": 0.0}
+    config = config_of(labelled_folder, classification_weight=0.5, **settings)
+    train(config_of(labelled_folder, classification_weight=0.5, iterations=0), labelled_folder, tmp_path / "start")
+    train(config, labelled_folder, tmp_path / "run")
+    images = load_image_folder(labelled_folder, seed=config.seed, test_fraction=config.test_fraction).train
+    drawn = iteration_samples(config.seed, 0, len(images), 24)
+    last = torch.load(tmp_path / "run" / LAST, weights_only=True)
+    head = load_checkpoint(tmp_path / "start").network().classifier
+    assert head.weight.shape == (4, 8)  # 3 branches: 24 columns, of which 8 are the code
+    with torch.no_grad():
+        classes = head(last["outputs"][:, :8])
+    expected = 0.5 * torch.nn.functional.cross_entropy(classes, torch.from_numpy(images.labels[drawn]))
+    (line,) = lines_of(tmp_path / "run")
+    assert line["classification_loss"] == pytest.approx(float(expected), rel=1e-4)
+    assert line["loss"] == pytest.approx(line["hash_loss"] + line["quantisation_loss"] + line["classification_loss"])
+    assert not torch.equal(last["model"]["classifier.weight"], head.weight)
+
+
 def test_the_learning_rate_follows_the_step_in_the_whole_run(reference, labelled_folder):
     config = config_of(labelled_folder)
     rates = [rates_at(config, 0, step, 3 * 2 * 5).lr for step in range(4, 30, 5)]  # the last step of each epoch

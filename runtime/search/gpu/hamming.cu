@@ -41,8 +41,9 @@ constexpr u32 kBins = 96;             // distances 0..64, and on to a whole numb
 constexpr u32 kRowBits = 25;          // a list's entry: the distance above the row's number within its piece
 constexpr u32 kRowMask = (1u << kRowBits) - 1;
 constexpr u32 kSelectWarps = 32;      // of a block of the others, at most
+constexpr u32 kSeedCodes = 8;         // of a thread, loaded together
 constexpr u32 kRadiusCounters = 1024; // (queries of a block) x (radius + 1) at most
-constexpr int kHalfLimit = 6;         // up to this limit, half a 64-bit code nearly always tells that the row is too far
+constexpr int kHalfLimit = 6;         // up to this limit, half a 64-bit code nearly always says 'too far' already
 
 template <typename Word>
 struct Step {
@@ -175,8 +176,18 @@ __device__ __forceinline__ void seed(const Word* __restrict__ codes, u64 rows, c
   __syncthreads();
   const Word query = queries[q];
   const u64 stride = rows / sample;
-  for (u32 i = threadIdx.x; i < sample; i += blockDim.x) {
-    atomicAdd(&histogram[distance_of(codes[i * stride], query)], 1u);
+  // Several codes at a time: they lie far apart, and a single query has one block to wait for them.
+  for (u32 base = threadIdx.x; base < sample; base += kSeedCodes * blockDim.x) {
+    Word code[kSeedCodes];
+#pragma unroll
+    for (u32 c = 0; c < kSeedCodes; ++c) {
+      const u32 i = base + c * blockDim.x;
+      code[c] = i < sample ? codes[i * stride] : Word(0);
+    }
+#pragma unroll
+    for (u32 c = 0; c < kSeedCodes; ++c) {
+      if (base + c * blockDim.x < sample) atomicAdd(&histogram[distance_of(code[c], query)], 1u);
+    }
   }
   __syncthreads();
   if (threadIdx.x < kLanes) {
@@ -300,8 +311,8 @@ __device__ __forceinline__ void scan(const Word* __restrict__ codes, u64 rows, c
 
 // One warp's entries of a query, lists [begin, end) of it, in row order and 32 at a time: visit(there, entry, list).
 template <typename Visit>
-__device__ __forceinline__ void for_entries(const u32* lists, const u32* sizes, u32 capacity, u32 begin, u32 end, u32 lane,
-                                            Visit visit) {
+__device__ __forceinline__ void for_entries(const u32* lists, const u32* sizes, u32 capacity, u32 begin, u32 end,
+                                            u32 lane, Visit visit) {
   for (u32 base = begin; base < end; base += kLanes) {
     const u32 size = base + lane < end ? sizes[base + lane] : 0;
     const u32 upto = inclusive_sum(size, lane);
@@ -498,25 +509,27 @@ __device__ __forceinline__ void exclusive_sums(u32 length, u32* counts, i64* tot
 #define QO_SCAN extern "C" __global__ void __launch_bounds__(kWarps * kLanes)
 #define QO_SELECT extern "C" __global__ void __launch_bounds__(kSelectWarps * kLanes)
 
-#define QO_KERNELS(bits_, Word)                                                                                          \
-  QO_SCAN nearest_seed_##bits_(const Word* codes, u64 rows, const Word* queries, u32 k, u32 bits, u32 sample, int* limits,       \
-                       u32* counts) {                                                                                    \
-    seed<Word>(codes, rows, queries, k, bits, sample, limits, counts);                                                   \
-  }                                                                                                                      \
-  QO_SCAN nearest_scan_##bits_(const Word* codes, u64 rows, const Word* queries, u32 query_count, u32 group_size, u32 k,         \
-                       u32 bits, u32 rows_per_warp, u32 capacity, int* limits, u32* counts, u32* lists, u32* sizes) {    \
-    scan<Word>(codes, rows, queries, query_count, group_size, k, bits, rows_per_warp, capacity, limits, counts, lists,   \
-               sizes);                                                                                                   \
-  }                                                                                                                      \
-  QO_SCAN radius_count_##bits_(const Word* codes, u64 rows, const Word* queries, u32 query_count, u32 group_size, u32 radius,   \
-                        u32 rows_per_warp, u32* counts) {                                                                \
-    within<Word, false>(codes, rows, queries, query_count, group_size, radius, rows_per_warp, counts, nullptr, nullptr,  \
-                         nullptr);                                                                                       \
-  }                                                                                                                      \
-  QO_SCAN radius_fill_##bits_(const Word* codes, u64 rows, const Word* queries, u32 query_count, u32 group_size, u32 radius,    \
-                       u32 rows_per_warp, u32* counts, const i64* offsets, i64* out_rows, u8* out_distances) { \
-    within<Word, true>(codes, rows, queries, query_count, group_size, radius, rows_per_warp, counts, offsets, out_rows,  \
-                       out_distances);                                                                                   \
+#define QO_KERNELS(bits_, Word)                                                                                       \
+  QO_SELECT nearest_seed_##bits_(const Word* codes, u64 rows, const Word* queries, u32 k, u32 bits, u32 sample,       \
+                                 int* limits, u32* counts) {                                                          \
+    seed<Word>(codes, rows, queries, k, bits, sample, limits, counts);                                                \
+  }                                                                                                                   \
+  QO_SCAN nearest_scan_##bits_(const Word* codes, u64 rows, const Word* queries, u32 query_count, u32 group_size,     \
+                               u32 k, u32 bits, u32 rows_per_warp, u32 capacity, int* limits, u32* counts,            \
+                               u32* lists, u32* sizes) {                                                              \
+    scan<Word>(codes, rows, queries, query_count, group_size, k, bits, rows_per_warp, capacity, limits, counts,       \
+               lists, sizes);                                                                                         \
+  }                                                                                                                   \
+  QO_SCAN radius_count_##bits_(const Word* codes, u64 rows, const Word* queries, u32 query_count, u32 group_size,     \
+                               u32 radius, u32 rows_per_warp, u32* counts) {                                          \
+    within<Word, false>(codes, rows, queries, query_count, group_size, radius, rows_per_warp, counts, nullptr,        \
+                        nullptr, nullptr);                                                                            \
+  }                                                                                                                   \
+  QO_SCAN radius_fill_##bits_(const Word* codes, u64 rows, const Word* queries, u32 query_count, u32 group_size,      \
+                              u32 radius, u32 rows_per_warp, u32* counts, const i64* offsets, i64* out_rows,          \
+                              u8* out_distances) {                                                                    \
+    within<Word, true>(codes, rows, queries, query_count, group_size, radius, rows_per_warp, counts, offsets,         \
+                       out_rows, out_distances);                                                                      \
   }
 
 QO_KERNELS(32, u32)

@@ -1,8 +1,10 @@
 """Exact search by Hamming distance on a GPU."""
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,10 @@ _BINS = 96
 _UPLOAD_ROWS = 1 << 22
 """Rows that are brought to the device at a time: 32 MiB of 64-bit words."""
 _BLOCK_THREADS = 32 * BLOCK_WARPS
+_LEAST_WORKSPACE = 1 << 16
+"""Below this many bytes a search that finds no memory gives up."""
+
+_log = logging.getLogger("queryopt")
 
 
 class CudaHammingIndex:
@@ -42,9 +48,10 @@ class CudaHammingIndex:
     runtime: what runs the kernels, see queryopt.runtime.cuda.open_runtime.
     tuning: how much more device memory a search may take, and how finely it is cut.
 
-    Every query is compared with every code. Beside the codes a search takes tuning.workspace bytes at most, however the
-    distances lie, except that k near n takes 4 bytes a row, and a radius search 9 bytes a hit of a single query.
-    Safe to use from several threads at once; searches then wait for each other.
+    Every query is compared with every code. Beside the codes and the results, a search takes about tuning.workspace
+    bytes at most, however the distances lie; except that k near n takes 4 bytes a row, and a radius search 9 bytes a
+    hit of a single query. Where the device has less it takes less, in more rounds, and says so. Safe to use from
+    several threads at once; searches then wait for each other.
 
     Raises UsageError for another dtype, shape or k, MismatchError where padding bits are set (codes of another length),
     MissingError where there is no runtime, driver or device, DeviceMemoryError where the device's memory is too small.
@@ -100,10 +107,10 @@ class CudaHammingIndex:
     def close(self) -> None:
         """Give the device's memory back; the index can't be searched any more. Twice does no harm."""
         with self._lock:
-            self._stream.synchronize()
-            for memory in (*self._buffers.values(), *([self._codes] if self._codes is not None else [])):
-                memory.free()
-            self._buffers, self._codes, self._closed = {}, None, True
+            self._free_buffers()
+            if self._codes is not None:
+                self._codes.free()
+            self._codes, self._closed = None, True
 
     def __enter__(self) -> "CudaHammingIndex":
         """The index itself."""
@@ -123,7 +130,7 @@ class CudaHammingIndex:
         if len(words) and within:
             rows, near = np.empty((len(words), within), np.int64), np.empty((len(words), within), np.int32)
             with self._searching():
-                self._search(words, within, rows, near)
+                self._retry(lambda: self._search(words, within, rows, near))
             ids[:, :within] = rows if self._ids is None else self._ids[rows]
             distances[:, :within] = near
         return SearchResult(ids, distances)
@@ -137,7 +144,7 @@ class CudaHammingIndex:
         near: list[npt.NDArray[np.uint8]] = []
         if len(words) and self._count:
             with self._searching():
-                self._search_radius(words, radius, totals, rows, near)
+                self._retry(lambda: self._search_radius(words, radius, totals, rows, near))
         offsets = np.zeros(len(words) + 1, np.int64)
         np.cumsum(totals, out=offsets[1:])
         found = np.concatenate([np.empty(0, np.int64), *rows])
@@ -151,6 +158,18 @@ class CudaHammingIndex:
             if self._closed:
                 raise UsageError("this index is closed")
             yield
+
+    def _retry(self, search: Callable[[], None]) -> None:
+        """Search, in smaller rounds where the device's memory is short: others use it too."""
+        while True:
+            try:
+                return search()
+            except DeviceMemoryError as error:
+                if self._tuning.workspace < _LEAST_WORKSPACE:
+                    raise
+                self._free_buffers()
+                self._tuning = replace(self._tuning, workspace=self._tuning.workspace // 4)
+                _log.warning("%s: searching in %d bytes from now on", error, self._tuning.workspace)
 
     def _search(
         self, words: npt.NDArray[Any], k: int, rows: npt.NDArray[np.int64], near: npt.NDArray[np.int32]
@@ -182,7 +201,7 @@ class CudaHammingIndex:
         self._stream.launch(
             self._kernel("nearest_seed"),
             count,
-            _BLOCK_THREADS,
+            self._tuning.select_threads,
             *(codes, n, queries, u32(k), u32(self._bits), u32(plan.sample), limits, counts),
         )
         self._stream.launch(
@@ -210,6 +229,8 @@ class CudaHammingIndex:
         near: list[npt.NDArray[np.uint8]],
     ) -> None:
         """All rows within the radius: how many of each query into `totals` [queries], the rows to the lists."""
+        rows.clear()
+        near.clear()
         start = 0
         while start < len(words):
             plan = plan_radius(self._count, len(words) - start, radius, self._resident("radius_count"), self._tuning)
@@ -286,6 +307,12 @@ class CudaHammingIndex:
         self._stream.download(rows[-1], found)
         self._stream.download(near[-1], distances)
         self._stream.synchronize()
+
+    def _free_buffers(self) -> None:
+        self._stream.synchronize()
+        for memory in self._buffers.values():
+            memory.free()
+        self._buffers = {}
 
     def _load(self, packed: npt.NDArray[np.uint8], order: npt.NDArray[np.intp] | None) -> None:
         """Bring the codes to the device, rows ascending by id, without a second copy of all of them on the host."""

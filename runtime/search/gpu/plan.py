@@ -30,9 +30,9 @@ class Tuning:
 
     workspace: bytes of device memory beside the codes and the results of one round (4 bytes a row and query are used
     where k is so large that even one query needs more).
-    sample: rows that the first limit of a query is taken from.
+    sample: rows that the first limit of a query is taken from, at most; of fewer rows, one in 256 (4,096 at least).
     min_piece: rows of a warp, where there are enough.
-    select_threads: of a block that orders one query's candidates.
+    select_threads: of a block that does one query's part before and after the scan.
     """
 
     workspace: int = 512 << 20
@@ -130,7 +130,7 @@ def _nearest(rows: int, queries: int, group: int, blocks: int, k: int, tuning: T
         warps=blocks * BLOCK_WARPS,
         rows_per_warp=rows_per_warp,
         capacity=capacity,
-        sample=max(1, min(rows, max(tuning.sample, 4 * k))),
+        sample=min(rows, max(min(tuning.sample, max(rows // 256, 4096)), 4 * k)),
     )
 
 

@@ -67,7 +67,7 @@ class RankedQuery {
         Levels::Bucket ring[kBucketsKnown];
         std::size_t front = 0;
         std::uint64_t taken = 0;
-        std::uint32_t sums[kMaxSums];
+        alignas(64) std::uint32_t sums[kMaxSums];
         std::uint32_t next() const { return ring[front % kBucketsKnown].key; }
     };
 

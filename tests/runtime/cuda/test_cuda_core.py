@@ -27,7 +27,12 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "KERNELS": " ".join(f"QO_KERNEL({name})" for name in PROGRAM.kernels),
     }
     flags = ["-std=c++17", "-O0", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wl,-soname,libcuda.so.1", "-ldl"]
-    command = [compiler, *(f"-D{name}={value}" for name, value in definitions.items()), HERE / "driver.cpp", *flags]
+    command: list[str | Path] = [
+        compiler,
+        *(f"-D{name}={value}" for name, value in definitions.items()),
+        HERE / "driver.cpp",
+        *flags,
+    ]
     subprocess.run([*command, "-o", folder / "libcuda.so.1"], check=True)
     return folder
 

@@ -11,7 +11,7 @@ import pytest
 from queryopt.errors import DeviceMemoryError, MissingError, UsageError
 from queryopt.runtime.cuda import Argument, Program
 from queryopt.runtime.cuda.base import Dim
-from queryopt.runtime.cuda.emulated import EmulatedRuntime, EmulationError
+from queryopt.runtime.cuda.emulated import EmulatedMemory, EmulatedRuntime, EmulationError
 
 SEEDS = range(8)
 Run = Callable[..., None]
@@ -34,7 +34,7 @@ def run(emulation: EmulatedRuntime, program: Program) -> Run:
         emulation.seed = seed
         stream.launch(emulation.load(program)[name], grid, block, *arguments)
         for value, argument in zip(values, arguments, strict=True):
-            if isinstance(value, np.ndarray) and not isinstance(argument, np.number):
+            if isinstance(value, np.ndarray) and isinstance(argument, EmulatedMemory):
                 stream.download(value, argument)
         stream.synchronize()
 

@@ -1,5 +1,6 @@
 """Ranking by weights, on every structure and instruction path, against a sort of Python integers."""
 
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import Any
 
@@ -201,6 +202,25 @@ def test_codes_added_and_removed(path: str, rank: ranked.Rank) -> None:
         found = index.search(codes[:1], k, logits=logits, rank=rank)
         assert triples(found, 0) == literal(gallery, int(codes[0]), weights, k, rank, 20)
     assert index.search(codes[:1], 3, logits=logits, rank=rank, allow=[]).ids.tolist() == [[-1, -1, -1]]
+
+
+def test_searches_from_many_threads_at_once() -> None:
+    """The first of them measures what ranked searches cost, while the others wait for it."""
+    rng = np.random.default_rng(3)
+    codes = clustered(40, 30_000, 10, 0.1, rng)
+    logits = some_logits("normal", 100, 40, rng)
+    expected = searcher("numpy", codes, 40).search(codes[:100], 7, logits=logits, rank="weighted")
+    index = HammingIndex(codes, 40, threads=2)
+
+    def search(start: int) -> None:
+        rows = slice(start, None, 4)
+        found = index.search(codes[:100][rows], 7, logits=logits[rows], rank="weighted")
+        np.testing.assert_array_equal(found.ids, expected.ids[rows])
+        alone = index.search(codes[start : start + 1], 7, logits=logits[start : start + 1], rank="weighted")
+        np.testing.assert_array_equal(alone.ids, expected.ids[start : start + 1])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(search, range(4)))
 
 
 def test_explain_says_what_a_ranked_search_did() -> None:

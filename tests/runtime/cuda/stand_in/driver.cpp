@@ -103,8 +103,8 @@ int cuDeviceGetName(char* name, int size, int) { return std::snprintf(name, size
 int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = kMemory, kSuccess; }
 int cuDeviceComputeCapability(int* major, int* minor, int) { return *major = 9, *minor = 0, kSuccess; }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-  static const std::map<int, int> values = {{1, 1024},   {10, 32},    {16, 2},     {39, 2048},
-                                            {75, 9},     {76, 0},     {81, 233472}, {82, 65536}};
+  static const std::map<int, int> values = {{1, 1024}, {10, 32}, {13, 1755000}, {16, 2},      {39, 2048},
+                                            {75, 9},   {76, 0},  {81, 233472},  {82, 65536}};
   const auto found = values.find(attribute);
   return *value = found == values.end() ? 0 : found->second, kSuccess;
 }
@@ -213,6 +213,7 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
   return cuLibraryGetKernel(function, module, name);
 }
 int cuFuncGetAttribute(int* value, int attribute, void*) { return *value = attribute == 4 ? 32 : 0, kSuccess; }
+int cuFuncSetBlockShape(void*, int, int, int) { return kSuccess; }
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void*, int threads, size_t) {
   return *blocks = 1024 / threads, kSuccess;
 }

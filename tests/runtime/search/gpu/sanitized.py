@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from queryopt.runtime.cuda import Program
+from queryopt.runtime.cuda import Kernel, Program
 from queryopt.runtime.cuda.emulated import EmulatedRuntime
 from queryopt.runtime.search import HammingIndex
-from queryopt.runtime.search.gpu import CudaHammingIndex, Tuning, index
-from queryopt.runtime.search.gpu.program import PROGRAM
+from queryopt.runtime.search.gpu import CudaHammingIndex, Tuning
 
 
 def main(source: str, folder: str, *flags: str) -> None:
-    index.PROGRAM = Program(Path(source), PROGRAM.kernels)  # type: ignore[misc]
-    runtime = EmulatedRuntime(flags=flags, folder=Path(folder), multiprocessors=1, resident=2)
+    class Changed(EmulatedRuntime):
+        def load(self, program: Program) -> dict[str, Kernel]:
+            return super().load(Program(Path(source), program.kernels))
+
+    runtime = Changed(flags=flags, folder=Path(folder), multiprocessors=1, resident=2)
     rng = np.random.default_rng(0)
     # Two steps of rows a warp and more, lists that overflow, a last piece that is not full.
     for bits, codes, k in (

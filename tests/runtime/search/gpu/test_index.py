@@ -218,6 +218,35 @@ def test_codes_that_do_not_fit(make_emulation: Callable[..., EmulatedRuntime]) -
         CudaHammingIndex(np.zeros(1000, np.uint64), 48, None, small)
 
 
+def test_memory_that_is_short_takes_more_rounds(
+    make_emulation: Callable[..., EmulatedRuntime], caplog: pytest.LogCaptureFixture
+) -> None:
+    gallery = gallery_of("spread", 33, 1000, 60, False, 4)
+    with CudaHammingIndex(gallery.codes, 33, None, make_emulation(memory=300_000), SMALL) as index:
+        check_nearest(index, gallery, 300)
+        check_radius(index, gallery, 14)
+    assert "bytes of device memory were asked for" in caplog.text
+    assert "searching in 134217728 bytes from now on" in caplog.text
+
+
+def test_too_little_memory_for_any_search(make_emulation: Callable[..., EmulatedRuntime]) -> None:
+    gallery = gallery_of("spread", 33, 3000, 1, False, 4)
+    with (
+        CudaHammingIndex(gallery.codes, 33, None, make_emulation(memory=8 * 3000 + 5000), SMALL) as index,
+        pytest.raises(DeviceMemoryError, match="were asked for"),
+    ):
+        index.search(gallery.queries, 3000)
+
+
+def test_memory_is_given_back_with_the_index(emulation: EmulatedRuntime) -> None:
+    free = emulation.free_memory()
+    index = CudaHammingIndex(np.zeros(500, np.uint64), 48, None, emulation, SMALL)
+    index.search(np.zeros(2, np.uint64), 3)
+    assert emulation.free_memory() < free
+    del index
+    assert emulation.free_memory() == free
+
+
 def test_a_closed_index_is_not_searched(emulation: EmulatedRuntime) -> None:
     index = CudaHammingIndex(np.zeros(5, np.uint64), 48, None, emulation)
     index.close()

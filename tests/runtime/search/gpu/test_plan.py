@@ -1,5 +1,7 @@
 """How a search is cut up."""
 
+from itertools import product
+
 import pytest
 
 from queryopt.runtime.search.gpu.plan import MAX_ROWS, Tuning, plan_nearest, plan_radius
@@ -9,12 +11,18 @@ H100 = 132 * 4
 DEFAULT = Tuning()
 
 
-@pytest.mark.parametrize("rows", [1, 31, 32, 5000, 10**6, 10**8, MAX_ROWS])
-@pytest.mark.parametrize("queries", [1, 7, 33, 1000, 10**6])
-@pytest.mark.parametrize("k", [1, 10, 1000, 10**6])
+ROWS = [1, 31, 32, 5000, 10**6, 10**8, MAX_ROWS]
+QUERIES = [1, 7, 33, 1000, 10**6]
+
+
 @pytest.mark.parametrize("workspace", [1, 1 << 20, 1 << 29])
 @pytest.mark.parametrize("resident", [2, H100])
-def test_a_round_covers_its_rows_and_queries(rows: int, queries: int, k: int, workspace: int, resident: int) -> None:
+def test_a_round_covers_its_rows_and_queries(workspace: int, resident: int) -> None:
+    for rows, queries, k in product(ROWS, QUERIES, (1, 10, 1000, 10**6)):
+        check_nearest_plan(rows, queries, k, workspace, resident)
+
+
+def check_nearest_plan(rows: int, queries: int, k: int, workspace: int, resident: int) -> None:
     k = min(k, rows)
     plan = plan_nearest(rows, queries, k, resident, Tuning(workspace=workspace))
     assert 1 <= plan.queries <= min(queries, plan.groups * plan.group)
@@ -52,11 +60,13 @@ def test_a_large_k_takes_fewer_queries_a_block_and_then_fewer_a_round() -> None:
     assert plan_nearest(10**8, 1000, 10**6, H100, DEFAULT).queries < 100
 
 
-@pytest.mark.parametrize("rows", [1, 5000, 10**8, MAX_ROWS])
-@pytest.mark.parametrize("queries", [1, 33, 10**6])
-@pytest.mark.parametrize("radius", [0, 2, 31, 64])
 @pytest.mark.parametrize("workspace", [1, 1 << 29])
-def test_a_round_of_a_radius_search(rows: int, queries: int, radius: int, workspace: int) -> None:
+def test_a_round_of_a_radius_search(workspace: int) -> None:
+    for rows, queries, radius in product(ROWS, QUERIES, (0, 2, 31, 64)):
+        check_radius_plan(rows, queries, radius, workspace)
+
+
+def check_radius_plan(rows: int, queries: int, radius: int, workspace: int) -> None:
     plan = plan_radius(rows, queries, radius, H100, Tuning(workspace=workspace))
     assert 1 <= plan.queries <= min(queries, plan.groups * plan.group)
     assert (plan.groups - 1) * plan.group < plan.queries

@@ -47,7 +47,7 @@ def watched(check: str, change: str, folder: Path) -> Result:
         "TSAN_OPTIONS": "halt_on_error=1",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    command = [sys.executable, SCRIPT, source, folder, *flags]
+    command: list[str | Path] = [sys.executable, SCRIPT, source, folder, *flags]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if "unexpected memory mapping" in done.stderr:  # the sanitizer can't live with that much address randomisation
         command = ["setarch", platform.machine(), "-R", *command]

@@ -1,0 +1,103 @@
+"""qo-bench gpu: exact search on a GPU."""
+
+import click
+
+from queryopt.bench.cli.lists import count, listed
+from queryopt.cli import Command, Output, common_options
+from queryopt.errors import ExitCode
+
+__all__ = ["command"]
+
+
+@click.command("gpu", cls=Command)
+@click.option(
+    "--n",
+    "counts",
+    callback=listed(count, "1e7"),
+    metavar="N,…",
+    default="1e7",
+    show_default=True,
+    help="Codes to search in.",
+)
+@click.option(
+    "--bits", callback=listed(int, "32,48"), metavar="B,…", default="32,48", show_default=True, help="Code lengths."
+)
+@click.option(
+    "--data",
+    "kind",
+    default="clustered",
+    show_default=True,
+    help="clustered, zipf, uniform, equal, or a file of codes.",
+)
+@click.option(
+    "--batches",
+    callback=listed(count, "1,1000"),
+    metavar="Q,…",
+    default="1,32,1000",
+    show_default=True,
+    help="Queries a call.",
+)
+@click.option(
+    "-k",
+    "--k",
+    "nearest",
+    callback=listed(count, "10,1000"),
+    metavar="K,…",
+    default="10",
+    show_default=True,
+    help="Find the K nearest.",
+)
+@click.option("--radius", type=click.IntRange(0), help="Find all that differ in at most RADIUS bits, too.")
+@click.option("--runtime", default="auto", show_default=True, help="auto, cuda-core, pycuda, emulation.")
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Timed calls of each search.")
+@common_options
+def command(
+    out: Output,
+    counts: tuple[int, ...],
+    bits: tuple[int, ...],
+    kind: str,
+    batches: tuple[int, ...],
+    nearest: tuple[int, ...],
+    radius: int | None,
+    runtime: str,
+    rounds: int,
+) -> ExitCode:
+    """Measure exact search by Hamming distance on a GPU, every query against every code.
+
+    Times are of calls from Python, with the copies of queries and results. Some answers of each search are compared
+    with a plain scan.
+
+    \b
+    Examples:
+      qo-bench gpu
+      qo-bench gpu --n 1e8 --bits 48 --batches 1000 --radius 2 --json
+
+    \b
+    Exit codes:
+      0  done
+      1  done, but a result was wrong
+      2  wrong usage
+      4  no GPU, or no package that reaches it
+    """
+    from rich.table import Table
+
+    from queryopt.bench.gpu_search import measure_gpu_search
+    from queryopt.bench.search.data import specifications
+    from queryopt.bench.search.peers.base import Task
+
+    tasks = [Task(k) for k in nearest] + ([Task(None, radius)] if radius is not None else [])
+    data = [one for number in counts for one in specifications([kind], bits, [number])]
+    report = measure_gpu_search(data, batches, tasks, runtime=runtime, rounds=rounds, log=out.log)
+    out.result(report.to_dict())
+    table = Table(box=None, header_style="dim", title=f"{report.runtime}; {report.machine}", title_justify="left")
+    for name in ("bits", "N", "queries", "search", "ms", "G pairs/s", "of roofline", "right"):
+        table.add_column(name, justify="right")
+    for row in report.rows:
+        share = "" if row.share is None else f"{row.share:.0%}"
+        task = f"k = {row.k:,}" if row.k is not None else f"radius {row.radius}"
+        figures = (f"{row.median * 1e3:.3f}", f"{row.pairs / 1e9:,.1f}", share, "yes" if row.right else "NO")
+        table.add_row(str(row.bits), f"{row.n:,}", f"{row.queries:,}", task, *figures)
+    out.print(table)
+    for row in report.wrong:
+        out.warn(f"{row.bits} bits, {row.queries} queries: the results are not those of an exact search: this is a bug")
+    return ExitCode.SOME_FAILED if report.wrong else ExitCode.DONE

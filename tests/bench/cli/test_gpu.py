@@ -1,0 +1,50 @@
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from queryopt.bench.cli.bench import main
+from queryopt.runtime.cuda import choose
+from queryopt.runtime.cuda.emulated import EmulatedRuntime
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, ["gpu", *(str(argument) for argument in arguments)])
+
+
+def test_table_and_json() -> None:
+    options = ("--runtime", "emulation", "--n", "1e3", "--bits", 32, "--batches", "1,3", "--radius", 2, "--rounds", 1)
+    done = run(*options)
+    assert done.exit_code == 0, done.output
+    assert "emulation (" in done.output
+    assert done.output.count("yes") == 4
+    report = json.loads(run(*options, "--json").stdout)
+    assert [(row["queries"], row["k"], row["radius"]) for row in report["rows"]] == [
+        (1, 10, None),
+        (1, None, 2),
+        (3, 10, None),
+        (3, None, 2),
+    ]
+    assert all(row["right"] and row["median"] > 0 for row in report["rows"])
+
+
+@pytest.mark.parametrize("options", [("--n", "many"), ("--batches", "0"), ("--runtime", "opencl"), ("--bits", "65")])
+def test_wrong_usage(options: tuple[str, str]) -> None:
+    done = run(*options)
+    assert done.exit_code == 2
+    assert options[1] in done.output
+
+
+def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "_installed", lambda name: False)
+    done = run("--n", "100", "--bits", "8")
+    assert done.exit_code == 4
+    assert "pip install 'queryopt[gpu]'" in done.output
+
+
+def test_help_does_not_start_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EmulatedRuntime, "__init__", None)
+    done = run("--help")
+    assert done.exit_code == 0
+    assert "qo-bench gpu --n 1e8" in done.output

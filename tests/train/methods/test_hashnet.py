@@ -1,0 +1,91 @@
+"""hashnet's loss, against its formula written out, its weights and its continuation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from queryopt.errors import UsageError
+from queryopt.train import preset_config
+from queryopt.train.methods.hashnet import (
+    HashNetMethod,
+    HashNetSettings,
+    pair_weights,
+    scale_at,
+    weighted_pairwise_loss,
+)
+
+WEIGHTS = (3.0, 1.5)
+ALPHA = 10 / 6
+
+
+def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """outputs [4, 6], stored [9, 6] with two pictures that nobody saw, labels of both; float64."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 2])
+    outputs = torch.randn(4, 6, generator=generator, dtype=torch.float64).tanh()
+    stored = torch.randn(9, 6, generator=generator, dtype=torch.float64).tanh()
+    stored[[4, 7]] = 0
+    return outputs, stored, labels[torch.tensor([3, 1, 8, 0])], labels
+
+
+def test_loss_is_the_formula() -> None:
+    outputs, stored, batch_labels, labels = problem()
+    expected = 0.0
+    for i in range(4):
+        for j in range(9):
+            product = sum(float(outputs[i, c]) * float(stored[j, c]) for c in range(6))
+            similar = bool(batch_labels[i] == labels[j])
+            cross_entropy = math.log(1 + math.exp(ALPHA * product)) - ALPHA * similar * product
+            expected += (WEIGHTS[0] if similar else WEIGHTS[1]) * cross_entropy
+    loss = weighted_pairwise_loss(outputs, stored, batch_labels, labels, ALPHA, WEIGHTS)
+    assert float(loss.hash) == pytest.approx(expected / (4 * 9))
+    assert float(loss.quantisation) == 0
+    assert float(loss.total) == pytest.approx(expected / (4 * 9))
+
+
+def test_gradients_are_those_of_the_formula_and_reach_the_outputs_alone() -> None:
+    outputs, stored, batch_labels, labels = problem()
+    outputs.requires_grad_()
+    arguments = (stored, batch_labels, labels, ALPHA, WEIGHTS)
+    torch.autograd.gradcheck(lambda g: weighted_pairwise_loss(g, *arguments).total, outputs)
+    weighted_pairwise_loss(outputs, *arguments).total.backward()
+    same = batch_labels[:, None] == labels
+    weights = torch.where(same, *(torch.tensor(w, dtype=torch.float64) for w in WEIGHTS))
+    errors = torch.sigmoid(ALPHA * outputs.detach() @ stored.T) - same.double()
+    torch.testing.assert_close(outputs.grad, ALPHA * (weights * errors) @ stored / (4 * 9))
+
+
+def test_similar_pairs_weigh_as_much_as_the_others_in_sum() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    similar = sum(a == b for a in labels for b in labels)
+    assert similar == 14
+    assert pair_weights(labels) == pytest.approx((36 / 14, 36 / 22))
+    assert pair_weights(np.zeros(5, np.int64)) == (1.0, 25.0)  # no pair is of the other kind: nothing is divided by 0
+
+
+@pytest.mark.parametrize(
+    ("step", "scale"), [(0, 1.0), (199, 1.0), (200, math.sqrt(2)), (399, math.sqrt(2)), (10_000, math.sqrt(51))]
+)
+def test_the_scale_grows_as_published(step: int, scale: float) -> None:
+    assert scale_at(step, HashNetSettings()) == pytest.approx(scale)
+
+
+def test_tanh_sharpens_to_the_sign_and_signs_stay() -> None:
+    method = HashNetMethod(preset_config("tiny", method="hashnet", bits=20), np.array([0, 1, 1]))
+    logits = torch.tensor([[-0.3, 0.1, 2.0]])
+    assert torch.equal(method.relax(logits, 0), logits.tanh())
+    late = method.relax(logits, 10**7)
+    assert torch.equal(late.sign(), logits.sign())
+    assert bool((late.abs() > 0.99).all())
+    assert method.alpha == pytest.approx(10 / 20)
+    assert method.about()["weight_similar"] == pytest.approx(9 / 5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"alpha": 0}, {"scale_growth": -1}, {"scale_power": -0.5}, {"scale_step": 0}, {"scale_step": 2.5}]
+)
+def test_impossible_options_are_named(options: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=f"hashnet's option {next(iter(options))}"):
+        preset_config("tiny", method="hashnet", method_options=options)

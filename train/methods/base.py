@@ -1,0 +1,116 @@
+"""What a method is: a network, relaxed codes, a loss, and how the training pictures' codes come about."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from queryopt.errors import UsageError
+from queryopt.text import did_you_mean
+from queryopt.train.config import TrainConfig
+from queryopt.train.hash_network import HashNetwork
+from queryopt.train.loss import Loss
+from queryopt.train.network import NetworkConfig
+from queryopt.train.starts import StartContext
+
+__all__ = ["Method", "Settings", "TrainingBatch"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A method's own hyper-parameters: numbers with the published values as defaults. `--method-option name=value`.
+
+    A subclass adds fields, and raises UsageError in __post_init__ for values that make no sense.
+    """
+
+    @classmethod
+    def read(cls, method: str, values: Mapping[str, Any]) -> "Settings":
+        """The settings of `method` with these values. UsageError for unknown names and for what is no finite number."""
+        known = [f.name for f in fields(cls)]
+        for name, value in values.items():
+            if name not in known:
+                has = f"it has {', '.join(known)}" if known else "it has none"
+                raise UsageError(f"{method} has no option {name}: {has}{did_you_mean(name, known)}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise UsageError(f"{method}'s option {name} is {value!r}: a number")
+        return cls(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingBatch:
+    """What a loss is taken over, beside the batch's outputs.
+
+    index: the batch's rows in `codes`, int64 [b]. labels: its classes, int64 [b]. codes: what is known of all training
+    pictures' codes, float [n, M]. gallery_labels: their classes, int64 [n]. step: 0-based, over the whole run.
+    """
+
+    index: Tensor
+    labels: Tensor
+    codes: Tensor
+    gallery_labels: Tensor
+    step: int
+
+
+class Method(ABC):
+    """A way to learn codes; an instance serves one run.
+
+    It keeps nothing that changes while a run goes on: what it needs it finds in `codes`, which is saved, and in the
+    step. So a resumed run is, bit for bit, one that was never stopped. M is bits * branches.
+    """
+
+    name: ClassVar[str]
+    has_queries: ClassVar[bool] = False
+    """Whether its networks are QueryOpt's, with queries, fusion and branches."""
+    solves_codes: ClassVar[bool]
+    """Whether the training pictures' codes are solved after an outer iteration, or are the network's own outputs."""
+    unused: ClassVar[frozenset[str]] = frozenset()
+    """Fields of TrainConfig and NetworkConfig that mean nothing to it."""
+    settings_type: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, config: TrainConfig, labels: npt.NDArray[np.int64]) -> None:
+        """labels: classes of the n training pictures. UsageError for impossible options."""
+        self.config = config
+        self.settings = self.check_options(config.method_options)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> Settings:
+        """The settings that these options mean. UsageError where they mean none."""
+        return cls.settings_type.read(cls.name, options)
+
+    @classmethod
+    @abstractmethod
+    def network(cls, config: NetworkConfig) -> HashNetwork:
+        """The network of a configuration, with random weights."""
+
+    @abstractmethod
+    def start(self, context: StartContext) -> npt.NDArray[np.float32]:
+        """What `codes` begin as, float32 [n, M]."""
+
+    @abstractmethod
+    def relax(self, logits: Tensor, step: int) -> Tensor:
+        """Relaxed codes of a batch's logits in train mode, [b, M]: what the loss sees. Their signs are the logits'."""
+
+    def remember(self, codes: Tensor, index: Tensor, outputs: Tensor) -> None:
+        """Take a batch's outputs [b, M], without gradient, into rows `index` of codes, before its loss is taken."""
+        return
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, batch: TrainingBatch) -> Loss:
+        """The loss of a batch's relaxed codes, [b, M]."""
+
+    def solve(self, codes: Tensor, outputs: Tensor, index: Tensor, labels: Tensor, outer: int) -> Tensor:
+        """The codes after outer iteration `outer` (from 0), where the method solves them.
+
+        outputs: relaxed codes of the m pictures seen in its last inner epoch, [m, M]. index: their rows in codes,
+        int64 [m]. labels: classes of all pictures, int64 [n].
+        """
+        return codes
+
+    def about(self) -> dict[str, Any]:
+        """What to note in a run's config.json: the hyper-parameters as they were used."""
+        return asdict(self.settings)
