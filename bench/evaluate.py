@@ -1,15 +1,16 @@
 """How well deployed models retrieve: folders of labelled pictures hashed as in use, and ranked.
 
 Codes come from the exported model through the runtime, on both sides: this measures what a user gets, not what a
-network scored in training.
+network scored in training. Beside it, for a run, the paper's protocol: the queries' codes are the model's, but the
+gallery's are those that the run solved from labels (`paper_gallery`).
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from queryopt.cli import display_path
 from queryopt.errors import DataError, MismatchError, UsageError
 from queryopt.runtime.search import Rank, ranked
-from queryopt.train.metrics import RetrievalMetrics, retrieval_metrics
+from queryopt.train.metrics import ClassScore, RetrievalMetrics, class_scores, retrieval_metrics
 
 if TYPE_CHECKING:
     from queryopt.cli import Advance
@@ -30,15 +31,21 @@ __all__ = [
     "Evaluation",
     "LabelledCodes",
     "LabelledFolder",
+    "Protocol",
     "evaluate",
     "hash_labelled",
     "index_codes",
     "labelled_folder",
     "labelled_pictures",
+    "paper_gallery",
 ]
 
 Progress = Callable[[str, int | None], "AbstractContextManager[Advance]"]
 """Opens a progress bar: (description, total). `queryopt.cli.Output.progress` is one."""
+
+
+Protocol: TypeAlias = Literal["deployed", "paper"]
+"""Where the gallery's codes come from: the model, or the labels of a run's training pictures."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +94,27 @@ class DataSource:
             raise DataError(f"{display_path(run)}: its config.json doesn't say where its pictures lie: give --data")
         return cls(data, config.seed, config.test_fraction, config.validation_fraction)
 
-    def pictures(self, split: str, progress: "ItemProgress | None" = None) -> tuple[LabelledFolder, LabelledFolder]:
+    def images(
+        self, split: str, progress: "ItemProgress | None" = None, trained_only: bool = False
+    ) -> "tuple[LabelledImages, LabelledImages]":
         """(gallery, queries) of the split "test" or "validation".
 
         test: the training pictures and the test pictures. validation: what a run trains on, and what it sets aside to
-        choose its checkpoint. progress: for a generated set that has to be made. DataError where there are no queries.
+        choose its checkpoint. trained_only: leave the latter out of the gallery of "test" too. progress: for a
+        generated set that has to be made. DataError where there are no queries.
         """
         from queryopt.train.data import split_validation
         from queryopt.train.sources import load_data
 
         splits = load_data(self.data, seed=self.seed, test_fraction=self.test_fraction, progress=progress)
         gallery, queries = splits.train, splits.test
-        if split == "validation":
-            gallery, queries = split_validation(splits.train, self.validation_fraction, self.seed)
+        if split == "validation" or trained_only:
+            gallery, held_back = split_validation(splits.train, self.validation_fraction, self.seed)
+            queries = held_back if split == "validation" else queries
         if not len(queries):
             why = f"validation_fraction is {self.validation_fraction:g}" if split == "validation" else "no test part"
             raise DataError(f"{display_path(self.data)}: there are no {split} pictures ({why})")
-        return labelled_pictures(gallery), labelled_pictures(queries)
+        return gallery, queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +132,18 @@ class LabelledCodes:
     """Pictures that could not be read, with the reason; they have no row."""
     logits: npt.NDArray[np.float32] | None = None
 
+    def only(self, paths: Collection[bytes]) -> "LabelledCodes":
+        """The rows of these paths."""
+        kept = np.array([path in paths for path in self.paths], np.bool_)
+        return LabelledCodes(
+            self.bits,
+            self.codes[kept],
+            self.labels[kept],
+            tuple(path for path in self.paths if path in paths),
+            self.failures,
+            None if self.logits is None else self.logits[kept],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -136,13 +159,17 @@ class Evaluation:
     """Queries that lie in the gallery themselves: each is left out of its own ranking."""
     absent: tuple[str, ...]
     """Classes that only queries have; these are left out and counted in metrics.skipped_queries."""
+    per_class: tuple[ClassScore, ...]
+    """Of each class that queries have, the worst first."""
     rank: Rank = "hamming"
     """What the gallery was ranked by."""
+    protocol: Protocol = "deployed"
+    """Where the gallery's codes come from."""
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return (
-            {"rank": self.rank}
+            {"protocol": self.protocol, "rank": self.rank}
             | self.metrics.to_dict()
             | {
                 "bits": self.bits,
@@ -150,6 +177,7 @@ class Evaluation:
                 "classes": self.classes,
                 "queries_in_gallery": self.own,
                 "classes_only_in_queries": list(self.absent),
+                "per_class": [asdict(score) for score in self.per_class],
             }
         )
 
@@ -209,6 +237,21 @@ def hash_labelled(hasher: "Hasher", folder: LabelledFolder, progress: Progress, 
     )
 
 
+def paper_gallery(run: str | os.PathLike[str], images: "LabelledImages") -> tuple[LabelledCodes, int]:
+    """The codes that a run solved for the pictures it trains on, and after how many outer iterations.
+
+    images: those pictures; ones that the run could not read are left out. Raises what `load_solved_codes` does.
+    """
+    from queryopt.train.solved import load_solved_codes
+
+    solved = load_solved_codes(run, images)
+    folder = labelled_pictures(images)
+    kept = np.flatnonzero(solved.readable)
+    labels = np.array(folder.labels, dtype=np.str_)[kept]
+    paths = tuple(folder.paths[row] for row in kept.tolist())
+    return LabelledCodes(solved.bits, solved.codes[kept], labels, paths, {}), solved.iteration
+
+
 def index_codes(index: "HashIndex") -> LabelledCodes:
     """The codes and labels that an index holds. DataError where no picture in it has a label."""
     images = [image for image in index if image.label is not None]
@@ -229,11 +272,12 @@ def evaluate(
     ks: Sequence[int] = (1, 10, 100),
     radii: Sequence[int] = (0, 1, 2),
     rank: Rank = "hamming",
+    protocol: Protocol = "deployed",
 ) -> Evaluation:
     """Rank the gallery for each query and measure. A query that lies in the gallery is left out of its own ranking.
 
     rank: by what, as for `HammingIndex.search`; what is equal in it is a tie. 'weighted' and 'tiebreak' need the
-    queries' logits.
+    queries' logits. protocol: what the gallery's codes are, for the record.
 
     MismatchError where the two have codes of different length, or share no class. UsageError for a rank without logits.
     """
@@ -265,5 +309,7 @@ def evaluate(
         classes=len(np.unique(gallery.labels)),
         own=int((own >= 0).sum()),
         absent=tuple(np.setdiff1d(queries.labels, gallery.labels).tolist()),
+        per_class=class_scores(queries.labels, metrics.average_precision),
         rank=rank,
+        protocol=protocol,
     )

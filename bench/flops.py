@@ -113,6 +113,11 @@ class FlopReport:
             "Both are for the forward pass of one picture."
         )
 
+    @property
+    def like_the_papers(self) -> bool:
+        """Whether the paper's Table 4 has networks to compare it with: of ResNet-50, at 224 pixels."""
+        return (self.config.backbone, self.config.image_size) == ("resnet50", 224)
+
     def passes(self) -> dict[str, FlopCount]:
         """The counts by name; the last one is left out where the network has one branch in training anyway."""
         counts = {"inference": self.inference, "training, 1 branch": self.training_one_branch}

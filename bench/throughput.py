@@ -21,6 +21,7 @@ from queryopt.errors import ImageError, InputError, MissingError, UsageError
 from queryopt.images import load_image
 from queryopt.runtime.backends.onnxruntime import usable_cores
 from queryopt.runtime.hasher import Hasher
+from queryopt.text import install_extra
 
 __all__ = ["Round", "Throughput", "make_pictures", "measure", "untrained_model"]
 
@@ -179,8 +180,7 @@ def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12) -> P
         from queryopt.train.network import QueryOpt
     except ImportError as error:
         raise MissingError(
-            f"an untrained network needs the packages of training ({error}): pip install 'queryopt[train]', "
-            "or give --model"
+            f"an untrained network needs the packages of training ({error}): {install_extra('train')}; or give --model"
         ) from None
     config = network_config(bits, backbone)
     torch.manual_seed(0)

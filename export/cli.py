@@ -8,6 +8,7 @@ import click
 
 from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
 from queryopt.errors import ExitCode, MissingError
+from queryopt.text import install_extra
 
 if TYPE_CHECKING:
     from queryopt.export.onnx import ExportResult
@@ -66,7 +67,7 @@ def main(
     """
     for package, extra in _PACKAGES.items():
         if importlib.util.find_spec(package) is None:
-            raise MissingError(f"exporting needs {package}, which is not installed: pip install 'queryopt[{extra}]'")
+            raise MissingError(f"exporting needs {package}, which is not installed: {install_extra(extra)}")
     from queryopt.export.onnx import export_onnx
 
     if no_parity:
@@ -130,9 +131,10 @@ def _print(out: Output, result: "ExportResult") -> None:
         out.print("parity:   not checked (--no-parity)")
         return
     rate = f"{parity.flip_rate:.1e}" if parity.flipped else "0"
+    sure = f", {parity.flipped_sure:,} of them with |logit| >= {parity.near_zero_epsilon:g}" if parity.flipped else ""
     out.print(
-        f"parity:   {parity.flipped:,} of {parity.bits_compared:,} bits flipped against torch on {parity.backend} "
-        f"(rate {rate}, with 95 % confidence below {parity.flip_rate_upper_95:.1e})"
+        f"parity:   {parity.flipped:,} of {parity.bits_compared:,} bits flipped against torch on {parity.backend}"
+        f"{sure} (rate {rate}, with 95 % confidence below {parity.flip_rate_upper_95:.1e})"
     )
     noun = "picture" if parity.pictures == 1 else "pictures"
     out.print(

@@ -31,6 +31,7 @@ from queryopt.export.folded import (
     Head,
     KeyScores,
     NormalisedPixels,
+    PhaseConvolutions,
     PlacedSelfAttention,
     PlainScores,
     PlainSelfAttention,
@@ -182,6 +183,27 @@ def merge_upsampling(network: FoldedNetwork) -> bool:
     return True
 
 
+def convolve_phases(network: FoldedNetwork) -> bool:
+    """The transposed convolution (kernel 4, stride 2, padding 1) as four 2x2 ones of as many multiply-adds.
+
+    Place 2 i of the larger map meets rows i - 1 and i of the small one through the kernel's rows 3 and 1, place 2 i + 1
+    rows i and i + 1 through its rows 2 and 0; columns likewise. Runtimes have better kernels for plain convolutions,
+    in int8 often no others.
+    """
+    up = network.tokens.up
+    if up is None:
+        return False
+    at = next(i for i, module in enumerate(up) if isinstance(module, nn.ConvTranspose2d))
+    deconv = cast(nn.ConvTranspose2d, up[at])
+    if (deconv.kernel_size, deconv.stride, deconv.padding) != ((4, 4), (2, 2), (1, 1)):
+        return False
+    rows = ([3, 1], [2, 0])
+    weight = deconv.weight.transpose(0, 1)  # [out, in, 4, 4]
+    phases = [weight[:, :, rows[y]][:, :, :, rows[x]] for y in (0, 1) for x in (0, 1)]
+    up[at] = PhaseConvolutions(torch.stack(phases), _bias(deconv))
+    return True
+
+
 def place_encoder(network: FoldedNetwork) -> bool:
     """The encoder's positions and scale into constants, and its three projections into one product.
 
@@ -245,7 +267,7 @@ def queries_into_keys(network: FoldedNetwork) -> bool:
     if heads * count >= heads * width + count:
         return False
     network.decoder.scores = KeyScores(
-        _into_keys(scores.queries, scores.weight.T), _into_keys(scores.queries, scores.bias.T), heads
+        _into_keys(scores.queries, scores.weight.T).T, _into_keys(scores.queries, scores.bias.T).T, heads
     )
     return True
 
@@ -279,6 +301,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "scale of the pixels into the first convolution": scale_pixels,
     "lateral convolution into the projection": split_fine_level,
     "upsampling and its last convolution into one": merge_upsampling,
+    "upsampling as convolutions": convolve_phases,
     "encoder: positions and scale into constants": place_encoder,
     "decoder: queries and positions into constants": project_queries,
     "decoder: value bias into the output projection": drop_value_bias,

@@ -28,6 +28,7 @@ __all__ = [
     "Head",
     "KeyScores",
     "NormalisedPixels",
+    "PhaseConvolutions",
     "PlacedSelfAttention",
     "PlainScores",
     "PlainSelfAttention",
@@ -99,6 +100,29 @@ class SplitFineLevel(nn.Module):
         """stage3, up: [b, c3, g3, g3] -> [b, dim, g3, g3]."""
         out: Tensor = self.direct(stage3) + self.project(up)
         return out
+
+
+class PhaseConvolutions(nn.Module):
+    """A transposed convolution of kernel 4, stride 2 and padding 1 as convolutions of the small map's own grid.
+
+    Each of the four phases (row parity, column parity) of the larger map sees 2x2 places of the small one: weight
+    [4, out, in, 2, 2], phase 2 * row + column; bias: [out].
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.phases = nn.ParameterList([constant(phase) for phase in weight])
+        self.bias = constant(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [b, in, g, g] -> [b, out, 2 g, 2 g]."""
+        outputs = []
+        for phase, weight in enumerate(self.phases):
+            row, column = divmod(phase, 2)
+            # An even place looks back, an odd one ahead.
+            padded = F.pad(x, (1 - column, column, 1 - row, row))
+            outputs.append(F.conv2d(padded, weight, self.bias))  # [b, out, g, g]
+        return F.pixel_shuffle(torch.stack(outputs, dim=2).flatten(1, 2), 2)
 
 
 class Tokens(nn.Module):
@@ -233,7 +257,7 @@ class ConstantQueryScores(nn.Module):
 class KeyScores(nn.Module):
     """The queries are in the weights of the keys, so the product with them gives the scores.
 
-    weight: [h n, dim], row head * n + query; bias: [h n, t].
+    weight: [dim, h n], column head * n + query; bias: [t, h n].
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, heads: int) -> None:
@@ -244,8 +268,9 @@ class KeyScores(nn.Module):
 
     def forward(self, memory: Tensor) -> Tensor:
         """memory: [b, t, dim] -> [b, h, n, t], before the softmax."""
-        scores = torch.matmul(self.weight, memory.transpose(1, 2)) + self.bias  # [b, h n, t]
-        return scores.reshape(scores.shape[0], self.heads, -1, scores.shape[2])
+        # Constants on the right, where runtimes look for weights.
+        scores = torch.matmul(memory, self.weight) + self.bias  # [b, t, h n]
+        return scores.transpose(1, 2).reshape(scores.shape[0], self.heads, -1, scores.shape[1])
 
 
 class PlainValues(nn.Module):

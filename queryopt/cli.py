@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import platform
+import re
 import sys
 import traceback
 import unicodedata
@@ -36,6 +37,7 @@ __all__ = [
     "common_options",
     "device_option",
     "display_path",
+    "from_here",
     "no_progress",
     "threads_option",
 ]
@@ -75,9 +77,31 @@ def display_path(path: bytes | str | os.PathLike[Any]) -> str:
     )
 
 
+def from_here(text: str) -> str:
+    """A message as one line of valid UTF-8 (see display_path), its paths below the current folder relative to it: as
+    they are typed here. The library names files by absolute paths, and so does --json.
+    """
+    return _relative(display_path(text))
+
+
+def _relative(text: str) -> str:
+    """Printable text whose paths below the current folder are relative to it."""
+    try:
+        here = display_path(os.getcwd())
+    except OSError:  # the folder was deleted
+        return text
+    if here == os.sep:
+        return text
+    # Only where a path begins: /a/b is no part of /mnt/a/b.
+    return re.sub(rf"(?<![^\s'\"(=]){re.escape(here + os.sep)}(?=[^\s'\"])", "", text)
+
+
 @dataclass
 class Output:
-    """Where a command writes: results on stdout (JSON alone with --json), everything else on stderr."""
+    """Where a command writes: results on stdout (JSON alone with --json), everything else on stderr.
+
+    Paths below the current folder are said relative to it, except in JSON.
+    """
 
     json: bool = False
     quiet: bool = False
@@ -89,6 +113,7 @@ class Output:
         """Print the result (text or rich renderables) to stdout; nothing with --json."""
         if self.json:
             return
+        renderables = tuple(_relative(part) if isinstance(part, str) else part for part in renderables)
         console = self._console(sys.stdout)
         if sys.stdout.isatty():
             console.print(*renderables, soft_wrap=True)
@@ -115,9 +140,9 @@ class Output:
     def _say(self, message: str) -> None:
         """One line on stderr, whatever names it holds; above the progress bar, if there is one."""
         if self._drawing is None:
-            click.echo(display_path(message), err=True)
+            click.echo(from_here(message), err=True)
         else:
-            self._drawing.print(display_path(message), soft_wrap=True)
+            self._drawing.print(from_here(message), soft_wrap=True)
 
     @contextmanager
     def progress(self, description: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
@@ -228,7 +253,7 @@ class _Main:
             error.show()
             return ExitCode.USAGE
         except QueryOptError as error:
-            click.echo(display_path(f"{name}: error: {error}"), err=True)
+            click.echo(from_here(f"{name}: error: {error}"), err=True)
             return error.exit_code
         except (_ReaderGoneError, BrokenPipeError):
             # The reader (head, say) had enough. Python would complain again when it flushes stdout at exit.
@@ -238,12 +263,12 @@ class _Main:
             if error.filename is None and error.errno is None:
                 return _bug(name)
             where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
-            click.echo(display_path(f"{name}: error: {where}{error.strerror or error}"), err=True)
+            click.echo(from_here(f"{name}: error: {where}{error.strerror or error}"), err=True)
             return ExitCode.INPUT
         except MemoryError as error:
             reason = " ".join(str(error).split()) or "there is none left"
             click.echo(
-                display_path(f"{name}: error: not enough memory ({reason}): try a smaller --batch, or less at once"),
+                from_here(f"{name}: error: not enough memory ({reason}): try a smaller --batch, or less at once"),
                 err=True,
             )
             return ExitCode.INPUT

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["counted", "did_you_mean", "listed"]
+__all__ = ["counted", "did_you_mean", "install_extra", "listed"]
 
 
 def counted(number: int, one: str, many: str) -> str:
@@ -15,6 +15,11 @@ def did_you_mean(name: object, choices: Iterable[str]) -> str:
     """`; did you mean X?`, to end a message with, where a choice is near to the name that was given; else nothing."""
     near = difflib.get_close_matches(str(name), list(choices), 1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def install_extra(extra: str) -> str:
+    """How to get the packages of an optional part, to end a message with. queryopt is installed from its checkout."""
+    return f"install queryopt's extra [{extra}]: in its checkout, pip install '.[{extra}]'"
 
 
 def listed(names: Sequence[str], most: int = 5, joint: str = ", ") -> str:

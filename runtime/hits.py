@@ -74,6 +74,9 @@ class QueryResult:
     stored: bool
     """The code is the index's: the file is unchanged since, and was not hashed again."""
     hits: tuple[Hit, ...]
+    ties: int | None = 0
+    """How many more pictures (within the radius, if there is one) are as near as the last hit: among equal distances,
+    ids decided what is shown. None for a search of another rank than by distance."""
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -83,6 +86,7 @@ class QueryResult:
             "label": None if self.label is None else _json_text(self.label),
             "code": code_hex(self.code),
             "stored": self.stored,
+            "ties": self.ties,
             "hits": [hit.to_dict(self) for hit in self.hits],
         }
 

@@ -256,7 +256,8 @@ def _summary(result: QueryResult) -> str:
     distances = [hit.distance for hit in result.hits]
     near, far = min(distances), max(distances)
     distance = f"{near} to {far} bits" if near != far else counted(near, "bit", "bits")
-    return f"{counted(len(result.hits), 'hit', 'hits')}, {distance} away"
+    more = f"; {result.ties:,} more as near as the last" if result.ties else ""
+    return f"{counted(len(result.hits), 'hit', 'hits')}, {distance} away{more}"
 
 
 def _hidden(text: str) -> Markup:

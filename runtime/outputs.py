@@ -22,11 +22,21 @@ from queryopt.cli import display_path
 from queryopt.codes import code_bytes, codes_to_uint64
 from queryopt.errors import MissingError, UsageError
 from queryopt.files import replacing
+from queryopt.text import install_extra
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["OUTPUT_SUFFIXES", "CodeRows", "check_output", "field_from_csv", "path_from_text", "writing_codes"]
+__all__ = [
+    "OUTPUT_SUFFIXES",
+    "CodeRows",
+    "check_output",
+    "field_from_csv",
+    "field_to_csv",
+    "path_from_text",
+    "path_to_text",
+    "writing_codes",
+]
 
 OUTPUT_SUFFIXES = (".npz", ".csv", ".parquet")
 
@@ -62,7 +72,7 @@ def check_output(path: "Path") -> None:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
-            raise MissingError(f"{display_path(path)} needs pyarrow: pip install 'queryopt[parquet]'") from None
+            raise MissingError(f"{display_path(path)} needs pyarrow: {install_extra('parquet')}") from None
 
 
 @contextmanager
@@ -95,15 +105,17 @@ def field_from_csv(field: str) -> str:
     return field.removeprefix("'")
 
 
-def _path_to_text(path: bytes) -> str:
+def path_to_text(path: bytes) -> str:
+    """A path as text, from which `path_from_text` makes the path again."""
     return path.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
 def _label_to_text(label: str | None) -> str:
-    return "" if label is None else _path_to_text(os.fsencode(label))
+    return "" if label is None else path_to_text(os.fsencode(label))
 
 
-def _field_to_csv(field: str) -> str:
+def field_to_csv(field: str) -> str:
+    """A CSV field that no spreadsheet takes for a formula."""
     return f"'{field}" if _FORMULA.match(field) else field
 
 
@@ -137,7 +149,7 @@ def _csv(file: IO[bytes], card: ModelCard, with_ids: bool) -> Iterator[Write]:
     def write(rows: CodeRows) -> None:
         values = codes_to_uint64(rows.codes, card.bits)
         for row, (path, label, value) in enumerate(zip(rows.paths, rows.labels, values, strict=True)):
-            fields = [_field_to_csv(_path_to_text(path)), _field_to_csv(_label_to_text(label))]
+            fields = [field_to_csv(path_to_text(path)), field_to_csv(_label_to_text(label))]
             number = [] if rows.ids is None else [int(rows.ids[row])]
             writer.writerow([*number, *fields, f"0x{int(value):0{digits}x}"])
 
@@ -164,7 +176,7 @@ def _parquet(file: IO[bytes], card: ModelCard, with_ids: bool) -> Iterator[Write
             if not len(rows.paths):
                 return
             values = {
-                "path": [_path_to_text(path) for path in rows.paths],
+                "path": [path_to_text(path) for path in rows.paths],
                 "label": [None if label is None else _label_to_text(label) for label in rows.labels],
                 "code": codes_to_uint64(rows.codes, card.bits),
                 "margins": pa.FixedSizeListArray.from_arrays(pa.array(rows.margins.ravel()), card.bits),

@@ -89,16 +89,35 @@ def _unchanged(path: bytes, image: IndexedImage) -> bool:
     return (now.st_size, now.st_mtime_ns) == (image.size, image.mtime_ns) and not image.stale
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What was found for a query, a list each, in the order of the search."""
+
+    ids: list[int]
+    distances: list[int]
+    scores: list[int | None]
+
+
 def _search(
     index: HashIndex, queries: list[_Query], k: int | None, radius: int | None, exclude_self: bool, rank: Rank
 ) -> Iterator[QueryResult]:
     if not queries:
         return
-    # One more than asked for, where the query itself may be among them.
-    most = None if k is None else k + exclude_self
-    for query, (ids, scores) in zip(queries, _find(index, queries, most, radius, rank), strict=True):
+    # More than asked for: the query itself may be among them, and the next one says whether others are as near.
+    most = None if k is None else min(k + exclude_self + (rank == "hamming"), len(index))
+    for query, found in zip(queries, _find(index, queries, most, radius, rank), strict=True):
         own = query.image.id if query.image is not None else None
-        kept = [i for i, id in enumerate(ids) if not (exclude_self and id == own)][:k]
+        kept = [i for i, id in enumerate(found.ids) if not (exclude_self and id == own)]
+        shown = kept[:k]
+        ties = None
+        if rank == "hamming":
+            last = found.distances[shown[-1]] if shown else -1
+            ties = sum(found.distances[i] == last for i in kept[len(shown) :])
+            if ties and k is not None:
+                # Only one of them were asked for.
+                near = index.search_radius(query.code[None], last)
+                at_last = {*near.ids[near.distances == last].tolist()} - {found.ids[i] for i in shown}
+                ties = len(at_last - {own} if exclude_self else at_last)
         yield QueryResult(
             path=query.path,
             bits=index.bits,
@@ -107,20 +126,20 @@ def _search(
             label=query.image.label if query.image is not None else None,
             id=own,
             stored=query.stored,
-            hits=tuple(_hits(index, query.code, [(ids[i], scores[i]) for i in kept])),
+            hits=tuple(_hits(index, query.code, [(found.ids[i], found.scores[i]) for i in shown])),
+            ties=ties,
         )
 
 
-def _find(
-    index: HashIndex, queries: list[_Query], k: int | None, radius: int | None, rank: Rank
-) -> Iterator[tuple[list[int], list[int | None]]]:
-    """Ids and scores of the first k of each query, or of all within the radius."""
+def _find(index: HashIndex, queries: list[_Query], k: int | None, radius: int | None, rank: Rank) -> Iterator[_Found]:
+    """The first k of each query, or all within the radius."""
     codes, logits = np.stack([query.code for query in queries]), np.stack([query.logits for query in queries])
     if radius is not None and (k is None or rank != "hamming"):
         near = index.search_radius(codes, radius)
         for i, ids in enumerate(np.split(near.ids, near.offsets[1:-1])):
             if rank == "hamming":
-                yield ids.tolist(), [None] * len(ids)
+                distances = near.distances[near.offsets[i] : near.offsets[i + 1]]
+                yield _Found(ids.tolist(), distances.tolist(), [None] * len(ids))
                 continue
             # A code of a low score may lie beyond the radius: only those within it are ranked.
             most = len(ids) if k is None else min(k, len(ids))
@@ -133,12 +152,12 @@ def _find(
     )
 
 
-def _rows(found: SearchResult, radius: int) -> Iterator[tuple[list[int], list[int | None]]]:
+def _rows(found: SearchResult, radius: int) -> Iterator[_Found]:
     for i, distances in enumerate(found.distances):
         # Rows are filled up with id -1, at a distance beyond all.
         kept = distances <= radius
         scores = None if found.scores is None else found.scores[i, kept].tolist()
-        yield found.ids[i, kept].tolist(), scores if scores is not None else [None] * int(kept.sum())
+        yield _Found(found.ids[i, kept].tolist(), distances[kept].tolist(), scores or [None] * int(kept.sum()))
 
 
 def _hits(index: HashIndex, code: npt.NDArray[np.uint8], found: list[tuple[int, int | None]]) -> Iterator[Hit]:

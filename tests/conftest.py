@@ -71,7 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    kept, missed = [], []
+    kept: list[pytest.Item] = []
+    missed: list[pytest.Item] = []
     for item in items:
         missing = [name for name in _needs(item) if not _find_tool(name)]
         (missed if missing else kept).append(item)

@@ -20,7 +20,7 @@ import torch
 from queryopt.cli import display_path
 from queryopt.errors import CheckpointError, FormatError, MissingError, UsageError
 from queryopt.files import replacing
-from queryopt.text import did_you_mean, listed
+from queryopt.text import did_you_mean, install_extra, listed
 from queryopt.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
-        raise MissingError("reading a checkpoint needs safetensors: pip install 'queryopt[train]'") from None
+        raise MissingError(f"reading a checkpoint needs safetensors: {install_extra('train')}") from None
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, (file.metadata() or {}).get(CONFIG_KEY)  # noqa: SIM118

@@ -11,6 +11,7 @@ import click
 
 from queryopt.cli import Command, Output, common_options, display_path, threads_option
 from queryopt.errors import ExitCode, MissingError, UsageError
+from queryopt.text import install_extra
 from queryopt.train.datasets import dataset_names
 from queryopt.train.methods import method_names
 from queryopt.train.presets import PRESETS
@@ -146,7 +147,7 @@ def main(
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for package in ("torch", "torchvision", "safetensors", "matplotlib"):
         if importlib.util.find_spec(package) is None:
-            raise MissingError(f"training needs {package}, which is not installed: pip install 'queryopt[train]'")
+            raise MissingError(f"training needs {package}, which is not installed: {install_extra('train')}")
     from queryopt.train.checkpoint import LAST
     from queryopt.train.loop import train
     from queryopt.train.runs import check_unused

@@ -68,6 +68,14 @@ class LabelledImages:
         """How many pictures each class has: int64 [classes]."""
         return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
 
+    def digest(self) -> str:
+        """SHA-256 of the pictures' names, their order and their classes: equal wherever the same pictures lie."""
+        digest = hashlib.sha256()
+        for path, label in zip(self.paths, self.labels.tolist(), strict=True):
+            digest.update(f"{label} ".encode() + os.fsencode(path) + b"\0")
+        digest.update("\0".join(self.classes).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
     def subset(self, indices: npt.NDArray[np.int64] | Sequence[int]) -> "LabelledImages":
         """The pictures at these positions, in this order; the classes stay."""
         chosen = np.asarray(indices, np.int64)

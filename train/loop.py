@@ -11,7 +11,6 @@ of the time since the last save; within an epoch, everything after five minutes,
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import platform
@@ -151,7 +150,7 @@ class _Run:
         augmentation = Augmentation(scale=config.crop_scale, flip=config.flip)
         self.pictures = PictureSource(self.images, self.preprocessing, augmentation, threads=config.threads)
         self.validation_pictures = PictureSource(self.validation, self.preprocessing, threads=config.threads)
-        self.digest = _digest(self.images)
+        self.digest = self.images.digest()
         self.labels = torch.from_numpy(self.images.labels).to(self.device)  # [n]
         self.samples = min(config.samples, len(self.images))
         self.method = find_method(config.method)(config, self.images.labels)
@@ -557,15 +556,6 @@ def _device(name: str) -> torch.device:
             "no CUDA device that torch can use: leave --device out, or install a driver and torch for CUDA"
         )
     return torch.device("cuda" if there and name != "cpu" else "cpu")
-
-
-def _digest(images: LabelledImages) -> str:
-    """SHA-256 of the pictures' names, their order and their classes."""
-    digest = hashlib.sha256()
-    for path, label in zip(images.paths, images.labels.tolist(), strict=True):
-        digest.update(f"{label} ".encode() + os.fsencode(path) + b"\0")
-    digest.update("\0".join(images.classes).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

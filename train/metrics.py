@@ -12,7 +12,7 @@ nothing is sorted, and memory does not grow with queries x gallery. For a rankin
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,14 @@ import numpy.typing as npt
 from queryopt.codes import check_bits, codes_to_uint64
 from queryopt.errors import MismatchError, UsageError
 
-__all__ = ["RetrievalMetrics", "chance_average_precision", "retrieval_metrics"]
+__all__ = [
+    "ClassScore",
+    "RadiusCurve",
+    "RetrievalMetrics",
+    "chance_average_precision",
+    "class_scores",
+    "retrieval_metrics",
+]
 
 _BLOCK = 1 << 18
 """Distances held at once. 2 MiB of int64: as large as a core's cache, where counting is fastest."""
@@ -30,6 +37,33 @@ _QUERIES = 1 << 14
 
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RadiusCurve:
+    """Precision and recall of what lies within a radius, for every radius: [bits + 1] values each, radius 0 first.
+
+    Means over the queries that have anything relevant, but for pooled_precision.
+    """
+
+    recall: tuple[float, ...]
+    """Share of a query's relevant items that lie within."""
+    precision: tuple[float, ...]
+    """Share of relevant items among those within; 0 for a query that finds nothing there."""
+    pooled_precision: tuple[float, ...]
+    """Relevant items within, of all queries together, among all items within: queries that find much weigh more, those
+    that find nothing weigh nothing. 0 where no query finds anything."""
+    retrieved: tuple[float, ...]
+    """Items within."""
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well a class's queries retrieve. queries: those with anything relevant. map: mean over them."""
+
+    label: str | int
+    queries: int
+    map: float
 
 
 @dataclass(frozen=True)
@@ -45,12 +79,17 @@ class RetrievalMetrics:
     """The same with relevant items first within every distance. High for collapsed codes too: never report it alone."""
     map_pessimistic: float
     """The same with relevant items last within every distance."""
+    map_at: dict[int, float]
+    """k -> mean average precision of the k nearest alone: the sum over the relevant ones stops at rank k and is divided
+    by min(k, relevant items). Mean over tie orders; 1 is reached by every perfect ranking."""
     precision_at: dict[int, float]
     """k -> share of relevant items among the k nearest, mean over tie orders. Divided by k also where fewer exist."""
     recall_at_radius: dict[int, float]
     """r -> share of a query's relevant items that lie at distance <= r."""
     precision_at_radius: dict[int, float]
     """r -> share of relevant items among those at distance <= r; 0 for a query that finds nothing there."""
+    curve: RadiusCurve
+    """Both of these at every radius."""
     queries: int
     """Queries that the means are taken over."""
     skipped_queries: int
@@ -62,7 +101,8 @@ class RetrievalMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the per-query values, ready for JSON."""
-        return {name: value for name, value in vars(self).items() if name != "average_precision"}
+        values = {name: value for name, value in vars(self).items() if name != "average_precision"}
+        return values | {"curve": {name: list(column) for name, column in asdict(self.curve).items()}}
 
 
 def retrieval_metrics(
@@ -83,7 +123,7 @@ def retrieval_metrics(
 
     query_codes, gallery_codes: packed uint8 [q, ceil(bits / 8)], [n, ceil(bits / 8)], or uint64 [q], [n].
     query_labels, gallery_labels: [q], [n], integers or strings (both the same kind).
-    ks: the k of precision at k, each >= 1. radii: distances, each 0..bits.
+    ks: the k of mAP and precision at k, each >= 1. radii: distances, each 0..bits.
     exclude_self: int [q], the gallery row that is the query itself and is left out of its ranking, -1 for none;
         `np.arange(n)` for leave-one-out over one set.
     bit_keys: integers >= 0 [q, bits], each row with a sum below 2^29: rank by ascending key, the sum of a query's bit
@@ -92,7 +132,7 @@ def retrieval_metrics(
     progress: called with the number of queries done since the last call.
 
     Takes time proportional to q n (about 2 ns a pair on one core; with bit keys, which are sorted, about 30 ns) and
-    memory proportional to q + n.
+    memory proportional to q bits + n.
     Raises UsageError for wrong arguments, MismatchError where codes and labels, or the two sides, don't fit together,
     or where no query has anything relevant.
     """
@@ -124,11 +164,11 @@ def retrieval_metrics(
         if excluded is not None:
             _leave_out_self(codes, classes, gallery, gallery_classes, excluded[rows], items, relevant)
         if keys is None:
-            parts.append(_measure(items, relevant, items, relevant, harmonic, ks, radii))
+            parts.append(_measure(items, relevant, items, relevant, harmonic, ks))
             continue
         own = None if excluded is None else excluded[rows]
         for piece, tied, tied_relevant in _group_by_key(codes, classes, gallery, gallery_classes, keys[rows], own):
-            parts.append(_measure(tied, tied_relevant, items[piece], relevant[piece], harmonic, ks, radii))
+            parts.append(_measure(tied, tied_relevant, items[piece], relevant[piece], harmonic, ks))
 
     everything = _PerQuery.join(parts)
     kept = everything.relevant > 0
@@ -143,18 +183,40 @@ def retrieval_metrics(
     def mean(values: _Floats) -> float:
         return float(values[kept].mean())
 
+    near, near_relevant = everything.near[kept], everything.near_relevant[kept]
+    recall = (near_relevant / everything.relevant[kept, None]).mean(axis=0)
+    precision = (near_relevant / np.maximum(near, 1)).mean(axis=0)
+    pooled = near_relevant.sum(axis=0) / np.maximum(near.sum(axis=0), 1)
     return RetrievalMetrics(
         map=mean(average_precision),
         map_optimistic=mean(everything.optimistic),
         map_pessimistic=mean(everything.pessimistic),
+        map_at={k: mean(everything.map_at[:, i]) for i, k in enumerate(ks)},
         precision_at={k: mean(everything.precision_at[:, i]) for i, k in enumerate(ks)},
-        recall_at_radius={r: mean(everything.recall_at_radius[:, i]) for i, r in enumerate(radii)},
-        precision_at_radius={r: mean(everything.precision_at_radius[:, i]) for i, r in enumerate(radii)},
+        recall_at_radius={r: float(recall[r]) for r in radii},
+        precision_at_radius={r: float(precision[r]) for r in radii},
+        curve=RadiusCurve(*(tuple(c.tolist()) for c in (recall, precision, pooled, near.mean(axis=0)))),
         queries=int(kept.sum()),
         skipped_queries=int((~kept).sum()),
         chance=mean(everything.chance),
         average_precision=average_precision,
     )
+
+
+def class_scores(labels: npt.ArrayLike, average_precision: npt.ArrayLike) -> tuple[ClassScore, ...]:
+    """Each class's mean average precision, the worst class first, equal ones by label.
+
+    labels: [q], the queries' labels. average_precision: float [q], RetrievalMetrics.average_precision, with NaN for
+    queries that are left out; a class of such queries alone has no score.
+    """
+    values = np.asarray(average_precision, np.float64)
+    names, classes = np.unique(_labels("query", labels, len(values)), return_inverse=True)
+    kept = ~np.isnan(values)
+    counts = np.bincount(classes[kept], minlength=len(names))
+    sums = np.bincount(classes[kept], values[kept], minlength=len(names))
+    means = sums / np.maximum(counts, 1)
+    order = np.lexsort((np.arange(len(names)), means))
+    return tuple(ClassScore(names[i].item(), int(counts[i]), float(means[i])) for i in order if counts[i])
 
 
 def chance_average_precision(relevant: int, items: int) -> float:
@@ -177,9 +239,10 @@ class _PerQuery:
     optimistic: _Floats  # [q]
     pessimistic: _Floats  # [q]
     chance: _Floats  # [q]
+    map_at: _Floats  # [q, ks]
     precision_at: _Floats  # [q, ks]
-    recall_at_radius: _Floats  # [q, radii]
-    precision_at_radius: _Floats  # [q, radii]
+    near: _Ints  # [q, bits + 1]: items within each radius
+    near_relevant: _Ints  # [q, bits + 1]
 
     @classmethod
     def join(cls, parts: "Sequence[_PerQuery]") -> "_PerQuery":
@@ -193,7 +256,6 @@ def _measure(
     relevant_at: _Ints,
     harmonic: _Floats,
     ks: Sequence[int],
-    radii: Sequence[int],
 ) -> _PerQuery:
     """items, relevant: int64 [q, groups], the counts in each group of ties, in the order of the ranking; groups may be
     empty. items_at, relevant_at: int64 [q, bits + 1], those at each distance. harmonic: float64 [at least items + 1].
@@ -205,11 +267,20 @@ def _measure(
     total, found = items_to[:, -1], relevant_to[:, -1]
     each = np.maximum(found, 1)[:, None]  # keeps queries without anything relevant, which are dropped later, finite
 
-    # With H the harmonic numbers, the sum over k = 1..n of 1 / (N0 + k) is H(N0 + n) - H(N0), and that of
-    # (k - 1) / (N0 + k) is n - (N0 + 1)(H(N0 + n) - H(N0)): the mean over tie orders needs no loop over the ties.
-    span = harmonic[items_to] - harmonic[before]
+    # Each rank of a group of n items, p of them relevant, holds a relevant one with probability p / n, and then its
+    # precision is (P0 + 1 + (j - 1)(p - 1)/(n - 1)) / (N0 + j) in the mean, for the group's j-th rank. With H the
+    # harmonic numbers, the sum of 1 / (N0 + j) over the first m ranks is H(N0 + m) - H(N0), and that of
+    # (j - 1) / (N0 + j) is m - (N0 + 1)(H(N0 + m) - H(N0)): the mean over tie orders needs no loop over the ties.
+    share = relevant / np.maximum(items, 1)
     slope = (relevant - 1) / np.maximum(items - 1, 1)
-    expected = relevant / np.maximum(items, 1) * ((relevant_before + 1) * span + slope * (items - (before + 1) * span))
+
+    def sum_of(ranks: _Ints) -> _Floats:
+        """The mean sum of precisions at relevant items over each group's first ranks, at most all: [q, groups]."""
+        span = harmonic[before + ranks] - harmonic[before]
+        result: _Floats = share * ((relevant_before + 1) * span + slope * (ranks - (before + 1) * span))
+        return result
+
+    expected = sum_of(items)
     # Relevant ones first: the sum over j = 1..p of (P0 + j) / (N0 + j). Last: of (P0 + j) / (N0 + n - p + j).
     first = relevant + (relevant_before - before) * (harmonic[before + relevant] - harmonic[before])
     others = before + items - relevant
@@ -220,22 +291,22 @@ def _measure(
     optimistic = np.clip((first / each).sum(axis=1), average_precision, 1)
     pessimistic = np.minimum((last / each).sum(axis=1), average_precision)
 
-    precision_at = np.empty((len(items), len(ks)))
+    map_at, precision_at = np.empty((2, len(items), len(ks)))
     for i, k in enumerate(ks):
-        # Of the group that rank k falls into, k - N0 items are drawn: a hypergeometric mean of p / n each.
+        # Of the group that rank k falls into, the first k - N0 ranks count: a hypergeometric mean of p / n each.
         drawn = np.clip(k - before, 0, items)
-        precision_at[:, i] = (drawn * (relevant / np.maximum(items, 1))).sum(axis=1) / k
-    within = np.asarray(radii, np.intp)
-    near, near_relevant = np.cumsum(items_at, axis=1)[:, within], np.cumsum(relevant_at, axis=1)[:, within]
+        precision_at[:, i] = (drawn * share).sum(axis=1) / k
+        map_at[:, i] = np.minimum((sum_of(drawn) / np.minimum(each, k)).sum(axis=1), 1)
     return _PerQuery(
         relevant=found,
         average_precision=average_precision,
         optimistic=optimistic,
         pessimistic=pessimistic,
         chance=_chance(each[:, 0], np.maximum(total, 1), harmonic),
+        map_at=map_at,
         precision_at=precision_at,
-        recall_at_radius=near_relevant / each,
-        precision_at_radius=near_relevant / np.maximum(near, 1),
+        near=np.cumsum(items_at, axis=1),
+        near_relevant=np.cumsum(relevant_at, axis=1),
     )
 
 

@@ -30,7 +30,7 @@ from queryopt.train.checkpoint import (
 from queryopt.train.config import TrainConfig, json_text
 from queryopt.train.plots import save_curves
 
-__all__ = ["Position", "RunFolder", "RunState", "check_unused"]
+__all__ = ["Position", "RunFolder", "RunState", "check_unused", "read_last"]
 
 _FORMAT = 1
 _FORMAT_KEY = "queryopt.last.format_version"
@@ -93,6 +93,28 @@ def check_unused(path: Path, resume: bool) -> None:
             f"{display_path(path)}: already holds a run ({', '.join(present)}): continue it with --resume, "
             "or choose another --out"
         )
+
+
+def read_last(path: Path) -> tuple[RunState, TrainConfig]:
+    """What a last.pt holds. CheckpointError for a damaged one, and for any other file."""
+    values, name = read_torch_file(path), display_path(path)
+    if not isinstance(values, dict) or values.get(_FORMAT_KEY) is None:
+        raise CheckpointError(f"{name}: not a last.pt of qo-train")
+    if values[_FORMAT_KEY] != _FORMAT:
+        raise CheckpointError(
+            f"{name}: format version {values[_FORMAT_KEY]}, but this queryopt reads {_FORMAT}: upgrade"
+        )
+    try:
+        config = TrainConfig.from_json(values[CONFIG_KEY], name)
+        position = Position(**values["position"])
+        for key, kind in _KEPT.items():
+            if not isinstance(values[key], kind):
+                raise TypeError(f"{key} is {type(values[key]).__name__}")
+        kept = {key: values[key] for key in _KEPT if key != "model"}
+        state = RunState(values["model"], position=position, **kept)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{name}: damaged ({error!r}): remove it to start the run anew") from None
+    return state, config
 
 
 class RunFolder:
@@ -168,26 +190,7 @@ class RunFolder:
     def load_last(self) -> tuple[RunState, TrainConfig] | None:
         """What last.pt holds, None where there is no such file. CheckpointError for a damaged one."""
         path = self.path / LAST
-        if not path.is_file():
-            return None
-        values, name = read_torch_file(path), display_path(path)
-        if not isinstance(values, dict) or values.get(_FORMAT_KEY) is None:
-            raise CheckpointError(f"{name}: not a last.pt of qo-train")
-        if values[_FORMAT_KEY] != _FORMAT:
-            raise CheckpointError(
-                f"{name}: format version {values[_FORMAT_KEY]}, but this queryopt reads {_FORMAT}: upgrade"
-            )
-        try:
-            config = TrainConfig.from_json(values[CONFIG_KEY], name)
-            position = Position(**values["position"])
-            for key, kind in _KEPT.items():
-                if not isinstance(values[key], kind):
-                    raise TypeError(f"{key} is {type(values[key]).__name__}")
-            kept = {key: values[key] for key in _KEPT if key != "model"}
-            state = RunState(values["model"], position=position, **kept)
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{name}: damaged ({error!r}): remove it to start the run anew") from None
-        return state, config
+        return read_last(path) if path.is_file() else None
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl."""

@@ -3,32 +3,40 @@
 import importlib.util
 import json
 import math
-from contextlib import nullcontext
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import click
 
 from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
-from queryopt.errors import DataError, ExitCode, MissingError, UsageError
+from queryopt.codes import MAX_BITS
+from queryopt.errors import DataError, ExitCode, MismatchError, MissingError, UsageError
 from queryopt.runtime.search.ranked import RANKS, Rank
+from queryopt.text import install_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from contextlib import AbstractContextManager
 
-    from rich.table import Table
-
-    from queryopt.bench.evaluate import DataSource, Evaluation, LabelledFolder
+    from queryopt.bench.evaluate import DataSource, Evaluation, LabelledCodes, LabelledFolder, Protocol
     from queryopt.card import ModelCard
     from queryopt.runtime import HashIndex
 
 __all__ = ["main"]
 
 _SPLITS = ("test", "validation")
-_MAP = "mAP, mean over orders of ties"
+_PROTOCOLS: "tuple[Protocol, ...]" = ("deployed", "paper")
+_PNG = b"\x89PNG"
 _MOST = 2**31 - 1
 """The largest k or radius: more than any gallery holds."""
+
+
+_EVERY_RADIUS = tuple(range(MAX_BITS + 1))
+
+
+def _radii(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    return _EVERY_RADIUS if text == "all" else _numbers(0)(context, parameter, text)
 
 
 def _numbers(low: int) -> "Callable[[click.Context, click.Parameter, str], tuple[int, ...]]":
@@ -75,9 +83,30 @@ def _numbers(low: int) -> "Callable[[click.Context, click.Parameter, str], tuple
     type=click.FloatRange(0, min_open=True),
     help="Fail with exit code 5 unless the mAP is at least X times that of each --compare.",
 )
-@click.option("--k", "ks", callback=_numbers(1), default="1,10,100", show_default=True, help="Precision at these k.")
 @click.option(
-    "--radius", "radii", callback=_numbers(0), default="0,1,2", show_default=True, help="Recall at these radii."
+    "--k", "ks", callback=_numbers(1), default="1,10,100", show_default=True, help="mAP and precision at these k."
+)
+@click.option(
+    "--radius",
+    "radii",
+    callback=_radii,
+    default="0,1,2",
+    show_default=True,
+    help="Recall and precision within these distances; all: within each. (The JSON and the plot have each always.)",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice((*_PROTOCOLS, "both")),
+    default=_PROTOCOLS[0],
+    show_default=True,
+    help="Gallery codes: the model's, or, with --run, those that the run solved from labels, as the paper ranks.",
+)
+@click.option(
+    "--worst",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="Show so many classes, those that are found worst. (The JSON has all.)",
 )
 @click.option(
     "--rank",
@@ -87,6 +116,7 @@ def _numbers(low: int) -> "Callable[[click.Context, click.Parameter, str], tuple
     help="What to rank by, as in qo-search; all: the three side by side, with ratios between models by distance.",
 )
 @click.option("--out", "out_path", metavar="FILE", help="Write the results as JSON here.")
+@click.option("--plot", "plot_path", metavar="PNG", help="Draw precision, recall and the classes here.")
 @batch_option(32)
 @threads_option
 @common_options
@@ -104,8 +134,11 @@ def main(
     require_ratio: float | None,
     ks: tuple[int, ...],
     radii: tuple[int, ...],
+    protocol: Literal["deployed", "paper", "both"],
+    worst: int,
     rank: Rank | Literal["all"],
     out_path: str | None,
+    plot_path: str | None,
     batch: int,
     threads: int | None,
     out: Output,
@@ -117,13 +150,17 @@ def main(
     equal score and distance), with the worst and the best order beside it. A query whose class the gallery has not is
     left out and counted; one that lies in the gallery itself is left out of its own ranking.
 
+    mAP at k is over the k nearest alone: the sum stops at rank k and is divided by min(k, relevant pictures).
+    --protocol paper ranks the query's codes against those that the run solved from the labels of its training pictures;
+    both: beside the model's own, over the same pictures.
+
     \b
     Examples:
       qo-eval --model runs/a/model.onnx --gallery photos/train --queries photos/test
       qo-eval --model runs/a/model.onnx --compare untrained.onnx --require-ratio 2 \\
               --gallery photos/train --queries photos/test --out eval.json
       qo-eval --model runs/cub/model.onnx --data cub200 --root ~/data
-      qo-eval --run runs/cub
+      qo-eval --run runs/cub --protocol both --plot eval.png
 
     \b
     Exit codes:
@@ -134,16 +171,31 @@ def main(
       4  a package that is needed is missing
       5  refused: the mAP is below what --require-ratio asks for
     """
-    from queryopt.bench.evaluate import evaluate, hash_labelled, index_codes, labelled_folder
-    from queryopt.files import replacing
+    from queryopt.bench.cli.evaluate_tables import class_table, figure_table
+    from queryopt.bench.evaluate import (
+        evaluate,
+        hash_labelled,
+        index_codes,
+        labelled_folder,
+        labelled_pictures,
+        paper_gallery,
+    )
     from queryopt.runtime import Hasher
 
     _check_usage(gallery_path, index_path, queries_path, data, run_path, compare, require_ratio)
+    protocols: tuple[Protocol, ...] = _PROTOCOLS if protocol == "both" else (protocol,)
+    _check_protocols(protocols, run_path, compare)
     source = _source(data, root, any_size, run_path, split)
     gallery: LabelledFolder | None
+    solved: LabelledCodes | None = None
+    solved_after = model_after = None
     if source is not None:
-        gallery, queries = source.pictures(split, out.progress)
+        gallery_images, query_images = source.images(split, out.progress, trained_only="paper" in protocols)
+        gallery, queries = labelled_pictures(gallery_images), labelled_pictures(query_images)
         model = _model_of(run_path, model)
+        if "paper" in protocols:
+            assert run_path is not None
+            solved, solved_after = paper_gallery(run_path, gallery_images)
     else:
         assert queries_path is not None
         queries = labelled_folder(queries_path)
@@ -153,28 +205,47 @@ def main(
             some = "1 picture" if folder.unlabelled == 1 else f"{folder.unlabelled:,} pictures"
             out.warn(f"{display_path(folder.root)}: {some} directly in it, without a class: left out")
 
+    _check_plot(plot_path, queries, gallery)
     ranks: tuple[Rank, ...] = RANKS if rank == "all" else (rank,)
-    evaluations: dict[tuple[str, Rank], Evaluation] = {}
+    evaluations: dict[tuple[str, Protocol, Rank], Evaluation] = {}
     cards: dict[str, ModelCard] = {}
     failed: dict[bytes, str] = {}
-    writing = nullcontext() if out_path is None else replacing(out_path, over=b"{")
-    with _open_index(index_path) as index, writing as written:
+    with (
+        _open_index(index_path) as index,
+        _writing(out_path, b"{") as written,
+        _writing(plot_path, _PNG) as drawn,
+    ):
         for path in _models(model, index, compare):
+            galleries: dict[Protocol, LabelledCodes] = {}
             with Hasher(path, threads=threads, batch=batch) as hasher:
                 out.log(f"model: {display_path(path)}")
+                if solved is not None:
+                    assert run_path is not None
+                    model_after = _iteration_of(run_path, path, hasher.card)
                 if index is not None:
                     index.check_card(hasher.card, display_path(path))
-                    found = index_codes(index)
-                else:
+                    galleries["deployed"] = index_codes(index)
+                elif "deployed" in protocols:
                     assert gallery is not None
-                    found = hash_labelled(hasher, gallery, out.progress, "gallery")
+                    galleries["deployed"] = hash_labelled(hasher, gallery, out.progress, "gallery")
+                if solved is not None:
+                    # Side by side, both search the same pictures.
+                    both = "deployed" in galleries
+                    galleries["paper"] = solved.only(set(galleries["deployed"].paths)) if both else solved
+                    if both:
+                        galleries["deployed"] = galleries["deployed"].only(set(solved.paths))
                 asked = hash_labelled(hasher, queries, out.progress, "queries")
                 cards[path] = hasher.card
-                evaluations |= {(path, by): evaluate(found, asked, ks, radii, by) for by in ranks}
-            failed |= found.failures | asked.failures
+                evaluations |= {
+                    (path, which, by): evaluate(found, asked, ks, radii, by, which)
+                    for which, found in galleries.items()
+                    for by in ranks
+                }
+            for found in (*galleries.values(), asked):
+                failed |= found.failures
 
         first, *others = cards
-        by_model = {path: evaluations[path, ranks[0]] for path in cards}
+        by_model = {path: evaluations[path, protocols[0], ranks[0]] for path in cards}
         for name, reason in failed.items():
             out.warn(f"{display_path(name)}: {reason}")
         for label in by_model[first].absent:
@@ -186,9 +257,12 @@ def main(
             "queries_folder": queries_path,
             "data": None if source is None else source.data,
             "split": None if source is None else split,
+            "solved_codes": None
+            if solved is None
+            else {"outer_iterations": solved_after, "model_outer_iterations": model_after},
             "models": [
                 {"model": path, "fingerprint": cards[path].fingerprint} | evaluation.to_dict()
-                for (path, _), evaluation in evaluations.items()
+                for (path, _, _), evaluation in evaluations.items()
             ],
             "ratios": ratios,
             "required_ratio": require_ratio,
@@ -197,12 +271,22 @@ def main(
         }
         if written is not None:
             written.write(json.dumps(result, indent=2).encode() + b"\n")
+        titled = _titles(evaluations)
+        if drawn is not None:
+            from queryopt.bench.evaluation_plot import plot_evaluations
+
+            plot_evaluations(titled, drawn)
     out.result(result)
-    out.print(_table(evaluations), "")
-    for (path, by), evaluation in evaluations.items():
+    out.print(figure_table(titled), "")
+    if worst:
+        out.print(class_table(titled, worst), "")
+    for (path, which, by), evaluation in evaluations.items():
         if by != ranks[0]:
-            ratio = evaluation.metrics.map / by_model[path].metrics.map
-            out.print(f"{display_path(path)}: the mAP of {by} is {ratio:.3f} x that of {ranks[0]}.")
+            ratio = evaluation.metrics.map / evaluations[path, which, ranks[0]].metrics.map
+            column = display_path(path) + (f", {which}" if len(protocols) > 1 else "")
+            out.print(f"{column}: the mAP of {by} is {ratio:.3f} x that of {ranks[0]}.")
+    if solved_after is not None:
+        out.print(_about_solved(solved_after, model_after))
     for other, ratio in ratios.items():
         out.print(f"The mAP is {ratio:.2f} x that of {display_path(other)}.")
     if not passed:
@@ -244,6 +328,68 @@ def _check_usage(
         raise UsageError(f"--require-ratio is {require_ratio}: a number above 0")
 
 
+def _check_protocols(protocols: "tuple[Protocol, ...]", run: str | None, compare: tuple[str, ...]) -> None:
+    if "paper" not in protocols:
+        return
+    if run is None:
+        raise UsageError(
+            "--protocol paper ranks the codes that a run solved for its training pictures, which no model and no index "
+            "holds: give its folder with --run"
+        )
+    if compare:
+        raise UsageError(
+            "--protocol paper ranks the codes that belong to the run's own model: leave --compare out, or use "
+            "--protocol deployed"
+        )
+
+
+def _check_plot(path: str | None, *folders: "LabelledFolder | None") -> None:
+    """A PNG may be a drawing of this command, or what it was asked to look at."""
+    if path is None:
+        return
+    target = os.fsencode(os.path.realpath(path))
+    if any(folder is not None and target in map(os.path.realpath, folder.paths) for folder in folders):
+        raise UsageError(f"{display_path(path)}: is one of the pictures to measure on: give --plot another name")
+
+
+def _iteration_of(run: str, path: str, card: "ModelCard") -> int:
+    from queryopt.train.solved import model_iteration
+
+    found = model_iteration(run, card.fingerprint)
+    if found is None:
+        raise MismatchError(
+            f"{display_path(path)}: not the model of the run in {display_path(run)} as it is now, so the codes that "
+            f"this solved are not its: export it again (qo-export --ckpt {display_path(run)}), or use --protocol "
+            "deployed"
+        )
+    return found
+
+
+def _about_solved(solved: int, model: int | None) -> str:
+    """What the gallery of the paper's protocol is."""
+    plural = "" if solved == 1 else "s"
+    text = f"paper: gallery codes from labels, solved after {solved} outer iteration{plural}"
+    return text + ("." if model == solved else f"; the model is that after {model}.")
+
+
+def _writing(path: str | None, over: bytes) -> "AbstractContextManager[BinaryIO | None]":
+    from queryopt.files import replacing
+
+    return nullcontext() if path is None else replacing(path, over=over)
+
+
+def _titles(evaluations: "Mapping[tuple[str, Protocol, Rank], Evaluation]") -> "dict[str, Evaluation]":
+    """Each evaluation by the name of its column: the model's, and what tells it from the others or from the usual."""
+    protocols, ranks = ({key[i] for key in evaluations} for i in (1, 2))
+    titled = {}
+    for (path, protocol, rank), evaluation in evaluations.items():
+        title = display_path(path)
+        title += "" if protocols == {"deployed"} else f", {protocol}"
+        title += "" if ranks == {"hamming"} else f", {rank}"
+        titled[title] = evaluation
+    return titled
+
+
 def _source(data: str | None, root: str | None, any_size: bool, run: str | None, split: str) -> "DataSource | None":
     """The data set to measure on, None where folders were given."""
     from queryopt.bench.evaluate import DataSource
@@ -258,7 +404,7 @@ def _source(data: str | None, root: str | None, any_size: bool, run: str | None,
     if run is None:
         return None if data is None else DataSource.plain(data)
     if importlib.util.find_spec("torch") is None:
-        raise MissingError("--run needs torch, which is not installed: pip install 'queryopt[train]', or give --data")
+        raise MissingError(f"--run needs torch, which is not installed: {install_extra('train')}; or give --data")
     return DataSource.of_run(run, data)
 
 
@@ -288,38 +434,3 @@ def _models(model: str | None, index: "HashIndex | None", compare: tuple[str, ..
     if twice := next((path for path in models if models.count(path) > 1), None):
         raise UsageError(f"{display_path(twice)} is given twice: --compare is for other models")
     return models
-
-
-def _table(evaluations: "Mapping[tuple[str, Rank], Evaluation]") -> "Table":
-    """A column a model and rank, a row a figure."""
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
-    table.add_column("")
-    columns = [_figures(evaluation) for evaluation in evaluations.values()]
-    for path, rank in evaluations:
-        ranked = "" if rank == "hamming" and len({by for _, by in evaluations}) == 1 else f", {rank}"
-        table.add_column(display_path(path) + ranked, justify="right", overflow="fold")
-    for name in dict.fromkeys(name for column in columns for name in column):
-        table.add_row(name, *(column.get(name, "") for column in columns), style="bold" if name == _MAP else None)
-    return table
-
-
-def _figures(evaluation: "Evaluation") -> dict[str, str]:
-    metrics = evaluation.metrics
-    shares = {_MAP: metrics.map, "  worst order": metrics.map_pessimistic, "  best order": metrics.map_optimistic}
-    shares["  a random ranking"] = metrics.chance
-    shares |= {f"precision at {k}": value for k, value in metrics.precision_at.items()}
-    for radius, value in metrics.recall_at_radius.items():
-        within = f"within {radius} {'bit' if radius == 1 else 'bits'}"
-        shares[f"recall {within}"] = value
-        shares[f"precision {within}"] = metrics.precision_at_radius[radius]
-    counts = {
-        "bits": evaluation.bits,
-        "gallery": evaluation.gallery,
-        "classes in it": evaluation.classes,
-        "queries": metrics.queries,
-        "  in the gallery themselves": evaluation.own,
-        "  left out, nothing relevant": metrics.skipped_queries,
-    }
-    return {name: f"{value:.4f}" for name, value in shares.items()} | {n: f"{count:,}" for n, count in counts.items()}

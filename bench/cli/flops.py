@@ -7,6 +7,7 @@ import click
 
 from queryopt.cli import Command, Output, common_options, display_path
 from queryopt.errors import MissingError, UsageError
+from queryopt.text import install_extra
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("flops", cls=Command)
+@click.command("flops", cls=Command, short_help="Parameters and multiply-adds of a network.")
 @click.option("--ckpt", metavar="RUN_OR_FILE", help="Count the network of a run folder or checkpoint.")
 @click.option("--bits", type=int, help="Code length, 1 to 64, of a network that need not be trained.")
 @click.option("--backbone", metavar="NAME", help="Its backbone.  [default: resnet50]")
@@ -41,13 +42,13 @@ def command(out: Output, ckpt: str | None, folder: str | None, **settings: Any) 
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise MissingError("counting needs torch: pip install 'queryopt[train]'") from None
+        raise MissingError(f"counting needs torch: {install_extra('train')}") from None
     from queryopt.bench.flops import flop_report
 
     report = flop_report(_config(ckpt, settings))
     out.result(report.to_dict())
     out.print(_network(report))
-    for table in (_totals(report), _beside_the_paper(report), _parts(report)):
+    for table in (_totals(report), *([_beside_the_paper(report)] if report.like_the_papers else []), _parts(report)):
         out.print(table, "")
     out.print(report.conventions)
     if folder is not None:

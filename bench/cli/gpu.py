@@ -9,7 +9,7 @@ from queryopt.errors import ExitCode
 __all__ = ["command"]
 
 
-@click.command("gpu", cls=Command)
+@click.command("gpu", cls=Command, short_help="Exact search on a GPU: pairs a second.")
 @click.option(
     "--n",
     "counts",

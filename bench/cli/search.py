@@ -7,13 +7,14 @@ import click
 from queryopt.bench.cli.lists import count, listed
 from queryopt.cli import Command, Output, common_options, display_path
 from queryopt.errors import ExitCode, MissingError, UsageError
+from queryopt.text import install_extra
 
 __all__ = ["command"]
 
 _MEASURES = ("queries", "build", "process")
 
 
-@click.command("search", cls=Command)
+@click.command("search", cls=Command, short_help="Exact search beside FAISS and other libraries, one thread.")
 @click.option(
     "--n", "counts", callback=listed(count, "1e6,1e7"), metavar="N,…", help="Codes to search in.  [default: 1e6]"
 )
@@ -169,6 +170,6 @@ def _check_picture(picture: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise MissingError("--png needs matplotlib: pip install 'queryopt[bench]'") from None
+        raise MissingError(f"--png needs matplotlib: {install_extra('bench')}") from None
     if not picture.parent.is_dir():
         raise UsageError(f"--png: there is no folder {display_path(picture.parent)}")

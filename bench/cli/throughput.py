@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("throughput", cls=Command)
+@click.command("throughput", cls=Command, short_help="Pictures a second: folder to codes, and the model alone.")
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.option("--model", type=click.Path(path_type=Path), help="The model.  [default: an untrained one]")
 @click.option("--backbone", metavar="NAME", help="Of the untrained model.  [default: resnet50]")

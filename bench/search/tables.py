@@ -1,6 +1,6 @@
 """A SearchReport as tables of at most 100 columns, and the lines below them."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from queryopt.bench.search.peers import PEERS
@@ -29,7 +29,7 @@ def render(report: SearchReport) -> "Iterator[RenderableType]":
         yield _search_table(group)
         yield ""
         yield _details(group)
-        yield from _notes(group)
+        yield from _notes(group, report.skipped)
     for table in _build_tables(report):
         yield ""
         yield table
@@ -57,11 +57,17 @@ def _table(title: str, *columns: str) -> "Table":
     return table
 
 
+def _compared(group: Group) -> bool:
+    """Whether the peer that ratios are taken to took part: without it, their columns would be empty."""
+    return any(row.ratio is not None for row in group.rows)
+
+
 def _search_table(group: Group) -> "Table":
     batched = group.task.batch > 1
+    compared = _compared(group)
     title = f"{group.bits} bits, {group.data}\n{group.task.describe()}; µs a query"
     last = "G pairs/s" if batched else "B/code"
-    columns = ("p50", "p95", "p99", "min", f"x {PEERS[0]}", last, "recall", "exact")
+    columns = ("p50", "p95", "p99", "min", *([f"x {PEERS[0]}"] if compared else []), last, "recall", "exact")
     table = _table(title, "N", "searcher", *columns)
     sizes = sorted({row.n for row in group.rows})
     for size in sizes:
@@ -70,7 +76,7 @@ def _search_table(group: Group) -> "Table":
                 short_count(row.n),
                 row.searcher,
                 *(_micros(value) for value in (row.p50, row.p95, row.p99, row.fastest)),
-                "" if row.ratio is None else _ratio(row.ratio),
+                *(["" if row.ratio is None else _ratio(row.ratio)] if compared else []),
                 f"{row.pairs / 1e9:,.2f}" if batched else "" if row.nbytes is None else f"{row.nbytes / row.n:.1f}",
                 f"{row.verdict.recall:.3f}",
                 _exact(row),
@@ -81,7 +87,8 @@ def _search_table(group: Group) -> "Table":
 
 
 def _details(group: Group) -> "Table":
-    columns = ("build s", "calls", "checked", "CPU p50", "x CPU", "cores", "how")
+    compared = _compared(group)
+    columns = ("build s", "calls", "checked", "CPU p50", *(["x CPU"] if compared else []), "cores", "how")
     table = _table("", "N", "searcher", *columns)
     table.title = None
     table.columns[-1].justify = "left"
@@ -93,14 +100,15 @@ def _details(group: Group) -> "Table":
             f"{row.calls:,}",
             f"{row.verdict.checked:,}",
             _micros(row.cpu_p50),
-            "" if row.cpu_ratio is None else _ratio(row.cpu_ratio),
+            *(["" if row.cpu_ratio is None else _ratio(row.cpu_ratio)] if compared else []),
             f"{row.cores:.2f}",
             ", ".join(value for value in row.facts.values() if isinstance(value, str)),
         )
     return table
 
 
-def _notes(group: Group) -> Iterator[str]:
+def _notes(group: Group, absent: Collection[str]) -> Iterator[str]:
+    """The lines below a group's tables; who is `absent` everywhere is named once, at the report's end."""
     if any(row.cores < _BUSY for row in group.rows):
         yield "Other programs had the processor for a part of the time (cores below 1): trust CPU, not wall times."
     if group.task.radius is not None and group.rows:
@@ -113,7 +121,8 @@ def _notes(group: Group) -> Iterator[str]:
         small, large = (short_count(row.n) for row in (group.of(name)[0], group.of(name)[-1]))
         yield f"{name}: p50 from {small} to {large} codes grows {growth.wall:.2f} x ({growth.cpu:.2f} x in CPU time)"
     for name, reason in group.skipped.items():
-        yield f"without {name}: {reason}"
+        if name.partition(" (")[0] not in absent:
+            yield f"without {name}: {reason}"
 
 
 def _exact(row: Row) -> str:

@@ -13,7 +13,7 @@ from queryopt.cli import display_path
 from queryopt.codes import code_bytes
 from queryopt.errors import MissingError, ModelError, UsageError
 from queryopt.runtime.backends.base import BackendOutput, check_pixels
-from queryopt.text import counted
+from queryopt.text import counted, install_extra
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -43,7 +43,7 @@ class OnnxRuntimeBackend:
         try:
             import onnxruntime
         except ImportError as error:
-            raise MissingError(f"running a model needs onnxruntime ({error}): pip install 'queryopt[cpu]'") from None
+            raise MissingError(f"running a model needs onnxruntime ({error}): {install_extra('cpu')}") from None
         self._where = where = display_path(path)
         threads = threads or usable_cores()
         self._session = _session(onnxruntime, _read(path, where), where, threads)

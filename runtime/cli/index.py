@@ -181,20 +181,27 @@ def backup(index: Path, copy: Path, out: Output) -> None:
 @main.command()
 @_index
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Also where none of the pictures is in FOLDER.")
 @common_options
-def root(index: Path, folder: Path, out: Output) -> None:
+def root(index: Path, folder: Path, force: bool, out: Output) -> None:
     """Say that the pictures of INDEX lie in FOLDER now.
 
-    Their names below it are to be the same as before.
+    Their names below it are to be the same as before; some 2,000 of them are looked for.
 
     \b
     Example:
       qo-index root photos.db /mnt/photos
     """
     with _open(index) as opened:
-        opened.move_root(folder)
+        report = opened.move_root(folder, force)
         out.print(f"{display_path(opened.path)}: its pictures are below {display_path(opened.root)}")
-        out.result({"index": opened.path, "root": opened.root})
+        sample = "" if report.checked == report.images else f", a sample of its {report.images:,},"
+        looked = f"{counted(report.checked, 'picture', 'pictures')}{sample}"
+        if report.images and report.found == report.checked:
+            out.print(f"looked for {looked}: all are there")
+        elif report.images:
+            out.warn(f"looked for {looked} there, and {report.checked - report.found:,} of them are missing")
+        out.result({"index": opened.path, "root": opened.root} | asdict(report))
 
 
 def _open(path: Path, readonly: bool = False) -> "HashIndex":
@@ -205,6 +212,7 @@ def _open(path: Path, readonly: bool = False) -> "HashIndex":
 
 def _open_or_create(path: Path, others: tuple[Path, ...], root: Path | None) -> "HashIndex":
     from queryopt.runtime.index import HashIndex
+    from queryopt.runtime.index.merge import HASH_AGAIN
 
     if path.exists():
         if root is not None:
@@ -216,7 +224,7 @@ def _open_or_create(path: Path, others: tuple[Path, ...], root: Path | None) -> 
         # All are looked at before a file is made that would be left behind.
         for other in others:
             with HashIndex.open(other, readonly=True) as opened:
-                first.check_card(opened.card, f"the model of {display_path(opened.path)}")
+                first.check_card(opened.card, f"the model of {display_path(opened.path)}", HASH_AGAIN)
                 roots.append(os.path.realpath(opened.root))
     above = os.path.commonpath(roots)
     if root is None and above == os.sep:

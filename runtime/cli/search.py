@@ -1,6 +1,5 @@
 """`qo-search`: find the pictures of an index that are nearest to some others."""
 
-import json
 import os
 import sys
 import time
@@ -18,6 +17,7 @@ from queryopt.cli import (
     common_options,
     device_option,
     display_path,
+    from_here,
     threads_option,
 )
 from queryopt.errors import ExitCode, InputError, UsageError
@@ -78,7 +78,7 @@ _PAGE_QUERIES = 500
     "--out",
     "lines_path",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="Write a line of JSON a query (- for stdout) in place of tables.",
+    help="Write the results in place of tables: .jsonl has a line of JSON a query (- for stdout), .csv a row a hit.",
 )
 @device_option("cpu")
 @batch_option(32)
@@ -105,11 +105,13 @@ def main(
     Examples:
       qo-search bird.jpg --index photos.db -k 10 --html hits.html
       qo-search queries/ --radius 2 --out hits.jsonl
+      qo-search queries/ --out hits.csv
       qo-search bird.jpg --rank weighted
 
-    The distance is the number of bits that differ; equal ones are in the order of the index. The table names these
-    bits: +3 is one that the hit has and the query has not, -3 the reverse. A picture that is in the index, unchanged,
-    is searched with its stored code, without the model.
+    The distance is the number of bits that differ; equal ones are in the order of the index, and a line below the table
+    says how many more pictures are as near as its last. The table names the bits that differ: +3 is one that the hit
+    has and the query has not, -3 the reverse. A picture that is in the index, unchanged, is searched with its stored
+    code, without the model.
 
     With --rank weighted or tiebreak, a hit's score is the sum, over the bits that differ, of how sure the query was of
     them: its logits, from 0 to 1023 for the surest. Of a stored code they are known in 127 steps (its margins), so its
@@ -126,7 +128,10 @@ def main(
     from queryopt.runtime.hits import FailedQuery, QueryResult
     from queryopt.runtime.index import HashIndex
     from queryopt.runtime.query import search_files
+    from queryopt.runtime.result_files import check_results, json_line, writing_results
 
+    if lines_path is not None and lines_path != _STDOUT:
+        check_results(lines_path)
     if out.json and lines_path == _STDOUT:
         raise UsageError("--json and --out - both write to stdout: give --out a file, or leave one of them out")
     if k is None and radius is None:
@@ -139,8 +144,10 @@ def main(
         index = stack.enter_context(HashIndex.open(index_path or _default_index(), readonly=True))
         out.log(f"index: {display_path(index.path)} ({counted(len(index), 'picture', 'pictures')})")
         sinks: list[Sink] = []
-        if lines_path is not None:
-            sinks.append(stack.enter_context(_lines(lines_path)))
+        if lines_path == _STDOUT:
+            sinks.append(lambda result: click.echo(json_line(result), nl=False))
+        elif lines_path is not None:
+            sinks.append(stack.enter_context(writing_results(lines_path)))
         elif out.json:
             sinks.append(results.append)
         else:
@@ -235,21 +242,6 @@ def _open_hasher(index: "HashIndex", model: Path | None, batch: int, threads: in
 
 
 @contextmanager
-def _lines(path: Path) -> Iterator["Sink"]:
-    """Writes a line of JSON a query, to stdout for `-`."""
-    from queryopt.files import replacing
-
-    def line(result: "QueryResult | FailedQuery") -> str:
-        return json.dumps(result.to_dict(), ensure_ascii=False) + "\n"
-
-    if path == _STDOUT:
-        yield lambda result: click.echo(line(result), nl=False)
-        return
-    with replacing(path, over=b'{"query": ') as file:
-        yield lambda result: file.write(line(result).encode())
-
-
-@contextmanager
 def _page(path: Path, index: "HashIndex", k: int | None, radius: int | None, rank: Rank) -> Iterator["Sink"]:
     """Writes the page."""
     import io
@@ -322,13 +314,25 @@ def _table(result: "QueryResult") -> "Iterator[RenderableType]":
     table.add_column("bits", overflow="fold")
     table.add_column("path", overflow="fold")
     for hit in result.hits:
-        path = Text(_near_path(hit.path))
+        path = Text(from_here(os.fsdecode(hit.path)))
         path.append("".join(f"  ({problem})" for problem in _problems(hit)), "yellow")
         score = [Text(str(hit.score))] if scored else []
         label = [Text(display_path(hit.label or ""))] if labelled else []
         table.add_row(Text(str(hit.rank)), Text(str(hit.distance)), *score, *label, Text(_signed_bits(hit)), path)
     yield table
+    if result.ties:
+        yield Text(_ties(result.ties, result.hits[-1].distance), "dim")
     yield Text("")
+
+
+def _ties(more: int, distance: int) -> str:
+    """What a person should know about hits that only their ids put before others."""
+    why = (
+        "with the very same code, in the order of ids"
+        if distance == 0
+        else "equal distances are in the order of ids (--rank tiebreak orders them by the query's logits)"
+    )
+    return f"and {more:,} more at distance {distance}: {why}"
 
 
 def _signed_bits(hit: "Hit") -> str:
@@ -340,9 +344,3 @@ def _problems(hit: "Hit") -> Iterator[str]:
         yield "gone"
     if hit.stale:
         yield "code of an earlier state"
-
-
-def _near_path(path: bytes) -> str:
-    """The path as it can be typed here, where that is shorter."""
-    here = os.getcwdb()
-    return display_path(os.path.relpath(path, here) if path.startswith(here.rstrip(b"/") + b"/") else path)

@@ -5,7 +5,7 @@ from typing import Final
 
 from queryopt.errors import MissingError, UsageError
 from queryopt.runtime.cuda.base import CudaRuntime
-from queryopt.text import did_you_mean
+from queryopt.text import did_you_mean, install_extra
 
 __all__ = ["RUNTIMES", "open_runtime"]
 
@@ -32,8 +32,8 @@ def open_runtime(runtime: str | CudaRuntime = "auto", device: int = 0) -> CudaRu
             runtime = "pycuda"
         else:
             raise MissingError(
-                "a GPU is used through cuda-core or pycuda, and neither is installed: pip install 'queryopt[gpu]' (or "
-                "'queryopt[pycuda]', which compiles against your CUDA toolkit)"
+                f"a GPU is used through cuda-core or pycuda, and neither is installed: {install_extra('gpu')} (or "
+                "'.[pycuda]', which compiles against your CUDA toolkit)"
             )
     if runtime == "cuda-core":
         from queryopt.runtime.cuda.cuda_core import CudaCoreRuntime
@@ -44,8 +44,14 @@ def open_runtime(runtime: str | CudaRuntime = "auto", device: int = 0) -> CudaRu
 
         return PyCudaRuntime(device)
     from queryopt.runtime.cuda.emulated import EmulatedRuntime
+    from queryopt.runtime.cuda.images import cache_folder
 
-    return EmulatedRuntime()
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return EmulatedRuntime()
+    return EmulatedRuntime(folder=folder)
 
 
 def _installed(name: str) -> bool:

@@ -25,6 +25,7 @@ from queryopt.runtime.cuda.base import (
     scalars,
 )
 from queryopt.runtime.cuda.images import device_image
+from queryopt.text import install_extra
 
 __all__ = ["CudaCoreRuntime"]
 
@@ -42,9 +43,7 @@ class CudaCoreRuntime:
 
             device_class = core.Device  # before 1.0 it lay in cuda.core.experimental
         except (ImportError, AttributeError) as error:
-            raise MissingError(
-                f"using a GPU needs cuda-core 1.0 or newer ({error}): pip install 'queryopt[gpu]'"
-            ) from None
+            raise MissingError(f"using a GPU needs cuda-core 1.0 or newer ({error}): {install_extra('gpu')}") from None
         self._core = core
         self._driver = driver
         self._thread = threading.local()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from queryopt.errors import MissingError, QueryOptError
+from queryopt.text import install_extra
 
 __all__ = ["CompileError", "Compiled", "Nvrtc", "load_nvrtc"]
 
@@ -131,10 +132,11 @@ def load_nvrtc(driver: int | None = None) -> Nvrtc:
             failures.append(str(error))
     if failures:
         raise MissingError(
-            f"compiling for a GPU needs NVIDIA's NVRTC library, and none can be used: {'; '.join(failures)}"
+            f"compiling for a GPU needs NVIDIA's NVRTC library, and none can be used: {'; '.join(failures)}; "
+            "update the driver, or install the NVRTC of its version (pip install nvidia-cuda-nvrtc-cu12 for 12)"
         )
     raise MissingError(
-        "compiling for a GPU needs NVIDIA's NVRTC library, and there is none: pip install 'queryopt[gpu]', or set "
+        f"compiling for a GPU needs NVIDIA's NVRTC library, and there is none: {install_extra('gpu')}, or set "
         "CUDA_HOME to a CUDA toolkit"
     )
 

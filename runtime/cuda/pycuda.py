@@ -27,6 +27,7 @@ from queryopt.runtime.cuda.base import (
 )
 from queryopt.runtime.cuda.cubin import KernelResources
 from queryopt.runtime.cuda.images import device_image
+from queryopt.text import install_extra
 
 __all__ = ["PyCudaRuntime"]
 
@@ -41,7 +42,7 @@ class PyCudaRuntime:
         try:
             import pycuda.driver as driver
         except ImportError as error:
-            raise MissingError(f"PyCUDA can't be loaded ({error}): pip install 'queryopt[pycuda]'") from None
+            raise MissingError(f"PyCUDA can't be loaded ({error}): {install_extra('pycuda')}") from None
         self.driver = driver
         try:
             driver.init()

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from queryopt.codes import code_bytes
 from queryopt.errors import IndexFileError
+from queryopt.runtime.index.connection import REBUILD
 
 __all__ = ["BLOCKS", "BLOCK_IDS", "Block", "describe", "read_blocks", "read_revisions", "write_block"]
 
@@ -109,7 +110,7 @@ def _decode(row: tuple[Any, ...], source: str, bits: int) -> Block:
     if not whole:
         raise IndexFileError(
             f"{source}: {describe(number)} is damaged (its CRC32, its size or its padding is wrong): qo-index verify "
-            "--repair builds it anew from the rows"
+            f"--repair builds it anew from the rows, if these are whole; if not, {REBUILD}"
         )
     mask = np.unpackbits(np.frombuffer(live, np.uint8), bitorder="little").view(np.bool_)
     return Block(number, revision, mask, np.frombuffer(codes, np.uint8).reshape(BLOCK_IDS, width))

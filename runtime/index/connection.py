@@ -23,6 +23,7 @@ from queryopt.files import sync_folder, temporary_beside
 
 __all__ = [
     "APPLICATION_ID",
+    "REBUILD",
     "Access",
     "check_header",
     "connect",
@@ -44,7 +45,8 @@ _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 """What a full disk is called; the second one also where a file may not grow, or the disk fails."""
 _MAX_LOG = 64 << 20
 """The log is cut to this many bytes whenever it starts anew."""
-_REBUILD = "restore it from a backup (qo-index backup makes them), or delete it and make it again with qo-infer"
+REBUILD = "restore it from a backup (qo-index backup makes them), or delete it and make it again with qo-infer"
+"""What to do about an index that is damaged beyond repair."""
 
 
 class Access(Enum):
@@ -93,7 +95,7 @@ def check_header(path: Path) -> None:
     except OSError as error:
         raise IndexFileError(f"{path}: {error.strerror}") from None
     if not header:
-        raise IndexFileError(f"{path}: the file is empty (0 bytes), not an index: {_REBUILD}")
+        raise IndexFileError(f"{path}: the file is empty (0 bytes), not an index: {REBUILD}")
     if not header.startswith(_MAGIC):
         raise IndexFileError(
             f"{path}: not an index: an index is a SQLite file, and this one starts with {header[:16]!r}"
@@ -103,7 +105,7 @@ def check_header(path: Path) -> None:
     # With a log, the missing pages may be in there, or on their way into the file. If the log was just folded in, the
     # file is whole by now.
     if _cut_off(path) and not wal_bytes(path) and (lack := _cut_off(path)):
-        raise IndexFileError(f"{path}: the index is damaged ({lack}): {_REBUILD}")
+        raise IndexFileError(f"{path}: the index is damaged ({lack}): {REBUILD}")
 
 
 @contextmanager
@@ -234,7 +236,7 @@ def _primary(error: sqlite3.Error) -> int:
 def _explain(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> Exception:
     if isinstance(error, UnicodeDecodeError):
         # The sqlite3 module meets it in SQLite's message about a damaged schema.
-        return IndexFileError(f"{path}: the index is damaged (text in it is not UTF-8): {_REBUILD}")
+        return IndexFileError(f"{path}: the index is damaged (text in it is not UTF-8): {REBUILD}")
     code = _primary(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return IndexFileError(
@@ -249,11 +251,11 @@ def _explain(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> Exception
     # Our statements break no constraint of sound tables.
     damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT)
     if damaged or "unsupported file format" in str(error):
-        return IndexFileError(f"{path}: the index is damaged ({_cut_off(path) or error}): {_REBUILD}")
+        return IndexFileError(f"{path}: the index is damaged ({_cut_off(path) or error}): {REBUILD}")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return IndexFileError(f"{path}: {error}: check the permissions of the file and of its folder")
     if code == sqlite3.SQLITE_TOOBIG:
-        return IndexFileError(f"{path}: a value is larger than {_MAX_VALUE} bytes, and none in an index is: {_REBUILD}")
+        return IndexFileError(f"{path}: a value is larger than {_MAX_VALUE} bytes, and none in an index is: {REBUILD}")
     if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
         return UsageError(f"{path}: the index was closed: open it again")
     return error

@@ -1,6 +1,7 @@
 """HashIndex: the codes of a folder of images in one file, searched exactly."""
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,17 @@ import numpy.typing as npt
 from queryopt.card import ModelCard
 from queryopt.errors import InputError, MismatchError, UsageError
 from queryopt.runtime.index import merge as merging
+from queryopt.runtime.index import root as moving
 from queryopt.runtime.index import update as updating
 from queryopt.runtime.index import verify as verifying
 from queryopt.runtime.index.connection import Access, wal_bytes
 from queryopt.runtime.index.merge import MergeReport
 from queryopt.runtime.index.meta import Meta
+from queryopt.runtime.index.root import RootReport
 from queryopt.runtime.index.rows import IndexedImage
 from queryopt.runtime.index.schema import SCHEMA_VERSION
 from queryopt.runtime.index.searcher import Searcher
-from queryopt.runtime.index.store import Store
+from queryopt.runtime.index.store import CHOOSE, Store
 from queryopt.runtime.index.update import ImageHasher, Progress, UpdateReport
 from queryopt.runtime.index.verify import VerifyReport
 from queryopt.runtime.search import Explanation, RadiusResult, Rank, SearchResult
@@ -142,24 +145,30 @@ class HashIndex:
         """Raise MismatchError unless `folder` is the root (by whatever name)."""
         other = _absolute(folder)
         if os.path.realpath(other) != os.path.realpath(self.root):
+            own = f"give {other} an index of its own, say --index {shlex.quote((other.name or 'pictures') + '.db')}"
+            if self.root.is_dir():
+                raise MismatchError(f"{self.path} is the index of {self.root}, not of {other}: {own}")
+            moved = f"qo-index root {shlex.quote(str(self.path))} {shlex.quote(str(other))}"
             raise MismatchError(
-                f"{self.path} is the index of {self.root}, not of {other}: choose another index with --index, or, if "
-                f"the pictures moved, run qo-index root {self.path} {other}"
+                f"{self.path} is the index of {self.root}, which is not there: if its pictures are in {other} now, run "
+                f"{moved}; else {own}"
             )
 
-    def check_card(self, card: ModelCard, what: str = "the model") -> None:
-        """Raise MismatchError unless codes made with `card` can be compared with those here; `what` names its origin.
+    def check_card(self, card: ModelCard, what: str = "the model", remedy: str = CHOOSE) -> None:
+        """Raise MismatchError unless codes made with `card` can be compared with those here.
 
-        Another precision or backend of the same checkpoint is fine.
+        what: names its origin. remedy: what to do, to end the message with. Another precision or backend of the same
+        checkpoint is fine.
         """
-        self._store.check_card(card, what)
+        self._store.check_card(card, what, remedy)
 
-    def move_root(self, folder: StrPath) -> None:
-        """Say that the images lie below another folder now, under the same relative paths."""
-        root = _absolute(folder)
-        if not root.is_dir():
-            raise InputError(f"{root}: there is no such folder of images")
-        self._store.set_meta(root=root)
+    def move_root(self, folder: StrPath, force: bool = False) -> RootReport:
+        """Say that the images lie below another folder now, under the same relative paths.
+
+        Up to some 2,000 of them are looked for there; the report says how many were found. InputError, and nothing is
+        changed, where none is there, unless `force`.
+        """
+        return moving.move_root(self._store, _absolute(folder), force)
 
     def update(
         self, hasher: ImageHasher, prune: bool = False, force: bool = False, progress: Progress | None = None

@@ -10,7 +10,10 @@ from queryopt.runtime.index.rows import IndexedImage, Row, label_of
 from queryopt.runtime.index.store import Store
 from queryopt.runtime.index.update import Progress, no_progress
 
-__all__ = ["MergeReport", "merge"]
+__all__ = ["HASH_AGAIN", "MergeReport", "merge"]
+
+HASH_AGAIN = "an index holds codes of one model: hash the pictures of one of the two again with the model of the other"
+"""What to do about indexes of two models."""
 
 _ROWS = 8192
 """Rows of one transaction: merging is committed in steps, and merging again goes on where it was broken off."""
@@ -29,7 +32,7 @@ def merge(store: Store, other: Store, progress: Progress | None) -> MergeReport:
     """See HashIndex.merge."""
     if os.path.samefile(store.path, other.path):
         raise UsageError(f"{store.path}: an index can't be merged with itself")
-    store.check_card(other.card, f"the model of {other.path}")
+    store.check_card(other.card, f"the model of {other.path}", HASH_AGAIN)
     relative = _translate(store, other)
     added = updated = total = 0
     for precision in other.meta.precisions:

@@ -11,10 +11,9 @@ from typing import Any
 from queryopt import __version__
 from queryopt.card import ModelCard
 from queryopt.errors import IndexFileError, ModelError
+from queryopt.runtime.index.connection import REBUILD
 
 __all__ = ["Meta", "State", "read_meta", "read_state", "write_meta", "write_state"]
-
-_REBUILD = "restore it from a backup (qo-index backup makes them), or delete it and make it again with qo-infer"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def read_state(connection: sqlite3.Connection, path: Path) -> State:
     state = State(**values)
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'images'").fetchone()
     if (row[0] if row else 0) != state.last_id:
-        raise IndexFileError(f"{path}: the counter of ids is damaged, and an id could be given twice: {_REBUILD}")
+        raise IndexFileError(f"{path}: the counter of ids is damaged, and an id could be given twice: {REBUILD}")
     return state
 
 
@@ -112,7 +111,7 @@ def _get_json(connection: sqlite3.Connection, path: Path, key: str) -> Any:
 
 
 def _damaged(path: Path, key: str) -> IndexFileError:
-    return IndexFileError(f"{path}: the entry {key!r} of the index is missing or damaged: {_REBUILD}")
+    return IndexFileError(f"{path}: the entry {key!r} of the index is missing or damaged: {REBUILD}")
 
 
 def _is_count(value: Any) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 
 from queryopt.errors import IndexFileError
-from queryopt.runtime.index.connection import APPLICATION_ID, transaction
+from queryopt.runtime.index.connection import APPLICATION_ID, REBUILD, transaction
 
 __all__ = ["MIGRATIONS", "SCHEMA_VERSION", "TABLES", "check_tables", "create_tables", "migrate", "stored_version"]
 
@@ -91,7 +91,7 @@ def check_tables(connection: sqlite3.Connection, source: str) -> None:
     for entry in sorted(expected ^ found):
         raise IndexFileError(
             f"{source}: the definition of {entry[1]!r} is not as version {SCHEMA_VERSION} of an index has it: the file "
-            "is damaged or was changed by another program; restore it from a backup or make it again with qo-infer"
+            f"is damaged or was changed by another program: {REBUILD}"
         )
 
 

@@ -27,7 +27,10 @@ from queryopt.runtime.index.rows import (
 )
 from queryopt.runtime.index.schema import check_tables, create_tables, migrate
 
-__all__ = ["Changes", "Store"]
+__all__ = ["CHOOSE", "Changes", "Store"]
+
+CHOOSE = "give that model with --model, or another index with --index"
+"""What to do about a model that is not the index's, where both are chosen."""
 
 
 class Store:
@@ -181,17 +184,19 @@ class Store:
         """A row of the images table as an image."""
         return decode_row(row, self.source, self._meta.root, self.bits)
 
-    def check_card(self, card: ModelCard, what: str) -> None:
-        """Raise MismatchError unless codes made with `card` belong here. Precision and backend may differ."""
+    def check_card(self, card: ModelCard, what: str, remedy: str = CHOOSE) -> None:
+        """Raise MismatchError, ending in `remedy`, unless codes made with `card` belong here. Precision and backend may
+        differ.
+        """
         if card.bits != self.bits:
             raise MismatchError(
-                f"{what} makes codes of {card.bits} bits, and {self.path} holds codes of {self.bits}: use another index"
+                f"{what} makes codes of {card.bits} bits, and {self.path} holds codes of {self.bits}: {remedy}"
             )
         if card.fingerprint != self.card.fingerprint:
             ours = f"{self.card.fingerprint[:12]}" + (f", {self._meta.model_path}" if self._meta.model_path else "")
             raise MismatchError(
                 f"{what} is another model (fingerprint {card.fingerprint[:12]}) than that of {self.path} ({ours}), and "
-                "their codes can't be compared: give that model, or make another index with --index"
+                f"their codes can't be compared: {remedy}"
             )
 
 

@@ -148,7 +148,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, p
     monkeypatch.setitem(sys.modules, package, None)
     result = invoke("--ckpt", "x")
     assert result.exit_code == 4
-    assert f"needs {package}, which is not installed: pip install 'queryopt[{extra}]'" in result.stderr
+    assert f"needs {package}, which is not installed: install queryopt's extra [{extra}]" in result.stderr
 
 
 def test_as_a_process_it_says_nothing_but_the_result(trained, tmp_path):

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from rich.table import Table
 from rich.text import Text
 
-from queryopt.cli import Command, Group, Output, batch_option, common_options, display_path, threads_option
+from queryopt.cli import Command, Group, Output, batch_option, common_options, display_path, from_here, threads_option
 from queryopt.errors import ExitCode, InputError, MismatchError, MissingError, ParityError, QueryOptError, TrainingError
 
 PROGRAM = """
@@ -336,6 +336,37 @@ def test_ctrl_c_exits_130() -> None:
 )
 def test_paths_are_shown_on_one_line(path: str | bytes | Path, shown: str) -> None:
     assert display_path(path) == shown
+
+
+def test_paths_below_the_current_folder_are_said_as_they_are_typed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / os.fsdecode(b"my (1) ph\xff tos")
+    here.mkdir()
+    monkeypatch.chdir(here)
+    shown = display_path(here)
+    assert from_here(f"{here}/a.db: is of {here}/b c, --index={here}/d ('{here}/e')") == (
+        "a.db: is of b c, --index=d ('e')"
+    )
+    for other in (f"{shown}: no", f"/mnt{shown}/a", f"{shown}2/a", f"'{shown}/'", str(tmp_path / "a")):
+        assert from_here(other) == other
+
+    @click.command(cls=Command, name="qo-try")
+    @common_options
+    def command(out: Output) -> None:
+        out.print(f"out: {shown}/o\nindex: {shown}/i")
+        out.log(f"model: {here}/m")
+        out.result({"index": here / "i"})
+        raise QueryOptError(f"{here}/a.db: no")
+
+    done = CliRunner().invoke(command)
+    assert done.stdout == "out: o\nindex: i\n"
+    assert done.stderr == "model: m\nqo-try: error: a.db: no\n"
+    assert json.loads(CliRunner().invoke(command, ["--json"]).stdout) == {"index": f"{shown}/i"}
+    here.rmdir()
+    assert from_here(f"{tmp_path}/x") == f"{tmp_path}/x"
+    monkeypatch.chdir("/")
+    assert from_here("/usr: no") == "/usr: no"
 
 
 def _read(descriptor: int) -> bytes:

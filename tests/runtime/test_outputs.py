@@ -81,10 +81,10 @@ def test_parquet(tmp_path: Path) -> None:
 
 @given(path=st.binary(min_size=1).filter(lambda path: b"\0" not in path))
 def test_every_name_comes_back(path: bytes) -> None:
-    text = outputs._path_to_text(path)
+    text = outputs.path_to_text(path)
     text.encode("utf-8")
     assert path_from_text(text) == path
-    assert field_from_csv(outputs._field_to_csv(text)) == text
+    assert field_from_csv(outputs.field_to_csv(text)) == text
 
 
 @pytest.mark.parametrize("suffix", outputs.OUTPUT_SUFFIXES)
@@ -115,7 +115,7 @@ def test_endings(tmp_path: Path) -> None:
 
 def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingError, match=r"pip install 'queryopt\[parquet\]'"):
+    with pytest.raises(MissingError, match=r"pip install '\.\[parquet\]'"):
         check_output(tmp_path / "a.parquet")
     check_output(tmp_path / "a.csv")
 

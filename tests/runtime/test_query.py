@@ -179,3 +179,23 @@ def test_another_model_is_refused(index, tmp_path):
 def test_neither_k_nor_radius_is_an_error(index):
     with pytest.raises(UsageError, match="give k"):
         list(search_files(index, [], never, k=None))
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("radius", [None, 5])
+def test_ties_are_the_pictures_that_ids_alone_put_behind_the_last_hit(index, hasher, exclude_self, radius):
+    for number in range(4):
+        shutil.copy(index.root / "heron" / "1.jpg", index.root / f"{number}.jpg")
+    index.update(hasher)
+    asked = paths(index, "heron/1.jpg", "finch/2.jpg")
+    whole = list(search_files(index, asked, never, k=None, radius=12, exclude_self=exclude_self))
+    assert [result.ties for result in whole] == [0, 0]
+    seen = set()
+    for k in range(13):
+        some = search_files(index, asked, never, k=k, radius=radius, exclude_self=exclude_self)
+        for all_, result in zip(whole, some, strict=True):
+            assert [hit.id for hit in result.hits] == [h.id for h in all_.hits if h.distance <= (radius or 12)][:k]
+            last = result.hits[-1].distance if result.hits else -1
+            assert result.ties == sum(hit.distance == last for hit in all_.hits[len(result.hits) :])
+            seen.add(result.ties)
+    assert seen >= {0, 1, 2, 3}

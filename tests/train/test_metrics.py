@@ -6,7 +6,7 @@ import pytest
 from queryopt.codes import pack_codes
 from queryopt.errors import MismatchError, UsageError
 from queryopt.train import metrics as module
-from queryopt.train.metrics import chance_average_precision, retrieval_metrics
+from queryopt.train.metrics import ClassScore, chance_average_precision, class_scores, retrieval_metrics
 
 
 def codes_at(distances, bits=8):
@@ -22,6 +22,16 @@ def ap(relevant):
             hits += 1
             total += hits / rank
     return total / hits
+
+
+def ap_at(relevant, k):
+    """Average precision of the first k ranks, straight from its definition."""
+    hits, total = 0, 0.0
+    for rank, is_relevant in enumerate(relevant[:k], 1):
+        if is_relevant:
+            hits += 1
+            total += hits / rank
+    return total / min(k, sum(relevant))
 
 
 def orders(distances, relevant):
@@ -51,6 +61,80 @@ def test_it_is_the_mean_over_every_tie_order_and_the_bounds_are_its_ends(distanc
     assert result.map_pessimistic == pytest.approx(min(aps), abs=1e-12)
     for k, value in result.precision_at.items():
         assert value == pytest.approx(np.mean([sum(order[:k]) / k for order in every]), abs=1e-12)
+    for k, value in result.map_at.items():
+        assert value == pytest.approx(np.mean([ap_at(order, k) for order in every]), abs=1e-12)
+
+
+def test_everything_is_what_two_plain_loops_find():
+    rng = np.random.default_rng(11)
+    bits, ks = 9, (1, 3, 8, 500)
+    gallery, queries = rng.integers(0, 2**bits, 70).tolist(), rng.integers(0, 2**bits, 25).tolist()
+    gallery[:5] = queries[:5]
+    labels, asked = rng.integers(0, 5, 70), rng.integers(0, 6, 25)
+    own = np.where(np.arange(25) < 5, np.arange(25), -1)
+    found = retrieval_metrics(
+        *(np.array(codes, np.uint64) for codes in (queries, gallery)), bits, asked, labels, ks=ks, exclude_self=own
+    )
+    aps, at_k = [], []
+    recall, precision, retrieved, retrieved_relevant = [], [], [], []
+    for q, query in enumerate(queries):
+        items = [
+            ((query ^ code).bit_count(), bool(labels[g] == asked[q])) for g, code in enumerate(gallery) if g != own[q]
+        ]
+        wanted = sum(relevant for _, relevant in items)
+        if not wanted:
+            continue
+        # Rank by rank: the chance that it holds a relevant item, times that item's precision in the mean.
+        total, at, before, relevant_before = 0.0, dict.fromkeys(ks, 0.0), 0, 0
+        for distance in range(bits + 1):
+            tied = [relevant for d, relevant in items if d == distance]
+            n, p = len(tied), sum(tied)
+            for j in range(1, n + 1):
+                others = (j - 1) * (p - 1) / (n - 1) if n > 1 else 0
+                value = p / n * (relevant_before + 1 + others) / (before + j)
+                total += value
+                for k in ks:
+                    at[k] += value if before + j <= k else 0
+            before, relevant_before = before + n, relevant_before + p
+        aps.append(total / wanted)
+        at_k.append([at[k] / min(k, wanted) for k in ks])
+        within = [[relevant for d, relevant in items if d <= r] for r in range(bits + 1)]
+        retrieved.append([len(each) for each in within])
+        retrieved_relevant.append([sum(each) for each in within])
+        recall.append([sum(each) / wanted for each in within])
+        precision.append([sum(each) / len(each) if each else 0 for each in within])
+    assert found.queries == len(aps)
+    assert found.skipped_queries == 25 - len(aps) > 0
+    assert found.map == pytest.approx(np.mean(aps), abs=1e-12)
+    assert list(found.map_at.values()) == pytest.approx(np.mean(at_k, axis=0), abs=1e-12)
+    assert found.map_at[500] == pytest.approx(found.map, abs=1e-12)
+    assert found.curve.recall == pytest.approx(np.mean(recall, axis=0), abs=1e-12)
+    assert found.curve.precision == pytest.approx(np.mean(precision, axis=0), abs=1e-12)
+    assert found.curve.retrieved == pytest.approx(np.mean(retrieved, axis=0), abs=1e-12)
+    pooled = np.sum(retrieved_relevant, axis=0) / np.maximum(np.sum(retrieved, axis=0), 1)
+    assert found.curve.pooled_precision == pytest.approx(pooled, abs=1e-12)
+    assert found.curve.recall[-1] == 1
+    assert found.to_dict()["curve"]["recall"] == list(found.curve.recall)
+
+
+def test_a_perfect_ranking_has_a_map_of_one_at_every_k():
+    result = retrieval_metrics(codes_at([0]), codes_at([0, 0, 8, 8, 8]), 8, [1], [1, 1, 2, 2, 2], ks=(1, 2, 3, 50))
+    assert list(result.map_at.values()) == pytest.approx([1] * 4)
+    # Nothing relevant among the two nearest, and one of two among the first three.
+    result = retrieval_metrics(codes_at([0]), codes_at([1, 2, 3, 8]), 8, [1], [2, 2, 1, 1], ks=(2, 3))
+    assert result.map_at == pytest.approx({2: 0, 3: 1 / 3 / 2})
+
+
+def test_classes_are_scored_by_their_own_queries_the_worst_first():
+    precision = [1, 0.5, np.nan, 0.25, 0.75, np.nan]
+    assert class_scores(["b", "a", "a", "a", "c", "d"], precision) == (
+        ClassScore("a", 2, 0.375),
+        ClassScore("c", 1, 0.75),
+        ClassScore("b", 1, 1.0),
+    )
+    assert class_scores([7, 3, 7], [0.5, 0.5, 0.5]) == (ClassScore(3, 1, 0.5), ClassScore(7, 2, 0.5))
+    with pytest.raises(MismatchError, match="1 query labels for 2"):
+        class_scores(["a"], [0.5, 0.5])
 
 
 def test_many_queries_against_random_tie_orders():

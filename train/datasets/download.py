@@ -13,6 +13,7 @@ from pathlib import Path
 
 from queryopt.cli import display_path
 from queryopt.errors import DataError, MissingError
+from queryopt.text import install_extra
 
 __all__ = ["download_with_torchvision"]
 
@@ -27,9 +28,7 @@ def download_with_torchvision(class_name: str, root: Path, folder: str) -> None:
     try:
         from torchvision import datasets
     except ImportError:
-        raise MissingError(
-            "--download needs torchvision, which is not installed: pip install 'queryopt[train]'"
-        ) from None
+        raise MissingError(f"--download needs torchvision, which is not installed: {install_extra('train')}") from None
     fetch: Callable[..., object] = getattr(datasets, class_name)
     url: str = getattr(fetch, "_URL", "")
     archive = root / url.rpartition("/")[2]

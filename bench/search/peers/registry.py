@@ -12,6 +12,7 @@ from queryopt.bench.machine import available_memory
 from queryopt.bench.search.peers.base import Searcher, Task, UnavailableError
 from queryopt.errors import UsageError
 from queryopt.runtime.search.hamming import STRUCTURES
+from queryopt.text import install_extra
 
 __all__ = ["PEERS", "STRUCTURES", "open_searcher", "searcher_names"]
 
@@ -54,7 +55,7 @@ def open_searcher(name: str, codes: npt.NDArray[np.uint8], bits: int, task: Task
             warnings.filterwarnings("ignore", "builtin type [Ss]wig", DeprecationWarning)
             importlib.import_module(cls.package)
     except ImportError:
-        raise UnavailableError("not installed: pip install 'queryopt[bench]'") from None
+        raise UnavailableError(f"not installed: {install_extra('bench')}") from None
     if task.radius is not None and not cls.has_radius:
         raise UnavailableError("it has no search within a radius")
     needed, free = cls.memory(len(codes), bits), available_memory()

@@ -1,13 +1,16 @@
 """Checks of what a caller gives."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from queryopt.errors import UsageError
 
-__all__ = ["check_count", "check_ids"]
+__all__ = ["MAX_RESULTS", "check_count", "check_ids"]
+
+MAX_RESULTS: Final = 1 << 28
+"""Queries x k of one search, as on the CPU: 3 GiB of ids and distances."""
 
 
 def check_count(value: Any, name: str) -> int:

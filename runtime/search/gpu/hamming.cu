@@ -42,7 +42,7 @@ constexpr u32 kRowBits = 25;          // a list's entry: the distance above the 
 constexpr u32 kRowMask = (1u << kRowBits) - 1;
 constexpr u32 kSelectWarps = 32;      // of a block of the others, at most
 constexpr u32 kSeedCodes = 8;         // of a thread, loaded together
-constexpr u32 kRadiusCounters = 1024; // (queries of a block) x (radius + 1) at most
+constexpr u32 kRadiusCounters = 512;  // (queries of a block) x (radius + 1) at most
 constexpr int kHalfLimit = 6;         // up to this limit, half a 64-bit code nearly always says 'too far' already
 
 template <typename Word>

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from queryopt.codes import check_bits, check_codes, codes_to_uint64
 from queryopt.errors import DeviceMemoryError, UsageError
 from queryopt.runtime.cuda import Address, CudaRuntime, Kernel, Memory, open_runtime
-from queryopt.runtime.search.gpu.arguments import check_count, check_ids
+from queryopt.runtime.search.gpu.arguments import MAX_RESULTS, check_count, check_ids
 from queryopt.runtime.search.gpu.plan import (
     BLOCK_WARPS,
     MAX_ROWS,
@@ -124,6 +124,10 @@ class CudaHammingIndex:
         """The k nearest codes of each query (codes: uint8 [queries, ceil(bits / 8)] or uint64 [queries]; k >= 0)."""
         words = self._words(check_codes(codes, self._bits))
         k = check_count(k, "k")
+        if k * len(words) > MAX_RESULTS:
+            raise UsageError(
+                f"{len(words)} queries x k = {k} are more than {MAX_RESULTS} results: ask for fewer at once"
+            )
         ids = np.full((len(words), k), -1, np.int64)
         distances = np.full((len(words), k), self._bits + 1, np.int32)
         within = min(k, self._count)

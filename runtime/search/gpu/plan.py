@@ -17,7 +17,7 @@ MAX_PIECE = 1 << 25
 """Rows of one warp: kRowBits of hamming.cu."""
 MAX_ROWS = (1 << 32) - 1
 """Rows of an index: some counts over all rows have 32 bits."""
-RADIUS_COUNTERS = 1024
+RADIUS_COUNTERS = 512
 """(queries of a block) x (radius + 1): kRadiusCounters of hamming.cu."""
 MAX_GRID_Y = 65535
 _FULL = 0.99

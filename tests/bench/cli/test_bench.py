@@ -14,6 +14,13 @@ def test_help_lists_the_benchmarks() -> None:
     assert "Example" in result.stdout
 
 
+def test_help_says_all_of_what_each_is_for() -> None:
+    result = CliRunner().invoke(main, ["--help"], terminal_width=80)
+    lines = result.stdout.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines] == ["flops", "gpu", "search", "throughput"]
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
+
+
 def test_a_wrong_name_gets_a_suggestion() -> None:
     result = CliRunner().invoke(main, ["flop"])
     assert result.exit_code == 2

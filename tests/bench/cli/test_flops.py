@@ -43,6 +43,14 @@ def test_tables_show_the_counts_beside_the_papers() -> None:
         assert text in result.stdout
 
 
+@pytest.mark.parametrize("other", [TINY, ("--bits", "12", "--image-size", "160")])
+def test_another_kind_of_network_is_not_set_beside_the_papers(other: tuple[str, ...]) -> None:
+    result = run(*other)
+    assert result.exit_code == 0
+    assert "ExchNet" not in result.stdout
+    assert "decoder" in result.stdout
+
+
 def test_json_is_the_report_alone() -> None:
     values = counted("--bits", "12")
     report = flop_report(NetworkConfig(12))

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(main, ["gpu", *(str(argument) for argument in arguments)])
 
 
-def test_table_and_json() -> None:
+def test_table_and_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     options = ("--runtime", "emulation", "--n", "1e3", "--bits", 32, "--batches", "1,3", "--radius", 2, "--rounds", 1)
     done = run(*options)
     assert done.exit_code == 0, done.output
@@ -40,7 +42,7 @@ def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "_installed", lambda name: False)
     done = run("--n", "100", "--bits", "8")
     assert done.exit_code == 4
-    assert "pip install 'queryopt[gpu]'" in done.output
+    assert "pip install '.[gpu]'" in done.output
 
 
 def test_help_does_not_start_anything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,7 +220,7 @@ def test_wrong_backend_name(frozen_model: Path) -> None:
 
 def test_without_onnxruntime_it_says_what_to_install(frozen_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingError, match=r"pip install 'queryopt\[cpu\]'"):
+    with pytest.raises(MissingError, match=r"pip install '\.\[cpu\]'"):
         open_backend(frozen_model)
 
 

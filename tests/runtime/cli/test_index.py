@@ -18,6 +18,7 @@ from queryopt.runtime.cli.index import main
 from queryopt.runtime.index import HashIndex
 
 DATA = Path(__file__).parents[2] / "data"
+FOUND_NONE = {"found": 0, "checked": 9, "images": 9}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def test_info(here: Path) -> None:
     done = run("info", "photos.db")
     assert done.exit_code == 0
     assert "pictures    9, 1 of them stale" in done.stdout
-    assert f"folder      {here / 'photos'}" in done.stdout
+    assert "folder      photos\n" in done.stdout
     facts = result("info", "photos.db")
     assert (facts["images"], facts["stale"], facts["labels"], facts["last_id"], facts["bits"]) == (9, 1, 2, 10, 12)
     assert facts["root"] == str(here / "photos")
@@ -132,7 +133,7 @@ def test_remove_all_or_none() -> None:
     assert done.exit_code == 2
     assert "nothing was removed" in done.stderr
     assert "99.jpg" in done.stderr
-    assert f"'{Path('photos/finch/99.jpg').absolute()}'" in done.stderr
+    assert "'photos/finch/99.jpg'" in done.stderr
     done = run("remove", "photos.db", "1")
     assert done.exit_code == 2
     assert "--ids takes ids" in done.stderr
@@ -179,6 +180,8 @@ def test_a_merge_that_can_not_be_makes_no_file(tmp_path: Path) -> None:
     done = run("merge", "all.db", "photos.db", "other.db")
     assert done.exit_code == 2
     assert "is another model" in done.stderr
+    assert "hash the pictures of one of the two again" in done.stderr
+    assert "--index" not in done.stderr
     done = run("merge", "all.db", "photos.db", "nowhere.db")
     assert done.exit_code == 3
     HashIndex.create("root.db", card, "/usr").close()
@@ -206,6 +209,24 @@ def test_root(here: Path) -> None:
     done = run("root", "photos.db", "nowhere")
     assert done.exit_code == 3
     assert "no such folder" in done.stderr
+    shutil.move("moved/heron", "heron")
+    done = run("root", "photos.db", "moved")
+    assert done.exit_code == 0
+    assert done.stdout == "photos.db: its pictures are below moved\n"
+    assert done.stderr == "warning: looked for 9 pictures there, and 5 of them are missing\n"
+
+
+def test_a_root_that_has_none_of_the_pictures_is_refused(here: Path) -> None:
+    Path("empty").mkdir()
+    done = run("root", "photos.db", "empty")
+    assert done.exit_code == 3
+    assert (
+        "empty: none of the index's images is there (looked for 9 of 9, the first of them 'finch/1.jpg')" in done.stderr
+    )
+    assert "--force" in done.stderr
+    assert result("info", "photos.db")["root"] == str(here / "photos")
+    forced = result("root", "photos.db", "empty", "--force")
+    assert forced == {"index": str(here / "photos.db"), "root": str(here / "empty"), **FOUND_NONE}
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_on_a_terminal_every_line_is_whole(here, out):
     assert f"model: {MODEL}" in lines
     assert any("10/10" in line for line in lines) == (out != "-")
     results = lines if out == "-" else Path("hits.jsonl").read_text().splitlines()
-    assert [len(json.loads(line)) for line in results if line.startswith("{")] == [6] * 4 + [6] * 4 + [2, 6]
+    assert [len(json.loads(line)) for line in results if line.startswith("{")] == [7] * 4 + [7] * 4 + [2, 7]
 
 
 def test_a_page_is_written_beside_the_table(here):
@@ -243,17 +243,67 @@ def test_unreadable_queries_are_named_and_leave_old_results(here):
     assert run("photos/none.jpg", "photos/finch/1.jpg").exit_code == 1
 
 
-@pytest.mark.parametrize("option", ["--html", "--out"])
-@pytest.mark.parametrize("name", ["photos.db", "photos/finch/1.jpg", "model.onnx"])
-def test_nothing_but_old_results_is_ever_overwritten(here, option, name):
+@pytest.mark.parametrize(
+    ("option", "name", "result"),
+    [
+        ("--html", "photos.db", "results"),
+        ("--html", "photos/finch/1.jpg", "results"),
+        ("--html", "model.onnx", "results"),
+        ("--out", "notes", "results"),
+        ("--out", "notes.jsonl", "results.ndjson"),
+        ("--out", "notes.csv", "results.csv"),
+    ],
+)
+def test_nothing_but_old_results_is_ever_overwritten(here, option, name, result):
     shutil.copy(MODEL, "model.onnx")
+    if name.startswith("notes"):
+        Path(name).write_text("query,what I saw\n")
     before = Path(name).read_bytes()
     done = run("photos/finch/2.jpg", option, name)
     assert done.exit_code == 2
     assert f"{name}: the file there is none that this command wrote" in done.stderr
     assert Path(name).read_bytes() == before
     for _ in range(2):
-        assert run("photos/finch/2.jpg", option, "results").exit_code == 0
+        assert run("photos/finch/2.jpg", option, result).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["photos.db", "hits.xlsx", "hits.tsv", "hits.html"])
+def test_endings_of_other_formats_are_refused_before_anything_is_done(here, name):
+    done = run("photos/finch/2.jpg", "--out", name)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert (
+        f"{name}: the ending says the format: .jsonl, .ndjson, .json or none for a line of JSON a query" in done.stderr
+    )
+    assert "and .csv for a row a hit" in done.stderr
+    assert "index: " not in done.stderr
+
+
+def test_pictures_as_near_as_the_last_hit_are_counted(here):
+    for number in range(5):
+        shutil.copy("photos/finch/1.jpg", f"photos/copy{number}.jpg")
+    with HashIndex.open("photos.db") as index:
+        index.update(Hasher(MODEL, threads=1))
+    done = run("photos/finch/1.jpg", "-k", "2", "--html", "hits.html")
+    assert done.stdout.splitlines()[-2:] == [
+        "and 4 more at distance 0: with the very same code, in the order of ids",
+        "",
+    ]
+    assert "2 hits, 0 bits away; 4 more as near as the last" in Path("hits.html").read_text()
+    far = run("photos/heron/1.jpg", "-k", "8", "--json")
+    [asked] = json.loads(far.stdout)["results"]
+    distances = {hit["path"]: hit["distance"] for hit in asked["hits"]}
+    table = run("photos/heron/1.jpg", "-k", "8").stdout
+    [whole] = json.loads(run("photos/heron/1.jpg", "-k", "13", "--json").stdout)["results"]
+    last = asked["hits"][-1]["distance"]
+    assert asked["ties"] == sum(h["distance"] == last and h["path"] not in distances for h in whole["hits"]) > 0
+    assert (
+        f"and {asked['ties']} more at distance {last}: equal distances are in the order of ids (--rank tiebreak"
+        in table
+    )
+    assert whole["ties"] == 0
+    assert "more at distance" not in run("photos/finch/1.jpg", "-k", "6").stdout
+    ranked = json.loads(run("photos/finch/1.jpg", "-k", "2", "--rank", "tiebreak", "--json").stdout)
+    assert ranked["results"][0]["ties"] is None
 
 
 def test_a_query_without_permission_does_not_keep_the_others_from_being_searched(here, monkeypatch):

@@ -127,7 +127,9 @@ def test_a_damaged_block_is_named_and_built_anew(closed: Path) -> None:
         before = contents(index)
     change(closed, "UPDATE blocks SET codes = zeroblob(length(codes))")
     with HashIndex.open(closed) as index:
-        with pytest.raises(IndexFileError, match=r"block 0 \(ids 0..4095\) is damaged.*qo-index verify --repair"):
+        with pytest.raises(
+            IndexFileError, match=r"block 0 \(ids 0..4095\) is damaged.*qo-index verify --repair .*; if not, restore"
+        ):
             index.search(np.zeros((1, 2), np.uint8), 1)
         assert not index.verify().ok
         report = index.verify(repair=True)

@@ -220,9 +220,12 @@ def test_a_root_elsewhere_stays_where_it_is(tmp_path: Path, photos: Path, make_c
     with HashIndex.open(tmp_path / "two/i.db") as index:
         assert index.root == photos
         other = tmp_path / "two"
-        with pytest.raises(MismatchError, match="qo-index root"):
+        with pytest.raises(MismatchError, match=f"give {other} an index of its own, say --index two.db$"):
             index.check_root(other)
         index.check_root(os.path.relpath(photos))
+        shutil.move(photos, tmp_path / "moved")
+        with pytest.raises(MismatchError, match=f"now, run qo-index root {index.path} {other}; else give .* two.db$"):
+            index.check_root(other)
         index.move_root(other)
         index.check_root(other)
         with pytest.raises(InputError, match="no such folder"):

@@ -200,6 +200,8 @@ def test_arguments_that_are_wrong(emulation: EmulatedRuntime) -> None:
             index.search(np.zeros((1, 2), np.uint8), -1)
         with pytest.raises(UsageError, match=r"radius is 1\.5"):
             index.search_radius(np.zeros((1, 2), np.uint8), 1.5)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="ask for fewer at once"):
+            index.search(np.zeros((2, 2), np.uint8), 1 << 28)
         with pytest.raises(UsageError, match="12 bits are uint8"):
             index.search(np.zeros((1, 3), np.uint8), 1)
         with pytest.raises(MismatchError, match="padding bits"):

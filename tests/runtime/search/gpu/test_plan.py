@@ -71,7 +71,7 @@ def check_radius_plan(rows: int, queries: int, radius: int, workspace: int) -> N
     assert 1 <= plan.queries <= min(queries, plan.groups * plan.group)
     assert (plan.groups - 1) * plan.group < plan.queries
     assert plan.group <= 32
-    assert plan.group * (radius + 1) <= 1024, "the counters of a warp"
+    assert plan.group * (radius + 1) <= 512, "the counters of a warp"
     assert plan.rows_per_warp * plan.warps >= rows
     assert plan.rows_per_warp <= 1 << 25
     assert plan.groups == 1 or plan.count_bytes(radius) <= workspace

@@ -1,0 +1,184 @@
+"""qo-eval on a run folder: both protocols, trained for once on generated birds."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from queryopt.bench.cli.evaluate import main
+from queryopt.codes import pack_codes
+from queryopt.errors import ExitCode
+from queryopt.export.cli import main as export_main
+from queryopt.runtime.hasher import Hasher
+from queryopt.train.cli import main as train_main
+from queryopt.train.data import load_image_folder, split_validation
+from queryopt.train.metrics import retrieval_metrics
+
+
+def command(program, *arguments):
+    return CliRunner().invoke(program, [*map(str, arguments), "--threads", "1"])
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    """Where birds/ (6 classes, 8 training and 3 test pictures each) and run/, trained on it, lie. Not to be changed."""
+    folder = tmp_path_factory.mktemp("birds")
+    data = f"synthetic:birds?classes=6&train=8&test=3&size=32&folder={folder / 'birds'}"
+    options = ("--preset", "tiny", "--iterations", 2, "--validation-fraction", 0.25)
+    trained = command(train_main, "--data", data, "--out", folder / "run", *options)
+    assert trained.exit_code == ExitCode.DONE, trained.output
+    exported = command(export_main, "--ckpt", folder / "run", "--no-fold")
+    assert exported.exit_code == ExitCode.DONE, exported.output
+    return folder
+
+
+@pytest.fixture
+def run(birds, tmp_path):
+    """A copy of the run folder that a test may change."""
+    return Path(shutil.copytree(birds / "run", tmp_path / "run"))
+
+
+def test_both_protocols_are_what_their_codes_give(birds, tmp_path):
+    done = command(
+        main, "--run", birds / "run", "--protocol", "both", "--k", "1,4", "--json", "--plot", tmp_path / "p.png"
+    )
+    assert done.exit_code == ExitCode.DONE, done.output
+    value = json.loads(done.stdout)
+    deployed, paper = value["models"]
+    assert [model["protocol"] for model in value["models"]] == ["deployed", "paper"]
+
+    last = torch.load(birds / "run" / "last.pt", weights_only=True)
+    config = json.loads((birds / "run" / "config.json").read_text())
+    splits = load_image_folder(birds / "birds")
+    train, _ = split_validation(splits.train, 0.25, config["seed"])
+    assert len(train) == 36
+    hasher = Hasher(birds / "run" / "model.onnx", threads=1)
+    queries, network = (
+        hasher.hash_files([images.path(i) for i in range(len(images))]).codes for images in (splits.test, train)
+    )
+    solved = pack_codes(np.asarray(last["codes"][:, : hasher.card.bits] >= 0))
+    for gallery, model in ((network, deployed), (solved, paper)):
+        expected = retrieval_metrics(queries, gallery, hasher.card.bits, splits.test.labels, train.labels, ks=(1, 4))
+        assert model["map"] == pytest.approx(expected.map, abs=1e-12)
+        assert list(model["map_at"].values()) == pytest.approx(list(expected.map_at.values()), abs=1e-12)
+        assert model["curve"]["recall"] == pytest.approx(list(expected.curve.recall), abs=1e-12)
+        assert (model["gallery"], model["queries"], model["queries_in_gallery"]) == (36, 18, 0)
+        assert len(model["per_class"]) == 6
+        means = [score["map"] for score in model["per_class"]]
+        assert means == sorted(means)
+        assert np.mean(means) == pytest.approx(expected.map)  # three queries each
+    assert value["solved_codes"] == {
+        "outer_iterations": 2,
+        "model_outer_iterations": last["best"]["iteration"],
+    }
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.width > 1000
+
+    alone = command(main, "--run", birds / "run", "--protocol", "paper", "--k", "1,4", "--json")
+    assert json.loads(alone.stdout)["models"] == [paper]
+
+
+def test_the_table_has_both_and_names_the_worst_classes(birds):
+    done = command(main, "--run", birds / "run", "--protocol", "both", "--worst", 2, "--radius", "all")
+    assert done.exit_code == ExitCode.DONE, done.output
+    assert "model.onnx, deployed" in done.stdout
+    assert "model.onnx, paper" in done.stdout
+    assert "worst 2 of 6 classes" in done.stdout
+    assert sum(line[:3] in {f"{n:03}" for n in range(6)} for line in done.stdout.splitlines()) == 2
+    assert "recall within 12 bits" in done.stdout
+    assert "paper: gallery codes from labels, solved after 2 outer iterations" in done.stdout
+
+
+def test_validation_pictures_search_with_either_protocol(birds):
+    done = command(main, "--run", birds / "run", "--protocol", "both", "--split", "validation", "--json")
+    assert done.exit_code == ExitCode.DONE, done.output
+    for model in json.loads(done.stdout)["models"]:
+        assert (model["gallery"], model["queries"], model["queries_in_gallery"]) == (36, 12, 0)
+
+
+def test_a_picture_that_can_no_longer_be_read_is_in_neither_gallery(birds, tmp_path):
+    data = Path(shutil.copytree(birds / "birds", tmp_path / "birds"))
+    train, _ = split_validation(load_image_folder(data).train, 0.25, 0)
+    train.path(0).write_bytes(b"")
+    done = command(main, "--run", birds / "run", "--data", data, "--protocol", "both", "--json")
+    assert done.exit_code == ExitCode.SOME_FAILED, done.output
+    assert [model["gallery"] for model in json.loads(done.stdout)["models"]] == [35, 35]
+
+
+def test_other_pictures_are_not_those_that_the_codes_belong_to(birds, tmp_path):
+    data = Path(shutil.copytree(birds / "birds", tmp_path / "birds"))
+    train, _ = split_validation(load_image_folder(data).train, 0.25, 0)
+    train.path(0).rename(train.path(0).with_name("another.png"))
+    done = command(main, "--run", birds / "run", "--data", data, "--protocol", "paper")
+    assert done.exit_code == ExitCode.USAGE
+    assert "are not those that the run in" in done.stderr
+    assert command(main, "--run", birds / "run", "--data", data).exit_code == ExitCode.DONE
+
+
+def test_another_runs_model_is_refused(run, birds):
+    other = Path(__file__).parents[2] / "data" / "v1" / "model.onnx"
+    done = command(main, "--run", run, "--model", other, "--protocol", "both")
+    assert done.exit_code == ExitCode.USAGE
+    assert "not the model of the run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        (lambda run: (run / "last.pt").unlink(), ExitCode.INPUT, "last.pt: no such file, and it alone holds"),
+        (lambda run: (run / "last.pt").write_bytes(b"PK"), ExitCode.INPUT, "last.pt: not a checkpoint"),
+        (lambda run: edit_last(run, position={"outer": 0, "inner": 1, "step": 0}), ExitCode.USAGE, "no outer iter"),
+        (lambda run: edit_config(run, method="hashnet"), ExitCode.USAGE, "hashnet solves no codes"),
+    ],
+)
+def test_a_run_without_solved_codes(run, change, code, says):
+    change(run)
+    done = command(main, "--run", run, "--protocol", "paper")
+    assert done.exit_code == code, done.output
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert command(main, "--run", run, "--protocol", "deployed").exit_code == ExitCode.DONE
+
+
+def edit_last(run, **values):
+    last = torch.load(run / "last.pt", weights_only=True)
+    torch.save(last | values, run / "last.pt")
+
+
+def edit_config(run, **values):
+    last = torch.load(run / "last.pt", weights_only=True)
+    config = json.loads(last["queryopt.config"])
+    network = {key: value for key, value in config["network"].items() if key not in ("queries", "fusion", "branches")}
+    network |= {"queries": False, "fusion": False, "branches": 1, **values}
+    edit_last(run, **{"queryopt.config": json.dumps(config | {"network": network})})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--model", "m.onnx", "--gallery", "g", "--queries", "q"), "give its folder with --run"),
+        (("--index", "x.db", "--queries", "q"), "which no model and no index holds: give its folder with --run"),
+        (("--data", "birds"), "give its folder with --run"),
+        (("--run", "run", "--compare", "other.onnx"), "leave --compare out"),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["paper", "both"])
+def test_only_a_run_has_solved_codes(arguments, says, protocol):
+    done = command(main, *arguments, "--protocol", protocol)
+    assert done.exit_code == ExitCode.USAGE
+    assert says in done.stderr
+
+
+def test_a_picture_is_not_drawn_over(birds, tmp_path):
+    data = Path(shutil.copytree(birds / "birds", tmp_path / "birds"))
+    picture = load_image_folder(data).test.path(0)
+    before = picture.read_bytes()
+    done = command(main, "--run", birds / "run", "--data", data, "--plot", picture)
+    assert done.exit_code == ExitCode.USAGE
+    assert "is one of the pictures" in done.stderr
+    assert picture.read_bytes() == before
