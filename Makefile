@@ -18,9 +18,11 @@ $(VENV)/.dependencies: pyproject.toml
 	@$(BIN)/python -m pip install --quiet '.[cpu,train,parquet,dev]'
 	@touch $@
 
-# A real install, not an editable one: what is tested is what users get.
+# A real install, not an editable one: what is tested is what users get. The build's folder is kept: after a change to
+# Python files nothing is compiled.
 $(VENV)/.package: $(VENV)/.dependencies $(SOURCES)
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --force-reinstall \
+		--config-settings='build-dir=build/{wheel_tag}' .
 	@touch $@
 
 test: lint types unit

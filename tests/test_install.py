@@ -16,19 +16,25 @@ ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"
 
 
-def run(command: Sequence[object], folder: Path) -> str:
+def finish(command: Sequence[object], folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "QUERYOPT"))}
+    environment |= variables
     done = subprocess.run(
         [str(part) for part in command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done
+
+
+def run(command: Sequence[object], folder: Path) -> str:
+    return finish(command, folder).stdout
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    options = ["--quiet", "--no-deps", "--no-build-isolation"]
+    # The folder that `make` builds in: what it has compiled is not compiled again.
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--config-settings=build-dir=build/{wheel_tag}"]
     run([sys.executable, "-m", "pip", "wheel", *options, "-w", folder, ROOT], folder)
     (built,) = folder.glob("*.whl")
     return built
@@ -49,6 +55,32 @@ def test_the_source_distribution_holds_what_a_wheel_is_made_from_and_no_more(tmp
     assert {"queryopt", "train", "export", "runtime", "bench"} <= found
     assert {"pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md"} <= found
     assert not {"tests", "build", "demo", ".venv", ".ci"} & found
+
+
+def test_without_a_compiler_the_search_is_numpys(tmp_path: Path) -> None:
+    building = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        tmp_path / "to",
+    ]
+    built = finish([*building, "--verbose", ROOT], tmp_path, CXX="/bin/false")
+    assert "WITHOUT its native search core" in built.stdout + built.stderr
+    code = (
+        "import numpy as np\n"
+        "from queryopt.runtime.search import HammingIndex\n"
+        "for _ in range(2):\n"
+        "    index = HammingIndex(np.arange(50_000, dtype=np.uint64), 48)\n"
+        "print(index.path, index.search(np.array([5], np.uint64), 3).ids[0].tolist())\n"
+    )
+    searched = finish([sys.executable, "-P", "-c", code], tmp_path, PYTHONPATH=str(tmp_path / "to"))
+    assert searched.stdout == "numpy [5, 1, 4]\n"
+    assert searched.stderr.count("native search core is not there") == 1
+    assert len(searched.stderr.splitlines()) == 1
 
 
 def test_an_empty_environment_hashes_and_searches_a_folder(wheel: Path, tmp_path: Path) -> None:
