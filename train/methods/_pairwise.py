@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from queryopt.train.hash_network import HashNetwork
@@ -20,33 +19,25 @@ __all__ = ["Pairs", "PairwiseMethod", "pairs_in_batch", "pairs_with_stored"]
 class Pairs:
     """Pairs of the b pictures of a batch with m others.
 
-    others: their relaxed codes, float [m, M]. same: pairs of one class, bool [b, m]. valid: pairs that count, bool
-    [b, m]: a picture makes no pair with itself.
+    others: their relaxed codes, float [m, M]. same: pairs of one class, bool [b, m].
     """
 
     others: Tensor
     same: Tensor
-    valid: Tensor
-
-    def mean(self, losses: Tensor) -> Tensor:
-        """The mean of losses [b, m] over the pairs that count; 0 where none does."""
-        # No look at the number itself, which would wait for the GPU.
-        return (losses * self.valid).sum() / self.valid.sum().clamp(min=1)
 
 
 def pairs_in_batch(outputs: Tensor, batch: TrainingBatch) -> Pairs:
-    """The pairs of a batch with itself: gradients reach both sides. outputs: [b, M]."""
-    return _pairs(outputs, batch, batch.labels, batch.index)
+    """The pairs of a batch with itself, each picture's with itself included: gradients reach both sides.
+
+    outputs: [b, M]. A picture's pair with itself draws its outputs to ±1. Without these pairs, both methods learnt less
+    than half as well from scratch.
+    """
+    return Pairs(outputs, batch.labels[:, None] == batch.labels)
 
 
 def pairs_with_stored(batch: TrainingBatch) -> Pairs:
-    """The pairs of a batch with what is stored of all n training pictures."""
-    everything = torch.arange(len(batch.codes), device=batch.codes.device)
-    return _pairs(batch.codes, batch, batch.gallery_labels, everything)
-
-
-def _pairs(others: Tensor, batch: TrainingBatch, labels: Tensor, index: Tensor) -> Pairs:
-    return Pairs(others, batch.labels[:, None] == labels, batch.index[:, None] != index)
+    """The pairs of a batch with what is stored of all n training pictures, as it is there: the batch's own included."""
+    return Pairs(batch.codes, batch.labels[:, None] == batch.gallery_labels)
 
 
 class PairwiseMethod(Method):

@@ -65,7 +65,7 @@ def pairwise_likelihood_loss(outputs: Tensor, pairs: Pairs, quantisation: float)
     theta = outputs @ pairs.others.to(outputs.dtype).T / 2  # [b, m]
     each = torch.where(pairs.same, F.softplus(-theta), F.softplus(theta))
     signs = (outputs.detach() >= 0).to(outputs.dtype) * 2 - 1
-    return Loss(pairs.mean(each), (signs - outputs).square().sum() * (quantisation / len(outputs)))
+    return Loss(each.mean(), (signs - outputs).square().sum() * (quantisation / len(outputs)))
 
 
 class DpshMethod(PairwiseMethod):

@@ -74,7 +74,7 @@ def weighted_pairwise_loss(outputs: Tensor, pairs: Pairs, alpha: float, weights:
     products = alpha * (outputs @ pairs.others.to(outputs.dtype).T)  # [b, m]
     similar, other = weights
     each = torch.where(pairs.same, similar * F.softplus(-products), other * F.softplus(products))
-    return Loss(pairs.mean(each), outputs.new_zeros(()))
+    return Loss(each.mean(), outputs.new_zeros(()))
 
 
 class HashNetMethod(PairwiseMethod):
