@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,13 +57,13 @@ def test_large_outputs_stay_finite(pair_problem):
     assert float(loss.hash) > 1e6
 
 
-@pytest.mark.parametrize(("images", "eta"), [(5000, 50.0), (23929, 50.0), (500, 5.0)])
-def test_eta_is_the_published_one_lowered_on_small_sets(images, eta):
-    assert published_eta(images) == pytest.approx(eta)
+@pytest.mark.parametrize(("classes", "each", "eta"), [(10, 500, 50.0), (200, 30, 3.0), (3, 2000, 50.0)])
+def test_eta_is_the_published_one_where_a_picture_has_500_similar_ones(classes, each, eta):
+    assert published_eta(np.repeat(np.arange(classes), each)) == pytest.approx(eta)
 
 
 def test_a_given_option_is_taken_as_it_is():
-    labels = torch.zeros(100, dtype=torch.int64).numpy()
+    labels = np.repeat(np.arange(10), 10)
 
     def about(**options):
         return DpshMethod(preset_config("tiny", method="dpsh", method_options=options), labels).about()
