@@ -148,7 +148,9 @@ class HashIndex:
         """Raise MismatchError unless `folder` is the root (by whatever name)."""
         other = _absolute(folder)
         if os.path.realpath(other) != os.path.realpath(self.root):
-            own = f"give {other} an index of its own, say --index {shlex.quote((other.name or 'pictures') + '.db')}"
+            name = other.name or "pictures"
+            own_name = f"{name}.db" if _absolute(f"{name}.db") != self.path else f"{name}-2.db"
+            own = f"give {other} an index of its own, say --index {shlex.quote(own_name)}"
             if self.root.is_dir():
                 raise MismatchError(f"{self.path} is the index of {self.root}, not of {other}: {own}")
             moved = f"qo-index root {shlex.quote(str(self.path))} {shlex.quote(str(other))}"
