@@ -108,7 +108,7 @@ class BitCards:
             mean, null = (float(np.mean([getattr(m, name) for m in found])) for name in ("score", "null_mean"))
             sure = sum(match.p_holm <= 0.05 for match in found)
             lines += [
-                f"- attributes: of {self.attributes} the best for each bit, chosen on the gallery, scored on the queries "
+                f"- attributes: of {self.attributes} each bit's best, chosen on the gallery and scored on the queries "
                 f"({self.classes} classes)",
                 f"- mean balanced accuracy of the bits {mean:.3f}, of random bits {null:.3f}; {sure} of {bits} bits "
                 "are above theirs (p <= 0.05 after Holm's correction)",

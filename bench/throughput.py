@@ -107,7 +107,7 @@ def measure(
         decoded = list(pool.map(decode, paths))
         usable = [path for path, pixels in zip(paths, decoded, strict=True) if pixels is not None]
         if not usable:
-            raise InputError(f"none of the {len(paths)} pictures can be read")
+            raise InputError(f"no picture of {len(paths)} can be read")
         pixels = np.stack([p for p in decoded if p is not None])
         del decoded
         for _ in range(2):  # a session's first two runs are slower than all others

@@ -8,7 +8,10 @@ import click
 
 from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
 from queryopt.errors import ExitCode, MissingError
-from queryopt.text import install_extra
+from queryopt.export.parity import MIN_BITS
+from queryopt.export.pictures import pictures_in
+from queryopt.text import counted, install_extra
+from queryopt.train.run_files import find_checkpoint
 
 if TYPE_CHECKING:
     from queryopt.export.onnx import ExportResult
@@ -68,14 +71,29 @@ def main(
     for package, extra in _PACKAGES.items():
         if importlib.util.find_spec(package) is None:
             raise MissingError(f"exporting needs {package}, which is not installed: {install_extra(extra)}")
+    if no_parity and images is not None:
+        raise click.UsageError("--images are for the parity gate, which --no-parity leaves out: drop one of them")
+    # What can be said without torch, whose import takes seconds.
+    find_checkpoint(checkpoint)
+    if images is not None:
+        pictures_in(images)
     from queryopt.export.onnx import export_onnx
+    from queryopt.train.checkpoint import load_checkpoint
+    from queryopt.train.runs import stopped_early
 
     if no_parity:
-        if images is not None:
-            raise click.UsageError("--images are for the parity gate, which --no-parity leaves out: drop one of them")
         out.warn("--no-parity: the model is not compared with the network on any picture")
+    loaded = load_checkpoint(checkpoint)
+    stopped = stopped_early(loaded)
+    if stopped is not None:
+        done, planned = stopped
+        out.warn(
+            f"this run stopped after iteration {done} of {planned} (last.pt): its codes are not what it would end "
+            f"with; qo-train --out {display_path(loaded.folder)} --resume goes on"
+        )
+    out.log(f"exporting {display_path(loaded.path)}: first the graph, then the pictures; a large network takes minutes")
     result = export_onnx(
-        checkpoint,
+        loaded,
         path,
         pictures=images,
         parity=not no_parity,
@@ -92,7 +110,7 @@ def main(
     if result.parity is not None and result.parity.distinct_codes == 1:
         out.warn("the network gives every picture the same code: it tells nothing apart, and the parity gate little")
     _print(out, result)
-    out.result(_values(result))
+    out.result(_values(result, stopped))
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE
 
 
@@ -109,7 +127,7 @@ def _print(out: Output, result: "ExportResult") -> None:
     )
     out.print(f"code:     {card.bits} bits of {card.backbone}{method} at {size} x {size} pixels")
     out.print("stripped: " + ("; ".join(f"{name} ({size})" for name, size in strip.stripped.items()) or "nothing"))
-    branches = "1 branch" if strip.branches == 1 else f"{strip.branches} branches"
+    branches = counted(strip.branches, "branch", "branches")
     out.print(
         f"          {strip.multiply_adds_training:,} multiply-adds with {branches} -> "
         f"{strip.multiply_adds:,} in the {strip.graph} graph; logits equal the training network's within "
@@ -136,15 +154,16 @@ def _print(out: Output, result: "ExportResult") -> None:
         f"parity:   {parity.flipped:,} of {parity.bits_compared:,} bits flipped against torch on {parity.backend}"
         f"{sure} (rate {rate}, with 95 % confidence below {parity.flip_rate_upper_95:.1e})"
     )
-    noun = "picture" if parity.pictures == 1 else "pictures"
+    why = f", with flips and crops to reach {MIN_BITS:,} bits" if parity.views > parity.pictures else ""
     out.print(
-        f"          {parity.views:,} views of {parity.pictures:,} {noun} ({result.pictures}); "
+        f"          {counted(parity.views, 'view', 'views')} of {counted(parity.pictures, 'picture', 'pictures')} "
+        f"({result.pictures}){why}; "
         f"largest logit difference {parity.max_logit_difference:.1e}; {100 * parity.near_zero:.2f} % of logits within "
         f"{parity.near_zero_epsilon:g} of zero; top-10 overlap {parity.top10_overlap:.4f}"
     )
 
 
-def _values(result: "ExportResult") -> dict[str, object]:
+def _values(result: "ExportResult", stopped: tuple[int, int] | None) -> dict[str, object]:
     parity = result.parity
     return {
         "model": result.path,
@@ -156,5 +175,6 @@ def _values(result: "ExportResult") -> dict[str, object]:
         "strip": result.strip.to_dict(),
         "parity": None if parity is None else {**parity.to_dict(), "failures": dict(parity.failures)},
         "pictures": result.pictures,
+        "stopped_early": None if stopped is None else {"iterations_done": stopped[0], "iterations": stopped[1]},
         "card": asdict(result.card),
     }

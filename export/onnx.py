@@ -15,7 +15,7 @@ import torch
 
 from queryopt import __version__
 from queryopt.card import ModelCard, Preprocessing, fingerprint
-from queryopt.cli import Progress, display_path
+from queryopt.cli import Progress, display_path, no_progress
 from queryopt.errors import MissingError, ParityError, UsageError
 from queryopt.export.fold import FoldReport
 from queryopt.export.fold import fold as fold_network
@@ -102,13 +102,19 @@ def export_onnx(
     network = loaded.network()
     card = model_card(network)
     foldable = network if fold and isinstance(network, QueryOpt) else None
+    show = progress or no_progress
     with _torch_threads(threads), _candidate(target) as candidate:
-        folded, saved = (None, None) if foldable is None else fold_network(foldable)
-        model = build_graph(folded or network, explain=explain)
-        candidate.write_bytes(with_card(model, card))
         report = None
         try:
-            strip = _check_strip(network, model, candidate, threads, folded)
+            with show("export", 3, "steps") as advance:
+                advance(0, "folding")
+                folded, saved = (None, None) if foldable is None else fold_network(foldable)
+                advance(1, "tracing the graph")
+                model = build_graph(folded or network, explain=explain)
+                candidate.write_bytes(with_card(model, card))
+                advance(1, "proving that nothing of training is in it")
+                strip = _check_strip(network, model, candidate, threads, folded)
+                advance(1, "")
             if parity:
                 report = check_parity(network, candidate, compared, batch=batch, threads=threads, progress=progress)
                 report.require(max_flip_rate)

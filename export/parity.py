@@ -19,6 +19,7 @@ from queryopt.card import Preprocessing
 from queryopt.cli import Progress, display_path, no_progress
 from queryopt.codes import codes_to_uint64, pack_codes, unpack_codes
 from queryopt.errors import DataError, ImageError, MismatchError, ParityError, UsageError
+from queryopt.text import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,8 +87,8 @@ class ParityReport:
         """Raise ParityError where the flip rate is above the limit or a logit is not finite."""
         if not math.isfinite(self.max_logit_difference):
             raise ParityError(
-                f"the exported model gives logits that are not finite on {self.backend} ({self.views:,} views of "
-                f"{self.pictures:,} pictures)"
+                f"the exported model gives logits that are not finite on {self.backend} "
+                f"({counted(self.views, 'view', 'views')} of {counted(self.pictures, 'picture', 'pictures')})"
             )
         if self.flip_rate > max_flip_rate:
             raise ParityError(
@@ -154,7 +155,7 @@ def check_parity(
     if not reference_rows:
         reason = f" (the first: {': '.join(next(iter(failures.items())))})" if failures else ""
         raise DataError(
-            f"none of the {len(pictures):,} pictures for the parity check could be read{reason}: "
+            f"no picture of {len(pictures):,} for the parity check could be read{reason}: "
             "pass others with --images FOLDER"
         )
     logits = np.concatenate(reference_rows)

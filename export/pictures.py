@@ -12,7 +12,7 @@ from queryopt.images import find_images
 if TYPE_CHECKING:
     from queryopt.train.checkpoint import Checkpoint
 
-__all__ = ["PicturePath", "parity_pictures"]
+__all__ = ["PicturePath", "parity_pictures", "pictures_in"]
 
 PicturePath = str | bytes | os.PathLike[Any]
 
@@ -31,16 +31,21 @@ def parity_pictures(
     if given is None:
         return _of_run(checkpoint, progress)
     if isinstance(given, str | os.PathLike):
-        root = os.fsencode(given)
-        paths: list[PicturePath] = [os.path.join(root, name) for name in find_images(root)]
-        if not paths:
-            raise DataError(
-                f"{display_path(given)}: no pictures in this folder: pass one that holds some with --images FOLDER"
-            )
-        return paths, "the given folder"
+        return pictures_in(given), "the given folder"
     if not given:
         raise DataError("no pictures were given for the parity check")
     return list(given), "the given pictures"
+
+
+def pictures_in(folder: str | os.PathLike[str]) -> list[PicturePath]:
+    """Paths of the pictures in a folder and its sub-folders. DataError where there are none."""
+    root = os.fsencode(folder)
+    paths: list[PicturePath] = [os.path.join(root, name) for name in find_images(root)]
+    if not paths:
+        raise DataError(
+            f"{display_path(folder)}: no pictures in this folder: pass one that holds some with --images FOLDER"
+        )
+    return paths
 
 
 def _of_run(checkpoint: "Checkpoint", progress: Progress | None) -> tuple[list[PicturePath], str]:

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import sys
+import time
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,9 @@ __all__ = [
 _MAX_THREADS = 1024
 _MAX_BATCH = 1 << 16
 """More of either is a slip of the finger, and some libraries crash over it."""
+
+_SILENCE = 30.0
+"""Seconds after which work that draws no bar says how far it is."""
 
 _JOINERS = "\u200c\u200d"
 """Zero-width non-joiner and joiner."""
@@ -108,6 +112,8 @@ class Output:
     verbose: bool = False
     _drawing: "Console | None" = field(default=None, init=False, repr=False)
     """The console of the progress bar, while there is one."""
+    _said: float = field(default_factory=time.monotonic, init=False, repr=False)
+    """When the last line was written to stderr."""
 
     def print(self, *renderables: "RenderableType") -> None:
         """Print the result (text or rich renderables) to stdout; nothing with --json."""
@@ -139,6 +145,7 @@ class Output:
 
     def _say(self, message: str) -> None:
         """One line on stderr, whatever names it holds; above the progress bar, if there is one."""
+        self._said = time.monotonic()
         if self._drawing is None:
             click.echo(from_here(message), err=True)
         else:
@@ -146,9 +153,14 @@ class Output:
 
     @contextmanager
     def progress(self, description: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
-        """A bar with rate and time left on stderr, where that is a terminal (and no -q); else nothing is drawn."""
-        if self.quiet or not sys.stderr.isatty():
+        """A bar with rate and time left on stderr, where that is a terminal; elsewhere a line after every half minute
+        in which nothing else was said. Nothing with -q.
+        """
+        if self.quiet:
             yield _no_advance
+            return
+        if not sys.stderr.isatty():
+            yield self._lines(description, total, unit)
             return
         from rich.progress import (
             BarColumn,
@@ -192,6 +204,18 @@ class Output:
                 yield advance
             finally:
                 self._drawing = None
+
+    def _lines(self, description: str, total: int | None, unit: str) -> Advance:
+        done = 0
+
+        def advance(count: int = 1, note: str | None = None) -> None:
+            nonlocal done
+            done += count
+            if time.monotonic() - self._said >= _SILENCE:
+                of = f" of {total:,}" if total is not None else ""
+                self.log(f"{description}: {done:,}{of} {unit}" + (f", {note}" if note else ""))
+
+        return advance
 
     @staticmethod
     def _console(file: IO[str]) -> "Console":

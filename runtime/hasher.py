@@ -95,6 +95,10 @@ class Hasher:
         """Free the model."""
         self._backend.close()
 
+    def __repr__(self) -> str:
+        """The model, its code length and what runs it."""
+        return f"<Hasher {str(self._model_path)!r}: {self.card.bits} bits, {self.backend}>"
+
     def __enter__(self) -> "Hasher":
         """The hasher itself."""
         return self

@@ -27,6 +27,8 @@ __all__ = ["MAX_HITS", "HtmlPage"]
 MAX_HITS = 200
 """Hits of a query that a page shows; a note tells of the others."""
 
+_STRIP_ROW = 21
+"""Height of a row of bits: 12 for the squares, and above them their numbers."""
 _HIT_PIXELS = 192
 _QUERY_PIXELS = 320
 _SURENESS = (8, 24, 48)
@@ -134,8 +136,10 @@ class HtmlPage:
             element("span", _hidden("Distance: "), distance, class_="distance" if hit.distance else "distance zero"),
             class_="picture",
         )
+        itself = query.id is not None and hit.id == query.id
         about = element(
             "div",
+            element("p", "the query itself", class_="itself") if itself else None,
             element(
                 "h3",
                 breakable(hit.label if hit.label is not None else name),
@@ -198,6 +202,11 @@ def _legend() -> Markup:
             element("span", "3 ", element("span", "1→0"), class_="chip"),
             "bit 3: the query has 1, the hit 0",
         ),
+        element("span", "numbers above the squares: bits, from 0"),
+        element("span", element("span", "✓", class_="same"), "the class of the query"),
+        element(
+            "span", element("span", "the query itself", class_="itself"), "in the index, and so among its own hits"
+        ),
         class_="legend",
     )
 
@@ -209,7 +218,10 @@ def _strip(
     differs: Collection[int],
     label: str,
 ) -> Markup:
-    """A code as an SVG (which prints, where backgrounds don't): a square a bit, full for 1, hollow for 0."""
+    """A code as an SVG (which prints, where backgrounds don't): a square a bit, full for 1, hollow for 0.
+
+    Every eighth bit has its number above it; the others say theirs when pointed at.
+    """
     rows = math.ceil(bits / (12 if bits % 12 == 0 else 16))
     columns = math.ceil(bits / rows)
     values = unpack_codes(code[None], bits)[0]
@@ -224,8 +236,11 @@ def _strip(
             margin = abs(int(margins[bit]))
             kind += f" m{sum(margin >= step for step in _SURENESS)}"
             tip += f", margin {margin} of 127"
-        cells.append(_cell(kind, bit % columns * 12, bit // columns * 12, tip))
-    width, height = columns * 12 - 2, rows * 12 - 2
+        x, y = bit % columns * 12, bit // columns * _STRIP_ROW
+        if bit % 8 == 0:
+            cells.append(element("text", str(bit), x=x + 1, y=y + 7))
+        cells.append(_cell(kind, x, y + _STRIP_ROW - 12, tip))
+    width, height = columns * 12 - 2, rows * _STRIP_ROW - 2
     return element(
         "svg",
         *cells,

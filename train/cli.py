@@ -175,8 +175,8 @@ def main(
     splits = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=out.progress)
     if chosen is not None:
         out.log(f"preset: {chosen} ({PRESETS[chosen].summary}) Others: qo-train --help")
-    kept = counted(len(splits.test), "picture", "pictures")
-    out.log(f"data: {len(splits.train):,} pictures to train and to choose the checkpoint on; {kept} kept for tests")
+    used, kept = (counted(len(part), "picture", "pictures") for part in (splits.train, splits.test))
+    out.log(f"data: {used} to train and to choose the checkpoint on; {kept} kept for tests")
     try:
         result = train(
             config,

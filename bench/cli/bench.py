@@ -3,7 +3,7 @@
 import click
 
 from queryopt import __version__
-from queryopt.bench.cli import flops, gpu, search, throughput
+from queryopt.bench.cli import evaluation, flops, gpu, search, throughput
 from queryopt.cli import Group
 
 __all__ = ["main"]
@@ -21,6 +21,7 @@ def main() -> None:
     """
 
 
+main.add_command(evaluation.command)
 main.add_command(flops.command)
 main.add_command(gpu.command)
 main.add_command(search.command)

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from queryopt.cli import Command, Output, common_options, display_path
+from queryopt.codes import check_bits
 from queryopt.errors import MissingError, UsageError
-from queryopt.text import install_extra
+from queryopt.text import counted, install_extra
+from queryopt.train.run_files import find_checkpoint
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,13 +41,15 @@ def command(out: Output, ckpt: str | None, folder: str | None, **settings: Any) 
       qo-bench flops --bits 12
       qo-bench flops --ckpt runs/a --out costs/
     """
+    given = {name: value for name, value in settings.items() if value is not None}
+    _check(ckpt, given)
     try:
         import torch  # noqa: F401
     except ImportError:
         raise MissingError(f"counting needs torch: {install_extra('train')}") from None
     from queryopt.bench.flops import flop_report
 
-    report = flop_report(_config(ckpt, settings))
+    report = flop_report(_config(ckpt, given))
     out.result(report.to_dict())
     out.print(_network(report))
     for table in (_totals(report), *([_beside_the_paper(report)] if report.like_the_papers else []), _parts(report)):
@@ -56,18 +60,25 @@ def command(out: Output, ckpt: str | None, folder: str | None, **settings: Any) 
             out.log(f"wrote {display_path(path)}")
 
 
-def _config(ckpt: str | None, settings: dict[str, Any]) -> "NetworkConfig":
-    """The network to count: a checkpoint's, or that of the options."""
-    given = {name: value for name, value in settings.items() if value is not None}
+def _check(ckpt: str | None, given: dict[str, Any]) -> None:
+    """Raise what can be said without torch, whose import takes seconds."""
     if ckpt is None:
         if "bits" not in given:
             raise UsageError("nothing to count: give a checkpoint (--ckpt runs/a) or a code length (--bits 12)")
-        from queryopt.bench.networks import network_config
-
-        return network_config(**given)
+        check_bits(given["bits"])
+        return
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UsageError(f"{names}: the checkpoint says what its network is; leave this out, or leave out --ckpt")
+    find_checkpoint(ckpt)
+
+
+def _config(ckpt: str | None, given: dict[str, Any]) -> "NetworkConfig":
+    """The network to count: a checkpoint's, or that of the options."""
+    if ckpt is None:
+        from queryopt.bench.networks import network_config
+
+        return network_config(**given)
     from queryopt.train.checkpoint import load_checkpoint
 
     return load_checkpoint(ckpt).config.network
@@ -77,13 +88,13 @@ def _network(report: "FlopReport") -> str:
     config = report.config
     return (
         f"{config.backbone}, {config.bits} bits, {config.image_size} x {config.image_size} pixels, "
-        f"{config.branches} {'branch' if config.branches == 1 else 'branches'} in training\n"
+        f"{counted(config.branches, 'branch', 'branches')} in training\n"
         f"{report.trainable:,} trainable parameters, {report.parameters:,} in all\n"
     )
 
 
 def _parts(report: "FlopReport") -> "Table":
-    branches = f"{report.config.branches} branches" if report.config.branches > 1 else "1 branch"
+    branches = counted(report.config.branches, "branch", "branches")
     title = f"By part, in millions; training with {branches}"
     table = _table(title, "part", "parameters", "inference", "(torch's)", "training", "(torch's)")
     inference, training = report.inference, report.training

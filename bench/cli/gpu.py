@@ -5,6 +5,7 @@ import click
 from queryopt.bench.cli.lists import count, listed
 from queryopt.cli import Command, Output, common_options
 from queryopt.errors import ExitCode
+from queryopt.text import counted
 
 __all__ = ["command"]
 
@@ -99,5 +100,6 @@ def command(
         table.add_row(str(row.bits), f"{row.n:,}", f"{row.queries:,}", task, *figures)
     out.print(table)
     for row in report.wrong:
-        out.warn(f"{row.bits} bits, {row.queries} queries: the results are not those of an exact search: this is a bug")
+        asked = counted(row.queries, "query", "queries")
+        out.warn(f"{row.bits} bits, {asked}: the results are not those of an exact search: this is a bug")
     return ExitCode.SOME_FAILED if report.wrong else ExitCode.DONE

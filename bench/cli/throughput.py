@@ -8,6 +8,7 @@ import click
 
 from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
 from queryopt.errors import InputError, UsageError
+from queryopt.text import counted
 
 if TYPE_CHECKING:
     from queryopt.bench.throughput import Throughput
@@ -78,8 +79,9 @@ def _print(out: Output, report: "Throughput") -> None:
 
     out.print(
         f"{report.backbone}, {report.bits} bits, {report.image_size} px, {report.precision}; {report.backend}\n"
-        f"{report.pictures} pictures of {report.megabytes * 1000:.0f} kB, batches of {report.batch}, "
-        f"{report.threads} threads, {len(report.rounds)} rounds\n{report.machine}"
+        f"{counted(report.pictures, 'picture', 'pictures')} of {report.megabytes * 1000:.0f} kB, batches of "
+        f"{report.batch}, {counted(report.threads, 'thread', 'threads')}, "
+        f"{counted(len(report.rounds), 'round', 'rounds')}\n{report.machine}"
     )
     table = Table("", *(f"round {n}" for n in range(1, len(report.rounds) + 1)), "median")
     for column in table.columns[1:]:

@@ -1,5 +1,8 @@
 """HashIndex: the codes of a folder of images in one file, searched exactly."""
 
+# Signatures stay as they are written: in help(), npt.ArrayLike would fill a dozen lines each time.
+from __future__ import annotations
+
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,7 +77,7 @@ class HashIndex:
     @classmethod
     def create(
         cls, path: StrPath, card: ModelCard, root: StrPath, model_path: StrPath | None = None, timeout: float = 30
-    ) -> "HashIndex":
+    ) -> HashIndex:
         """Make an empty index file for the images below `root`, and open it.
 
         card: that of the model whose codes it will hold; model_path: where that model lies, if known. UsageError where
@@ -89,7 +92,7 @@ class HashIndex:
         return cls.open(where, timeout=timeout)
 
     @classmethod
-    def open(cls, path: StrPath, readonly: bool = False, timeout: float = 30) -> "HashIndex":
+    def open(cls, path: StrPath, readonly: bool = False, timeout: float = 30) -> HashIndex:
         """Open an index file. InputError where there is none.
 
         readonly: for searching alone. An index in a place where nothing can be written (read-only media) is opened
@@ -101,7 +104,7 @@ class HashIndex:
         """Close the file. The last process to do so leaves one file, without a log beside it."""
         self._store.close()
 
-    def __enter__(self) -> "HashIndex":
+    def __enter__(self) -> HashIndex:
         """The index itself."""
         return self
 
@@ -145,7 +148,9 @@ class HashIndex:
         """Raise MismatchError unless `folder` is the root (by whatever name)."""
         other = _absolute(folder)
         if os.path.realpath(other) != os.path.realpath(self.root):
-            own = f"give {other} an index of its own, say --index {shlex.quote((other.name or 'pictures') + '.db')}"
+            name = other.name or "pictures"
+            own_name = f"{name}.db" if _absolute(f"{name}.db") != self.path else f"{name}-2.db"
+            own = f"give {other} an index of its own, say --index {shlex.quote(own_name)}"
             if self.root.is_dir():
                 raise MismatchError(f"{self.path} is the index of {self.root}, not of {other}: {own}")
             moved = f"qo-index root {shlex.quote(str(self.path))} {shlex.quote(str(other))}"
@@ -193,12 +198,13 @@ class HashIndex:
         """
         return updating.add(self._store, [self._relative(path) for path in paths], codes, logits)
 
-    def remove(self, items: Iterable[int | StrPath]) -> int:
-        """Remove images by id or path (absolute, or relative to the root); all, or, if one is not there, none.
+    def remove(self, items: int | StrPath | Iterable[int | StrPath]) -> int:
+        """Remove images, or one, by id or path (absolute, or relative to the root); all, or, if one isn't there, none.
 
         Returns how many. UsageError names those that are not in the index.
         """
-        given = list(items)
+        # Bytes are a path, not ids.
+        given = [items] if isinstance(items, int | np.integer | str | bytes | os.PathLike) else list(items)
         with self._store.change() as changes:
             ids = [self._id_of(item) for item in given]
             missing = [item for item, id in zip(given, ids, strict=True) if id is None]
@@ -207,7 +213,7 @@ class HashIndex:
                 raise UsageError(f"{self.path}: nothing was removed, as these are not in the index: {names}")
             return changes.remove(id for id in ids if id is not None)
 
-    def merge(self, other: "HashIndex", progress: Progress | None = None) -> MergeReport:
+    def merge(self, other: HashIndex, progress: Progress | None = None) -> MergeReport:
         """Take in the images of another index of the same model, with new ids.
 
         Paths are expressed relative to this index's root; MismatchError, and nothing is changed, where an image lies
@@ -249,6 +255,7 @@ class HashIndex:
         deny: npt.ArrayLike | None = None,
     ) -> SearchResult:
         """The first k images of each code, exactly: in (distance, id) order, the nearest, or in that of another rank.
+        Where there are fewer, id -1 at distance bits + 1 fills up.
 
         codes: uint8 [queries, ceil(bits / 8)] or uint64 [queries], made with the model of this index.
         logits, rank: 'weighted' and 'tiebreak' go by the queries' logits, see `HammingIndex.search`.
@@ -278,6 +285,10 @@ class HashIndex:
         """
         return self._searcher.current(0).explain()
 
+    def __repr__(self) -> str:
+        """The file and the code length."""
+        return f"<HashIndex {str(self.path)!r}: {self.bits} bits, of {str(self.root)!r}>"
+
     def __len__(self) -> int:
         """How many images there are."""
         return self._store.state().images
@@ -290,7 +301,7 @@ class HashIndex:
         """Whether there is an image of this id."""
         return _is_id(id) and self._store.has(int(id))
 
-    def __getitem__(self, id: "int | np.integer[Any]") -> IndexedImage:
+    def __getitem__(self, id: int | np.integer[Any]) -> IndexedImage:
         """The image of an id. UsageError where there is none."""
         image = self._store.image(int(id)) if _is_id(id) else None
         if image is None:

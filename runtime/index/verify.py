@@ -71,7 +71,10 @@ def verify(store: Store, repair: bool, progress: Progress | None) -> VerifyRepor
                     changes.rebuild_block(_build_block(part.images, number, store.bits))
             images += part.rows
             problems += part.row_problems
-            (repaired if repair else problems).extend(part.block_problems)
+            if repair and part.block_problems:
+                repaired.append(f"{store.path}: {describe(number)} was built anew from {len(part.images)} rows")
+            else:
+                problems += part.block_problems
             advance(part.rows)
     return VerifyReport(images, len(numbers), tuple(problems), tuple(repaired))
 

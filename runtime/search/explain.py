@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from queryopt.runtime.search.engines import Cost
+from queryopt.text import counted
 
 __all__ = ["Explanation", "SegmentExplanation"]
 
@@ -21,6 +22,15 @@ class SegmentExplanation:
     removed: int
     unique: int
     nbytes: int
+
+    def __str__(self) -> str:
+        """A line for people."""
+        removed = f", {self.removed:,} of them removed (passed over until they are half of the rows)" * (
+            self.removed > 0
+        )
+        distinct = f", {counted(self.unique, 'distinct code', 'distinct codes')}" if self.structure != "scan" else ""
+        rows = counted(self.codes, "row", "rows")
+        return f"{self.structure}: {rows}{removed}{distinct}, {self.nbytes:,} bytes ({self.reason})"
 
 
 @dataclass(frozen=True)
@@ -55,15 +65,20 @@ class Explanation:
         each = self.nbytes / max(self.codes, 1)
         lines = [
             f"{self.codes:,} codes of {self.bits} bits, {self.nbytes:,} bytes ({each:.1f} a code), on {self.path}, "
-            f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+            f"{counted(self.threads, 'thread', 'threads')}"
         ]
-        for segment in self.segments:
-            removed = f", {segment.removed:,} removed" if segment.removed else ""
-            lines.append(
-                f"  {segment.structure}: {segment.codes:,} codes{removed}, {segment.unique:,} kept, "
-                f"{segment.nbytes:,} bytes ({segment.reason})"
-            )
-        for i, cost in enumerate(self.costs):
-            end = "then scanned all" if cost.scanned else f"{cost.shells} steps"
-            lines.append(f"  query {i}: {cost.buckets:,} buckets, {cost.codes:,} codes compared, {end}")
+        lines += [f"  {segment}" for segment in self.segments]
+        lines += [f"  query {i}: {_spent(cost, min(self.codes, self.unique))}" for i, cost in enumerate(self.costs)]
         return "\n".join(lines)
+
+
+def _spent(cost: Cost, codes: int) -> str:
+    """What a query did, in words. codes: how many different ones can be found, at most."""
+    compared = f"compared with {counted(cost.codes, 'code', 'codes')}"
+    buckets = f"looked up {counted(cost.buckets, 'bucket', 'buckets')}"
+    if not cost.scanned:
+        return f"{buckets} in {counted(cost.shells, 'step', 'steps')}, {compared}"
+    if cost.buckets:
+        return f"{buckets}, then scanned, which is quicker here than to look up more: {compared} in all"
+    early = ": no other could come before those found" if cost.codes < codes else ""
+    return f"scanned: {compared}{early}"

@@ -1,5 +1,8 @@
 """The bare searcher: exact nearest codes by Hamming distance."""
 
+# Signatures stay as they are written: in help(), npt.ArrayLike would fill a dozen lines each time.
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Sequence
@@ -19,6 +22,7 @@ from queryopt.runtime.search.explain import Explanation, SegmentExplanation
 from queryopt.runtime.search.results import RadiusResult, SearchResult
 from queryopt.runtime.search.saved import SavedIndex
 from queryopt.runtime.search.segment import Part, Segment, merged
+from queryopt.text import counted
 
 if TYPE_CHECKING:
     from queryopt.runtime.search import _core
@@ -55,7 +59,7 @@ class _State:
 
     segments: tuple[Segment, ...]
     next_id: int
-    core: "_core.Index | None" = None
+    core: _core.Index | None = None
 
 
 class HammingIndex:
@@ -123,6 +127,10 @@ class HammingIndex:
         """All ids, ascending: int64 [n]."""
         return np.sort(np.concatenate([np.empty(0, np.int64), *(s.live_ids() for s in self._state.segments)]))
 
+    def __repr__(self) -> str:
+        """How many codes there are, and what they are kept in."""
+        return f"<HammingIndex: {counted(len(self), 'code', 'codes')} of {self._bits} bits, {self.structure}>"
+
     def __len__(self) -> int:
         """How many codes there are."""
         return sum(segment.alive for segment in self._state.segments)
@@ -138,7 +146,7 @@ class HammingIndex:
         deny: npt.ArrayLike | None = None,
         device: str = "cpu",
     ) -> SearchResult:
-        """The first k codes of each query, exactly.
+        """The first k codes of each query, exactly; where fewer can be found, id -1 at distance bits + 1 fills up.
 
         codes: uint8 [queries, ceil(bits / 8)] or uint64 [queries]. k >= 0.
         rank: the order of the results. 'hamming' is (distance, id). For the others, a bit weighs as much as the query
@@ -234,7 +242,7 @@ class HammingIndex:
     def remove(self, ids: npt.ArrayLike) -> int:
         """Remove codes by id; searches that begin from now on don't find them. Returns how many were there.
 
-        ids: integers [m]; those that are not there don't matter.
+        ids: integers [m], or one; those that are not there don't matter.
         """
         wanted = _check_wanted(ids, "ids")
         return self._change(wanted, np.empty((0, code_bytes(self._bits)), np.uint8), np.empty(0, np.int64))[0]
@@ -306,7 +314,7 @@ class HammingIndex:
     @classmethod
     def open(
         cls, path: str | os.PathLike[str], *, mapped: bool = True, verify: bool = True, threads: int | None = None
-    ) -> "HammingIndex":
+    ) -> HammingIndex:
         """Open a file that `save` wrote, without building anything.
 
         mapped: map the file (its pages come from the disk when first used, and processes share them), or read it into
@@ -397,7 +405,7 @@ class HammingIndex:
     def _dense(self, segment: Segment) -> Segment:
         return (
             merged([segment], self._structure, self._path, self._threads)
-            if 2 * segment.alive < segment.count
+            if 2 * segment.alive <= segment.count
             else segment
         )
 
@@ -509,8 +517,9 @@ def _check_wanted(ids: npt.ArrayLike, name: str) -> npt.NDArray[np.int64]:
     array = np.asarray(ids)
     if array.size == 0 and array.ndim == 1:
         return np.empty(0, np.int64)
-    if not np.issubdtype(array.dtype, np.integer) or array.ndim != 1:
-        raise UsageError(f"{name} is {array.dtype} {list(array.shape)}: it is integers [m]")
+    if not np.issubdtype(array.dtype, np.integer) or array.ndim > 1:
+        raise UsageError(f"{name} is {array.dtype} {list(array.shape)}: it is integers [m], or one of them")
+    array = np.atleast_1d(array)
     array = array[(array >= 0) & (array <= _MAX_ID)].astype(np.int64)
     if np.any(array[1:] <= array[:-1]):
         array = np.sort(array)

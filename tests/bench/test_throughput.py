@@ -32,7 +32,7 @@ def test_measure(tmp_path: Path) -> None:
 
 def test_what_cannot_be_measured(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").touch()
-    with pytest.raises(InputError, match="none of the 1 pictures"):
+    with pytest.raises(InputError, match="no picture of 1 can be read"):
         measure(MODEL, [tmp_path / "bad.jpg"])
     with pytest.raises(UsageError, match="rounds"):
         measure(MODEL, [tmp_path / "bad.jpg"], rounds=0)

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -45,10 +46,26 @@ def test_a_trained_run_exports_on_its_validation_pictures(trained):
     assert f"model:    {trained / 'model.onnx'}" in result.stdout
     assert "0 of 20,004 bits flipped against torch on onnxruntime" in result.stdout
     assert "(rate 0, with 95 % confidence below 1.5e-04)" in result.stdout
-    assert "1,667 views of 6 pictures (the run's validation pictures)" in result.stdout
+    compared = "1,667 views of 6 pictures (the run's validation pictures), with flips and crops to reach 20,000 bits; "
+    assert compared in result.stdout
+    assert "takes minutes" in result.stderr
+    assert "warning" not in result.stderr
     assert "1,787,904 multiply-adds with 8 branches -> 1,149,312 in the folded graph" in result.stdout
     assert "1,161,600 multiply-adds of the inference network -> 1,149,312 (1.1 % fewer)" in result.stdout
     assert "       12,288  decoder: queries and positions into constants" in result.stdout
+
+
+def test_a_run_that_stopped_early_is_exported_with_a_warning(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    last = torch.load(run / "last.pt", weights_only=True)
+    last["position"] = {"outer": 0, "inner": 0, "step": 1}
+    torch.save(last, run / "last.pt")
+    (run / "best.safetensors").unlink()
+    result = invoke("--ckpt", run, "--no-parity", "-q", "--json")
+    assert result.exit_code == 0, result.output
+    assert "warning: this run stopped after iteration 0 of 1 (last.pt)" in result.stderr
+    assert f"qo-train --out {run} --resume goes on" in result.stderr
+    assert json.loads(result.stdout)["stopped_early"] == {"iterations_done": 0, "iterations": 1}
 
 
 def test_the_network_s_own_parts_are_kept_on_request(network, save_run):
@@ -73,6 +90,7 @@ def test_json_is_alone_on_stdout(trained, model_path, picture_folder, tmp_path):
     assert values["strip"]["multiply_adds"] == values["fold"]["after"] == 1_149_312
     assert sum(step["saved"] for step in values["fold"]["steps"]) == values["fold"]["before"] - 1_149_312
     assert values["card"]["bits"] == 12
+    assert values["stopped_early"] is None
     assert values["replaced"] not in (None, values["fingerprint"])
 
 
@@ -137,6 +155,18 @@ def test_bad_input_is_one_clear_line(arguments, code, message):
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("arguments", [["--ckpt", "nowhere"], ["--ckpt", ".", "--images", "empty"]])
+def test_simple_errors_do_not_wait_for_torch(arguments, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "best.safetensors").touch()
+    code = "import atexit, sys; from queryopt.export.cli import main"
+    code += "; atexit.register(lambda: print('torch' in sys.modules)); main()"
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == "False\n"
+
+
 def test_no_pictures_exit_3_and_say_what_to_pass(network, save_run):
     result = invoke("--ckpt", save_run(network, data="/no/longer/here"))
     assert result.exit_code == 3
@@ -165,6 +195,7 @@ def test_as_a_process_it_says_nothing_but_the_result(trained, tmp_path):
         tmp_path / "m.onnx",
         "--no-parity",
         "--json",
+        "-q",
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

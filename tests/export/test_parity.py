@@ -184,7 +184,7 @@ def test_progress_counts_every_view(network, model_path, pictures):
 
 
 def test_no_readable_picture_is_an_error_that_says_what_to_do(network, model_path, tmp_path):
-    with pytest.raises(DataError, match=r"none of the 1 pictures .*gone\.png.*--images FOLDER"):
+    with pytest.raises(DataError, match=r"no picture of 1 .*gone\.png.*--images FOLDER"):
         check_parity(network, model_path, [tmp_path / "gone.png"])
 
 

@@ -169,6 +169,23 @@ def test_json_takes_what_results_hold() -> None:
     }
 
 
+def test_without_a_terminal_long_silent_work_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("queryopt.cli._SILENCE", 0.0)
+    with Output().progress("hashing", 1234) as advance:
+        advance(1000)
+        advance(200, "slow disk")
+    with Output().progress("reading", None, "rows") as advance:
+        advance()
+    with Output(quiet=True).progress("hashing", 2) as advance:
+        advance()
+    printed = capsys.readouterr()
+    lines = ["hashing: 1,000 of 1,234 images", "hashing: 1,200 of 1,234 images, slow disk", "reading: 1 rows"]
+    assert printed.err.splitlines() == lines
+    assert printed.out == ""
+
+
 def test_a_progress_bar_on_a_terminal_shows_rate_and_time_left() -> None:
     leader, follower = pty.openpty()
     with subprocess.Popen(

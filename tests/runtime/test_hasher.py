@@ -70,6 +70,10 @@ def test_the_same_whatever_batch_and_threads(
     assert "truncated" in done.failures[str(mixed / "finch" / "cut.jpg")]
 
 
+def test_it_is_shown_with_its_model(hasher: Hasher) -> None:
+    assert repr(hasher).startswith(f"<Hasher '{hasher.model_path}': 12 bits, onnxruntime ")
+
+
 def test_order_given_is_kept_and_paths_come_back_as_given(hasher: Hasher, frozen_pictures: Path) -> None:
     given: list[Any] = [
         frozen_pictures / "heron" / "2.jpg",

@@ -123,11 +123,29 @@ def test_a_strip_shows_every_bit_once_within_its_frame(bits):
     values = np.arange(bits) % 3 == 0
     strip = module._strip(pack_codes(values[None])[0], bits, None, (), "code")
     width, height = map(int, re.search(r'viewBox="0 0 (\d+) (\d+)"', strip).groups())
-    cells = re.findall(r'class="(\w+)" x="(\d+)" y="(\d+)".*?bit (\d+): (\d)', strip)
+    cells = re.findall(r'<rect class="(\w+)" x="(\d+)" y="(\d+)".*?bit (\d+): (\d)', strip)
     assert [int(c[3]) for c in cells] == list(range(bits))
     assert [c[0] == "one" for c in cells] == values.tolist() == [c[4] == "1" for c in cells]
     assert len({c[1:3] for c in cells}) == bits
-    assert all(int(x) < width and int(y) < height for _, x, y, _, _ in cells)
+    assert all(int(x) < width and int(y) + 8 < height for _, x, y, _, _ in cells)
+    ruler = re.findall(r'<text x="(\d+)" y="(\d+)">(\d+)</text>', strip)
+    assert [int(number) for _, _, number in ruler] == list(range(0, bits, 8))
+    for x, y, number in ruler:
+        _, cell_x, cell_y, _, _ = cells[int(number)]
+        assert x == cell_x
+        assert int(cell_y) - 6 < int(y) < int(cell_y), "above its square, below the row before"
+
+
+def test_a_hit_that_is_the_query_itself_says_so(picture):
+    asked, path = code(1), picture("q.jpg")
+    hits = [hit(path, asked, asked, 1), hit(picture("h.jpg"), asked, asked, 2)]
+    cards = render(query(path, asked, hits, id=1)).source.split('class="card"')[1:]
+    assert ["the query itself" in card for card in cards] == [True, False]
+    page = render(query(path, asked, hits))
+    assert not any("the query itself" in card for card in page.source.split('class="card"')[1:])
+    [legend] = re.findall(r'<p class="legend">.*?</p>', page.source)
+    for mark in ("the query itself", "✓", "numbers above the squares"):
+        assert mark in legend
 
 
 def test_margins_shade_the_bits(picture):

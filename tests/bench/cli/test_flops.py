@@ -1,6 +1,8 @@
 """qo-bench flops."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,16 @@ def test_files_are_written(tmp_path: Path) -> None:
     assert json.loads((folder / "flops.json").read_text()) == counted(*TINY)
     with Image.open(folder / "flops.png") as image:
         assert image.format == "PNG"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--bits", "65"], ["--ckpt", "runs/none"], ["--ckpt", "a", "--bits", "8"]])
+def test_simple_errors_do_not_wait_for_torch(arguments: list[str], tmp_path: Path) -> None:
+    code = "import atexit, sys; from queryopt.bench.cli.bench import main"
+    code += "; atexit.register(lambda: print('torch' in sys.modules)); main()"
+    command = [sys.executable, "-c", code, "flops", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode in (2, 3), done.stderr
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_verify_and_repair() -> None:
     assert "--repair" in done.stderr
     done = run("verify", "photos.db", "--repair")
     assert done.exit_code == 0
-    assert "mended: " in done.stderr
+    assert "mended: photos.db: block 0 (ids 0..4095) was built anew from 9 rows\n" in done.stderr
     assert run("verify", "photos.db").exit_code == 0
 
     connection = sqlite3.connect("photos.db")

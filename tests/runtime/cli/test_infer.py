@@ -293,6 +293,10 @@ def test_index_of_another_folder_or_model_is_refused(changed_model: Any) -> None
     assert "photos.db is the index of photos, not of other: " in done.stderr
     assert "--index other.db\n" in done.stderr
     assert run("other", "--index", "other.db").exit_code == 0
+    shutil.move("other.db", "photos.db")
+    assert run("photos").stderr.endswith("--index photos-2.db\n"), "not the index that is refused"
+    assert run("photos", "--index", "photos-2.db").exit_code == 0
+    shutil.move("photos-2.db", "photos.db")
 
     def foreign(model: Any) -> None:
         entry = next(p for p in model.metadata_props if p.key == "queryopt.card")

@@ -151,6 +151,11 @@ def test_remove_all_or_none(index: HashIndex, fill: Fill) -> None:
     assert index.remove(["b", index.root / "a", "b", 1]) == 2
     assert [image.relative for image in index] == [b"c"]
     assert index.remove([]) == 0
+    fill(index, ["a", "97"])
+    assert index.remove(b"a") == index.remove("97") == 1
+    assert index.remove(3) == 1
+    assert len(index) == 0
+    assert repr(index) == f"<HashIndex '{index.path}': 12 bits, of '{index.root}'>"
 
 
 def test_wrong_codes_are_refused_and_nothing_is_added(index: HashIndex, random_codes: Any) -> None:

@@ -50,7 +50,7 @@ def run_driver(
     *options: str,
     compiler: str = "c++",
     emulator: Sequence[str] = (),
-    arguments: Sequence[str] = ("1000",),
+    arguments: Sequence[str] = ("500",),
 ) -> list[str]:
     """Builds native/driver.cpp, which compares searches with brute force, runs it; the paths that it went."""
     build(HERE / "native", folder / "build", *options, compiler=compiler)

@@ -153,7 +153,24 @@ def test_ids_need_not_ascend_or_be_small() -> None:
         index.add(words([1]))
 
 
-@pytest.mark.parametrize("wrong", [[1.5], [[1]], "12", [None]])
+def test_an_id_alone_stands_for_a_list_of_it() -> None:
+    index = HammingIndex(words([1, 2, 3]), 8)
+    assert index.search(words([1]), 3, allow=2).ids.tolist() == [[2, -1, -1]]
+    assert index.remove(1) == 1
+    assert index.remove(np.int64(7)) == 0
+    assert index.ids.tolist() == [0, 2]
+    assert repr(index) == "<HammingIndex: 2 codes of 8 bits, scan>"
+
+
+def test_removed_rows_stay_until_they_are_half_of_all() -> None:
+    index = HammingIndex(words(range(100)), 8)
+    index.remove(range(49))
+    assert [(s.codes, s.removed) for s in index.explain().segments] == [(100, 49)]
+    index.remove(49)
+    assert [(s.codes, s.removed) for s in index.explain().segments] == [(50, 0)]
+
+
+@pytest.mark.parametrize("wrong", [[1.5], [[1]], "12", [None], True])
 def test_wrong_filters_are_refused(wrong: object) -> None:
     index = HammingIndex(words([1, 2, 3]), 8)
     for call in (

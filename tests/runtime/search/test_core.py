@@ -1,6 +1,7 @@
 """Every structure on every instruction path of the native core, against the searcher in NumPy."""
 
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -123,6 +124,30 @@ def test_duplicates_are_kept_once(bits: int) -> None:
     index = HammingIndex(codes, bits)
     assert index._state.core is not None
     assert index.explain().unique == 300
+
+
+@pytest.mark.parametrize("path", core.paths())
+def test_explain_says_in_words_what_was_compared(path: str) -> None:
+    codes = np.full(15_000, 5, np.uint64)
+    index = searcher(path, codes, 12)
+    index.remove(range(5000))
+    first, segment, near, far = str(index.explain(np.array([5, 4095], np.uint64), k=10)).splitlines()
+    assert first.startswith("10,000 codes of 12 bits, ")
+    assert segment.startswith(
+        "  scan: 15,000 rows, 5,000 of them removed (passed over until they are half of the rows), "
+    )
+    if path == "numpy":
+        assert (near, far) == tuple(f"  query {i}: scanned: compared with 10,000 codes" for i in (0, 1))
+        return
+    assert re.fullmatch(r"  query 0: scanned: compared with [\d,]+ codes: no other could come before those found", near)
+    assert far == "  query 1: scanned: compared with 15,000 codes"
+    many = np.random.default_rng(0).integers(0, 1 << 24, 30_000).astype(np.uint64)
+    _, table, query = str(searcher(path, many, 24).explain(many[:1], k=1)).splitlines()
+    assert re.match(r"  table: 30,000 rows, 29,972 distinct codes, ", table)
+    assert re.fullmatch(r"  query 0: looked up 1 bucket in \d steps?, compared with \d codes?", query)
+    # All of them: look-ups would be in vain, or come before the scan.
+    _, _, query = str(searcher(path, many, 24).explain(many[:1], k=30_000)).splitlines()
+    assert re.fullmatch(r"  query 0: (scanned|looked up .*, then scanned, .*): compared with .* codes( in all)?", query)
 
 
 def test_searches_from_many_threads_at_once() -> None:
