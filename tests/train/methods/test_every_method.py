@@ -90,7 +90,8 @@ def runs(labelled_folder, tmp_path_factory):
 
 
 def test_the_registry_lists_the_methods():
-    assert method_names() == ("queryopt", "adsh", "dpsh", "hashnet")
+    assert method_names()[0] == "queryopt"
+    assert {"adsh", "dpsh", "hashnet"} < set(method_names())
     assert all(find_method(name).name == name for name in method_names())
     with pytest.raises(UsageError, match="did you mean hashnet"):
         find_method("hashent")
@@ -162,7 +163,7 @@ def test_without_a_classification_head_the_other_weights_start_the_same(method):
     assert all(torch.equal(with_head[key], value) for key, value in without.items())
 
 
-@pytest.mark.parametrize("method", [name for name in method_names() if name != "queryopt"])
+@pytest.mark.parametrize("method", ["adsh", "dpsh", "hashnet"])
 def test_what_a_method_has_no_use_for_is_refused(method):
     unused = {"dim": 64, "heads": 4, "feedforward": 64, "fusion": False, "queries": False, "branches": 1}
     if not find_method(method).solves_codes:
