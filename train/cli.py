@@ -235,13 +235,16 @@ def _config(run: Path, preset: str | None, resume: bool, options: dict[str, Any]
     And the name of the preset, where it was chosen here.
     """
     from queryopt.train.checkpoint import read_run_config
-    from queryopt.train.presets import preset_config
+    from queryopt.train.presets import default_preset, preset_config
 
     options = {**options, "lr_steps": options["lr_steps"] or None}
     begun = read_run_config(run) if resume else None
     if begun is not None and preset is None:
         return begun.override(**options), None
-    chosen = None if preset is not None else _default_preset(options.get("data"), options.get("device") or "auto")
+    chosen = None
+    if preset is None:
+        official = official_source(options["data"]) if options["data"] else None
+        chosen = default_preset(options["device"] or "auto", official.dataset.name if official is not None else "")
     config = preset_config(preset or chosen or "", **options)
     if not config.data:
         raise UsageError("Missing option '--data': a folder with one sub-folder a class, or synthetic:birds")
@@ -257,16 +260,6 @@ def _source(data: str | None, root: str | None, any_size: bool) -> str | None:
             raise UsageError("--root and --any-size say more about --data: give that too, such as --data cub200")
         return None
     return with_root(data, root, any_size)
-
-
-def _default_preset(data: str | None, device: str) -> str:
-    """The paper's for its data sets, where a GPU makes that feasible."""
-    from queryopt.train.presets import default_preset
-
-    preset = default_preset(device)
-    source = official_source(data) if data else None
-    paper = f"paper-{source.dataset.name}" if source is not None else ""
-    return paper if preset == "default" and paper in PRESETS else preset
 
 
 def _download(data: str) -> None:

@@ -25,6 +25,7 @@ class RootReport:
 
 def move_root(store: Store, root: Path, force: bool) -> RootReport:
     """See HashIndex.move_root."""
+    store.require_write()
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder of images")
     below = os.fsencode(root)

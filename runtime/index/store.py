@@ -101,13 +101,17 @@ class Store:
             else:
                 yield self._connection
 
-    @contextmanager
-    def change(self) -> Iterator["Changes"]:
-        """One write transaction. When the block ends, all of it is committed and on disk; if it raises, nothing is."""
+    def require_write(self) -> None:
+        """Raise UsageError where nothing can be changed."""
         if self.access is not Access.WRITE:
             raise UsageError(
                 f"{self.path}: the index was opened to {self.access.value}: open it where and so that it can be written"
             )
+
+    @contextmanager
+    def change(self) -> Iterator["Changes"]:
+        """One write transaction. When the block ends, all of it is committed and on disk; if it raises, nothing is."""
+        self.require_write()
         with self.lock, sqlite.explained(self.path), sqlite.transaction(self._connection):
             changes = Changes(self._connection, self.path, self.bits)
             yield changes

@@ -16,6 +16,7 @@ from queryopt.runtime.cli.infer import main as infer_main
 from queryopt.train.cli import main as train_main
 from queryopt.train.data import split_validation
 from queryopt.train.datasets import official_dataset
+from queryopt.train.presets import default_preset
 
 
 def command(main, *arguments):
@@ -64,6 +65,17 @@ def test_the_official_test_pictures_search_the_training_pictures(run, cub):
     assert json.loads(by_run.stdout)["models"] == value["models"]
 
 
+def test_a_card_for_each_bit_names_an_attribute_of_cub(run, cub, tmp_path):
+    cards = tmp_path / "cards.json"
+    done = command(eval_main, "--run", run[0], "--protocol", "both", "--bits-out", cards, "--permutations", 19)
+    assert done.exit_code == ExitCode.DONE, done.output
+    value = json.loads(cards.read_text())["bit_cards"]
+    known = official_dataset("cub200").load_attributes(cub, any_size=True).names
+    assert (value["gallery"], value["classes"]) == (18, 3)
+    assert {card["by_accuracy"]["attribute"] for card in value["cards"]} <= set(known)
+    assert all(card["by_information"]["p"] >= 1 / 20 for card in value["cards"])
+
+
 def test_the_same_codes_as_qo_infer_in_the_official_split(run, cub, tmp_path):
     """What qo-eval measured is what a user's own folders of the same pictures would give."""
     splits = official_dataset("cub200").load(cub, any_size=True)
@@ -93,12 +105,12 @@ def test_the_validation_pictures_search_what_was_trained_on(run, cub):
     assert not set(train.paths) & set(validation.paths)
 
 
-def test_the_papers_settings_are_the_default_where_there_is_a_gpu(tmp_path, monkeypatch):
+def test_the_papers_settings_are_the_default_where_there_is_a_gpu(monkeypatch):
     for there, preset in ((True, "paper-cub200"), (False, "small")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        done = command(train_main, "--data", "cub200", "--root", tmp_path, "--out", tmp_path / "run")
-        assert done.exit_code == ExitCode.INPUT
-        assert f"preset: {preset} " in done.stderr
+        assert default_preset("auto", "cub200") == preset
+        assert default_preset("cpu", "cub200") == "small"
+        assert default_preset("auto") == ("default" if there else "small")
 
 
 def test_download_says_so_without_a_network(tmp_path, monkeypatch):
