@@ -77,12 +77,6 @@ def test_a_given_option_is_taken_as_it_is():
         about(stored=0.5)
 
 
-def test_a_pretrained_backbone_is_paired_with_what_is_stored_as_published():
-    labels = torch.zeros(10, dtype=torch.int64).numpy()
-    assert DpshMethod(preset_config("paper-cub200", method="dpsh"), labels).stored
-    assert not DpshMethod(preset_config("paper-cub200", method="dpsh", weights="none"), labels).stored
-
-
 def test_stored_pairs_reach_the_loss(pair_problem):
     """The two kinds of pairs give other losses, through the method itself."""
     labels = pair_problem.batch.gallery_labels.numpy()
