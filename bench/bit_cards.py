@@ -1,6 +1,7 @@
 """A card for each bit of a model's codes: how it splits the pictures, what is lost without it, what it may mean."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,14 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.evaluate import LabelledCodes, own_rows
+from queryopt.bench.evaluate import LabelledCodes, labelled_pictures, own_rows
 from queryopt.cli import display_path
 from queryopt.codes import unpack_codes
 from queryopt.train.attribute_match import BitsAndAttributes, Match, holm, match_attributes
 from queryopt.train.bit_quality import bit_quality, drop_losses
+from queryopt.train.data import LabelledImages
 from queryopt.train.datasets.attributes import ImageAttributes
+from queryopt.train.sources import has_attributes, load_attributes
 
-__all__ = ["AttributeMatch", "BitCard", "BitCards", "make_bit_cards"]
+__all__ = ["AttributeMatch", "BitCard", "BitCards", "load_all_attributes", "make_bit_cards"]
 
 _NULL = "random bits: the bit itself, dealt out to other classes by a permutation of them, matched and scored alike"
 _NOT_VISIBLE = 1
@@ -134,11 +137,27 @@ class BitCards:
         return [*lines, ""]
 
 
+def load_all_attributes(data: str, *parts: LabelledImages) -> ImageAttributes | None:
+    """The attributes of all pictures of some parts of a data set, by their absolute paths; None where it has none.
+
+    data: see queryopt.train.sources. DataError where its attributes are damaged or don't fit.
+    """
+    if not has_attributes(data):
+        return None
+    found = [load_attributes(data, part) for part in parts]
+    return ImageAttributes(
+        found[0].names,
+        tuple(os.fsdecode(path) for part in parts for path in labelled_pictures(part).paths),
+        np.concatenate([part.present for part in found]),
+        np.concatenate([part.certainties for part in found]),
+    )
+
+
 def make_bit_cards(
     model: str,
     gallery: LabelledCodes,
     queries: LabelledCodes,
-    attributes: tuple[ImageAttributes, ImageAttributes] | None = None,
+    attributes: ImageAttributes | None = None,
     *,
     most_queries: int | None = 2000,
     permutations: int = 999,
@@ -147,8 +166,8 @@ def make_bit_cards(
 ) -> BitCards:
     """Look at network codes of a gallery and of queries.
 
-    model: its name, for the page. attributes: of the gallery's and of the queries' pictures, row by row; those that are
-    not visible don't count. most_queries: see drop_losses. permutations, seed: see match_attributes. progress: called
+    model: its name, for the page. attributes: of at least these pictures, by the codes' paths; those that are not
+    visible don't count. most_queries: see drop_losses. permutations, seed: see match_attributes. progress: called
     with 1 a ranking, bits + 1 times.
     """
     bits = gallery.bits
@@ -167,10 +186,10 @@ def make_bit_cards(
     accuracy: list[AttributeMatch | None] = [None] * bits
     about: dict[str, int] = {}
     if attributes is not None:
-        sides = [_side(codes, found) for codes, found in zip((gallery, queries), attributes, strict=True)]
+        sides = [_side(codes, attributes) for codes in (gallery, queries)]
         found = match_attributes(*sides, permutations=permutations, seed=seed)
-        information = _named(found.by_information, attributes[0].names)
-        accuracy = _named(found.by_accuracy, attributes[0].names)
+        information = _named(found.by_information, attributes.names)
+        accuracy = _named(found.by_accuracy, attributes.names)
         about = {
             "permutations": found.permutations,
             "classes": found.classes,
@@ -208,8 +227,10 @@ def make_bit_cards(
 
 
 def _side(codes: LabelledCodes, attributes: ImageAttributes) -> BitsAndAttributes:
+    row_of = {os.fsencode(path): row for row, path in enumerate(attributes.paths)}
+    rows = [row_of[path] for path in codes.paths]
     bits = unpack_codes(codes.codes, codes.bits).astype(np.bool_)
-    return BitsAndAttributes(bits, attributes.present, attributes.certainties != _NOT_VISIBLE, codes.labels)
+    return BitsAndAttributes(bits, attributes.present[rows], attributes.certainties[rows] != _NOT_VISIBLE, codes.labels)
 
 
 def _named(matches: tuple[Match, ...], names: tuple[str, ...]) -> list[AttributeMatch | None]:

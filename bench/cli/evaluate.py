@@ -2,14 +2,13 @@
 
 import importlib.util
 import json
-import math
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import click
 
+from queryopt.bench.cli.evaluate_checks import check_outputs, check_plot, check_protocols, check_usage
 from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
 from queryopt.codes import MAX_BITS
 from queryopt.errors import DataError, ExitCode, MismatchError, MissingError, UsageError
@@ -19,11 +18,9 @@ from queryopt.text import install_extra
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from queryopt.bench.bit_cards import BitCards
     from queryopt.bench.evaluate import DataSource, Evaluation, LabelledCodes, LabelledFolder, Protocol
     from queryopt.card import ModelCard
     from queryopt.runtime import HashIndex
-    from queryopt.train.data import LabelledImages
 
 __all__ = ["main"]
 
@@ -188,6 +185,7 @@ def main(
       4  a package that is needed is missing
       5  refused: the mAP is below what --require-ratio asks for
     """
+    from queryopt.bench.bit_cards import load_all_attributes, make_bit_cards
     from queryopt.bench.cli.evaluate_tables import class_table, figure_table
     from queryopt.bench.evaluate import (
         evaluate,
@@ -199,15 +197,15 @@ def main(
     )
     from queryopt.runtime import Hasher
 
-    _check_usage(gallery_path, index_path, queries_path, data, run_path, compare, require_ratio)
+    check_usage(gallery_path, index_path, queries_path, data, run_path, compare, require_ratio)
     protocols: tuple[Protocol, ...] = _PROTOCOLS if protocol == "both" else (protocol,)
-    _check_protocols(protocols, run_path, compare)
-    _check_bits(bits_path, protocols)
+    check_protocols(protocols, run_path, compare)
+    check_outputs(plot_path, bits_path, protocols)
     as_json = bits_path is not None and bits_path.endswith(".json")
     source = _source(data, root, any_size, run_path, split)
     gallery: LabelledFolder | None
     solved: LabelledCodes | None = None
-    solved_after = model_after = None
+    solved_after = model_after = attributes = None
     if source is not None:
         gallery_images, query_images = source.images(split, out.progress, trained_only="paper" in protocols)
         gallery, queries = labelled_pictures(gallery_images), labelled_pictures(query_images)
@@ -215,6 +213,8 @@ def main(
         if "paper" in protocols:
             assert run_path is not None
             solved, solved_after = paper_gallery(run_path, gallery_images)
+        if bits_path is not None:
+            attributes = load_all_attributes(source.data, gallery_images, query_images)
     else:
         assert queries_path is not None
         queries = labelled_folder(queries_path)
@@ -224,7 +224,10 @@ def main(
             some = "1 picture" if folder.unlabelled == 1 else f"{folder.unlabelled:,} pictures"
             out.warn(f"{display_path(folder.root)}: {some} directly in it, without a class: left out")
 
-    _check_plot(plot_path, queries, gallery)
+    if bits_path is not None and attributes is None:
+        out.log("bit cards: these pictures have no known attributes (cub200 and synthetic:birds do, by --data)")
+
+    check_plot(plot_path, queries, gallery)
     ranks: tuple[Rank, ...] = RANKS if rank == "all" else (rank,)
     evaluations: dict[tuple[str, Protocol, Rank], Evaluation] = {}
     cards: dict[str, ModelCard] = {}
@@ -299,8 +302,10 @@ def main(
 
             plot_evaluations(titled, drawn)
         if carded is not None:
-            data_set = None if source is None else (source.data, gallery_images, query_images)
-            made = _cards(first, *looked_at, data_set, permutations, out)
+            with out.progress("bit cards", cards[first].bits + 1, unit="rankings") as advance:
+                made = make_bit_cards(
+                    display_path(first), *looked_at, attributes, permutations=permutations, progress=advance
+                )
             carded.write((made.to_json() if as_json else made.to_markdown()).encode())
     out.result(result)
     out.print(figure_table(titled), "")
@@ -324,95 +329,6 @@ def main(
         )
         return ExitCode.PARITY
     return ExitCode.SOME_FAILED if failed else ExitCode.DONE
-
-
-def _check_usage(
-    gallery: str | None,
-    index: str | None,
-    queries: str | None,
-    data: str | None,
-    run: str | None,
-    compare: tuple[str, ...],
-    require_ratio: float | None,
-) -> None:
-    if data is not None or run is not None:
-        given = {"--gallery": gallery, "--index": index, "--queries": queries}
-        if extra := [name for name, value in given.items() if value is not None]:
-            raise UsageError(
-                f"{'--data' if data is not None else '--run'} says what to search in and with: leave "
-                f"{' and '.join(extra)} out"
-            )
-    elif queries is None:
-        raise UsageError("give what to search with: --queries FOLDER, or --data or --run for a whole data set")
-    elif (gallery is None) == (index is None):
-        raise UsageError("give what to search in: either --gallery FOLDER or --index INDEX")
-    if index is not None and compare:
-        raise UsageError("an index holds the codes of one model: to --compare others, give its folder as --gallery")
-    if require_ratio is not None and not compare:
-        raise UsageError("--require-ratio needs a model to compare with: give it with --compare")
-    if require_ratio is not None and not math.isfinite(require_ratio):
-        raise UsageError(f"--require-ratio is {require_ratio}: a number above 0")
-
-
-def _check_protocols(protocols: "tuple[Protocol, ...]", run: str | None, compare: tuple[str, ...]) -> None:
-    if "paper" not in protocols:
-        return
-    if run is None:
-        raise UsageError(
-            "--protocol paper ranks the codes that a run solved for its training pictures, which no model and no index "
-            "holds: give its folder with --run"
-        )
-    if compare:
-        raise UsageError(
-            "--protocol paper ranks the codes that belong to the run's own model: leave --compare out, or use "
-            "--protocol deployed"
-        )
-
-
-def _check_bits(path: str | None, protocols: "tuple[Protocol, ...]") -> None:
-    if path is None:
-        return
-    if not path.endswith((".json", ".md")):
-        raise UsageError(f"--bits-out {display_path(path)}: give a name that ends in .json or .md")
-    if "deployed" not in protocols:
-        raise UsageError("--bits-out looks at the model's own codes: use --protocol deployed or both")
-
-
-def _cards(
-    model: str,
-    gallery: "LabelledCodes",
-    queries: "LabelledCodes",
-    data: "tuple[str, LabelledImages, LabelledImages] | None",
-    permutations: int,
-    out: Output,
-) -> "BitCards":
-    """data: where the pictures come from, as DataSource.data says it, and all of the gallery's and the queries'."""
-    from queryopt.bench.bit_cards import make_bit_cards
-    from queryopt.bench.evaluate import labelled_pictures
-    from queryopt.train.sources import has_attributes, load_attributes
-
-    attributes = None
-    if data is not None and has_attributes(data[0]):
-        parts = []
-        for codes, images in ((gallery, data[1]), (queries, data[2])):
-            row_of = {path: row for row, path in enumerate(labelled_pictures(images).paths)}
-            parts.append(load_attributes(data[0], images.subset([row_of[path] for path in codes.paths])))
-        attributes = (parts[0], parts[1])
-    else:
-        out.log(
-            "bit cards: no attributes of these pictures are known (cub200 and synthetic:birds have some, by --data)"
-        )
-    with out.progress("bit cards", gallery.bits + 1, unit="rankings") as advance:
-        return make_bit_cards(model, gallery, queries, attributes, permutations=permutations, progress=advance)
-
-
-def _check_plot(path: str | None, *folders: "LabelledFolder | None") -> None:
-    """A PNG may be a drawing of this command, or what it was asked to look at."""
-    if path is None:
-        return
-    target = os.fsencode(os.path.realpath(path))
-    if any(folder is not None and target in map(os.path.realpath, folder.paths) for folder in folders):
-        raise UsageError(f"{display_path(path)}: is one of the pictures to measure on: give --plot another name")
 
 
 def _iteration_of(run: str, path: str, card: "ModelCard") -> int:

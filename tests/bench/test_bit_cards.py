@@ -32,7 +32,13 @@ def parts():
 
 def test_a_card_names_the_attribute_of_its_bit(parts):
     (gallery, one), (queries, other) = parts
-    made = make_bit_cards("m.onnx", gallery, queries, (one, other), permutations=199)
+    both = ImageAttributes(
+        one.names,
+        other.paths + one.paths,  # in any order
+        np.concatenate([other.present, one.present]),
+        np.concatenate([other.certainties, one.certainties]),
+    )
+    made = make_bit_cards("m.onnx", gallery, queries, both, permutations=199)
     assert (made.gallery, made.drop_queries, made.permutations, made.classes, made.attributes) == (200, 120, 199, 40, 5)
     for bit, name, positive in ((1, "has_a|b::3", True), (4, "has_a|b::0", False)):
         match = made.cards[bit].by_accuracy

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -216,7 +217,7 @@ def test_bit_cards_of_plain_folders_have_no_attributes(birds, tmp_path):
     model = birds / "run" / "model.onnx"
     done = command(main, "--model", model, *folders, "--bits-out", tmp_path / "cards.json")
     assert done.exit_code == ExitCode.DONE, done.output
-    assert "no attributes of these pictures are known" in done.stderr
+    assert "these pictures have no known attributes" in done.stderr
     value = json.loads((tmp_path / "cards.json").read_text())["bit_cards"]
     assert value["permutations"] is None
     assert all(card["by_accuracy"] is None for card in value["cards"])
@@ -239,3 +240,21 @@ def test_where_no_cards_are_written(birds, tmp_path, monkeypatch, arguments, say
     assert done.exit_code == ExitCode.USAGE
     assert says in done.stderr
     assert Path("taken.md").read_text() == "# Notes of mine"
+
+
+def test_damaged_attributes_are_named_before_anything_is_hashed(birds, tmp_path):
+    data = Path(shutil.copytree(birds / "birds", tmp_path / "birds"))
+    lines = (data / "attributes.csv").read_text().splitlines(keepends=True)
+    (data / "attributes.csv").write_text("".join(lines[:-1]))
+    done = command(main, "--run", birds / "run", "--data", data, "--bits-out", tmp_path / "cards.md")
+    assert done.exit_code == ExitCode.INPUT
+    assert "attributes.csv: has no row for 005." in done.stderr
+    assert "model: " not in done.stderr
+    assert not (tmp_path / "cards.md").exists()
+
+
+def test_a_plot_asks_for_matplotlib_before_anything_is_hashed(birds, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = command(main, "--run", birds / "run", "--plot", tmp_path / "p.png")
+    assert done.exit_code == ExitCode.MISSING
+    assert "--plot needs matplotlib" in done.stderr

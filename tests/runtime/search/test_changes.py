@@ -163,7 +163,7 @@ def test_an_id_alone_stands_for_a_list_of_it() -> None:
 
 
 def test_removed_rows_stay_until_they_are_half_of_all() -> None:
-    index = HammingIndex(words(range(100)), 8)
+    index = HammingIndex(words(list(range(100))), 8)
     index.remove(range(49))
     assert [(s.codes, s.removed) for s in index.explain().segments] == [(100, 49)]
     index.remove(49)
