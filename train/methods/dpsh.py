@@ -72,9 +72,10 @@ class DpshMethod(PairwiseMethod):
     """Learns from pairs: similar ones get a large inner product, others a small one.
 
     The release pairs a batch with the stored outputs of all training pictures, which are as old as the step that saw a
-    picture last. At our learning rates the batch chases outputs that are no longer the network's: on synthetic:birds
-    (32 classes, 24 bits) no class ever showed (validation mAP 0.04, that of a random ranking), and a backbone that knew
-    the classes lost them. So pairs are those within a batch, as in hashnet; `stored=1` is the release's way.
+    picture last. With AdamW the batch chases outputs that are no longer the network's: on synthetic:birds (32 classes,
+    24 bits) no class ever showed (validation mAP 0.04, that of a random ranking), and a backbone that knew the classes
+    lost them; with SGD it kept them either way. So pairs are those within a batch, as in hashnet; `stored=1` is the
+    release's way.
     """
 
     name = "dpsh"
