@@ -15,6 +15,9 @@ from hypothesis import settings
 # interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Processes that tests start take the installed package, not the folder that they are started in.
+os.environ["PYTHONSAFEPATH"] = "1"
+
 # The same examples in every run, so that a test fails with the change that broke it; HYPOTHESIS_PROFILE=explore draws
 # new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None)
