@@ -5,6 +5,7 @@ happens in order happens on a stream. Arguments of a kernel are NumPy scalars of
 addresses within memory.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = [
     "Kernel",
     "Memory",
     "MultiprocessorLimits",
+    "OwnedMemory",
     "Program",
     "Stream",
     "check_copy",
@@ -89,6 +91,32 @@ class Memory(Protocol):
 
     def free(self) -> None:
         """Give it back; all work on it must have ended. Once is enough, twice does no harm."""
+
+
+class OwnedMemory:
+    """Memory of the device that is given back when nobody holds it any more, or before, by `free`.
+
+    pointer: the device's address. nbytes: the size. release: called once, with `arguments`, to give it back.
+    """
+
+    def __init__(self, pointer: int, nbytes: int, release: Callable[..., object], *arguments: Any) -> None:
+        self._pointer = pointer
+        self._nbytes = nbytes
+        self._release = weakref.finalize(self, release, *arguments)
+
+    @property
+    def pointer(self) -> int:
+        """The device's address."""
+        return self._pointer
+
+    @property
+    def nbytes(self) -> int:
+        """The size."""
+        return self._nbytes
+
+    def free(self) -> None:
+        """Give it back."""
+        self._release()
 
 
 @dataclass(frozen=True)

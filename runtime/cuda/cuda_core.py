@@ -18,6 +18,7 @@ from queryopt.runtime.cuda.base import (
     Event,
     Kernel,
     Memory,
+    OwnedMemory,
     Program,
     Stream,
     check_copy,
@@ -78,7 +79,7 @@ class CudaCoreRuntime:
         """Bytes that can be had now."""
         return self._memory_info()[0]
 
-    def allocate(self, nbytes: int) -> "CoreMemory":
+    def allocate(self, nbytes: int) -> OwnedMemory:
         """Memory of the device."""
         self.enter()
         status, pointer = self._driver.cuMemAlloc(max(1, nbytes))
@@ -87,7 +88,7 @@ class CudaCoreRuntime:
                 f"{nbytes} bytes were asked for, and {self.free_memory()} of the GPU's {self.device.memory} are free"
             )
         self.check(status)
-        return CoreMemory(self, int(pointer), nbytes)
+        return OwnedMemory(int(pointer), nbytes, _free, self, int(pointer))
 
     def pinned(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """A page-locked array, freed when nobody holds it any more."""
@@ -144,29 +145,6 @@ class CudaCoreRuntime:
         status, free, total = self._driver.cuMemGetInfo()
         self.check(status)
         return int(free), int(total)
-
-
-class CoreMemory:
-    """Memory of the device."""
-
-    def __init__(self, runtime: CudaCoreRuntime, pointer: int, nbytes: int) -> None:
-        self._pointer = pointer
-        self._nbytes = nbytes
-        self._release = weakref.finalize(self, _free, runtime, pointer)
-
-    @property
-    def pointer(self) -> int:
-        """The device's address."""
-        return self._pointer
-
-    @property
-    def nbytes(self) -> int:
-        """The size."""
-        return self._nbytes
-
-    def free(self) -> None:
-        """Give it back."""
-        self._release()
 
 
 def _free(runtime: CudaCoreRuntime, pointer: int) -> None:

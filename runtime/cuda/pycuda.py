@@ -18,6 +18,7 @@ from queryopt.runtime.cuda.base import (
     Kernel,
     Memory,
     MultiprocessorLimits,
+    OwnedMemory,
     Program,
     Stream,
     check_copy,
@@ -86,7 +87,7 @@ class PyCudaRuntime:
         with self.entered():
             return int(self.driver.mem_get_info()[0])
 
-    def allocate(self, nbytes: int) -> "PyCudaMemory":
+    def allocate(self, nbytes: int) -> OwnedMemory:
         """Memory of the device."""
         with self.entered():
             try:
@@ -96,7 +97,7 @@ class PyCudaRuntime:
                 raise DeviceMemoryError(
                     f"{nbytes} bytes were asked for, and {free} of the GPU's {total} are free"
                 ) from None
-        return PyCudaMemory(self, allocation, nbytes)
+        return OwnedMemory(int(allocation), nbytes, _free, self, allocation)
 
     def pinned(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """A page-locked array."""
@@ -129,29 +130,6 @@ class PyCudaRuntime:
             yield
         finally:
             self.driver.Context.pop()
-
-
-class PyCudaMemory:
-    """Memory of the device."""
-
-    def __init__(self, runtime: PyCudaRuntime, allocation: Any, nbytes: int) -> None:
-        self._pointer = int(allocation)
-        self._nbytes = nbytes
-        self._release = weakref.finalize(self, _free, runtime, allocation)
-
-    @property
-    def pointer(self) -> int:
-        """The device's address."""
-        return self._pointer
-
-    @property
-    def nbytes(self) -> int:
-        """The size."""
-        return self._nbytes
-
-    def free(self) -> None:
-        """Give it back."""
-        self._release()
 
 
 def _free(runtime: PyCudaRuntime, allocation: Any) -> None:

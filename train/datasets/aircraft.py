@@ -11,11 +11,10 @@ has about 8), and random crops rarely hold it.
 from pathlib import Path
 
 from queryopt.cli import display_path
-from queryopt.text import did_you_mean
 from queryopt.train.data import DataSplits
 from queryopt.train.datasets.download import download_with_torchvision
 from queryopt.train.datasets.official import Counts, OfficialDataset
-from queryopt.train.datasets.splits import ClassRow, Listed, make_splits
+from queryopt.train.datasets.splits import ClassRow, Listed, find_label, make_splits
 from queryopt.train.datasets.tables import read_rows
 
 __all__ = ["DATASET"]
@@ -41,11 +40,8 @@ def _read_part(path: Path, label_of: dict[str, int]) -> list[Listed]:
         picture, name = row.fields
         if not (picture.isascii() and picture.isdigit() and len(picture) == _ID_DIGITS):
             raise row.error(f"{display_path(picture)} is no id of a picture: {_ID_DIGITS} digits are needed")
-        if name not in label_of:
-            raise row.error(
-                f"variant {display_path(name)} is unknown: variants.txt has no such name{did_you_mean(name, label_of)}"
-            )
-        found.append(Listed(f"data/images/{picture}.jpg", label_of[name], row))
+        label = find_label(name, label_of, row, kind="variant", listed_in="variants.txt")
+        found.append(Listed(f"data/images/{picture}.jpg", label, row))
     return found
 
 

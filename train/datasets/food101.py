@@ -10,11 +10,10 @@ from pathlib import Path
 
 from queryopt.cli import display_path
 from queryopt.errors import DataError
-from queryopt.text import did_you_mean
 from queryopt.train.data import DataSplits
 from queryopt.train.datasets.download import download_with_torchvision
 from queryopt.train.datasets.official import Counts, OfficialDataset
-from queryopt.train.datasets.splits import ClassRow, Listed, make_splits
+from queryopt.train.datasets.splits import ClassRow, Listed, find_label, make_splits
 from queryopt.train.datasets.tables import read_rows
 
 __all__ = ["DATASET"]
@@ -42,11 +41,8 @@ def _read_part(path: Path, label_of: dict[str, int]) -> list[Listed]:
         name, slash, number = row.fields[0].partition("/")
         if not slash or not number:
             raise row.error(f"{display_path(row.fields[0])} is no picture: <class>/<number> is needed")
-        if name not in label_of:
-            raise row.error(
-                f"class {display_path(name)} is unknown: classes.txt has no such name{did_you_mean(name, label_of)}"
-            )
-        found.append(Listed(f"images/{name}/{number}.jpg", label_of[name], row))
+        label = find_label(name, label_of, row, kind="class", listed_in="classes.txt")
+        found.append(Listed(f"images/{name}/{number}.jpg", label, row))
     return found
 
 

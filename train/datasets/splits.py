@@ -1,18 +1,18 @@
 """From the rows of a data set's files to its two parts, checked against the pictures that are there."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
 from queryopt.cli import display_path
-from queryopt.text import counted
+from queryopt.text import counted, did_you_mean
 from queryopt.train.data import DataSplits, LabelledImages
 from queryopt.train.datasets.tables import Row
 
-__all__ = ["ClassRow", "Listed", "make_splits"]
+__all__ = ["ClassRow", "Listed", "find_label", "make_splits"]
 
 
 class Listed(NamedTuple):
@@ -31,6 +31,18 @@ class ClassRow(NamedTuple):
 
     name: str
     row: Row
+
+
+def find_label(name: str, labels: Mapping[str, int], row: Row, *, kind: str, listed_in: str) -> int:
+    """The label of a class that a row names. DataError, naming file and line, where `labels` has no such class.
+
+    kind: what the data set calls a class. listed_in: the file that lists them.
+    """
+    if name not in labels:
+        raise row.error(
+            f"{kind} {display_path(name)} is unknown: {listed_in} has no such name{did_you_mean(name, labels)}"
+        )
+    return labels[name]
 
 
 def make_splits(

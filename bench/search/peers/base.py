@@ -65,7 +65,6 @@ class Searcher(ABC):
     """How the searcher is held to one thread."""
     ordered: ClassVar[bool] = False
     """Whether it promises results in (distance, id) order."""
-    has_radius: ClassVar[bool] = True
 
     @classmethod
     def memory(cls, count: int, bits: int) -> int:
@@ -100,8 +99,11 @@ class Searcher(ABC):
         """The k nearest codes of each query, in the searcher's own form. Timed."""
 
     def within(self, queries: Any, radius: int) -> Any:
-        """All codes within the radius of each query, in the searcher's own form. Timed."""
-        raise NotImplementedError
+        """All codes within the radius of each query, in the searcher's own form. Timed.
+
+        A peer that can't search so leaves this out.
+        """
+        raise UnavailableError("it has no search within a radius")
 
     @abstractmethod
     def hits(self, found: Any) -> list[Hits]:

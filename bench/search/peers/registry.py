@@ -56,7 +56,7 @@ def open_searcher(name: str, codes: npt.NDArray[np.uint8], bits: int, task: Task
             importlib.import_module(cls.package)
     except ImportError:
         raise UnavailableError(f"not installed: {install_extra('bench')}") from None
-    if task.radius is not None and not cls.has_radius:
+    if task.radius is not None and cls.within is Searcher.within:
         raise UnavailableError("it has no search within a radius")
     needed, free = cls.memory(len(codes), bits), available_memory()
     if free is not None and needed > free:

@@ -17,7 +17,6 @@ class Usearch(Searcher):
     name: ClassVar[str] = "usearch"
     package: ClassVar[str] = "usearch"
     one_thread: ClassVar[str] = "search(threads=1)"
-    has_radius: ClassVar[bool] = False
 
     def __init__(self, codes: npt.NDArray[np.uint8], bits: int, task: Task) -> None:
         super().__init__(codes, bits, task)

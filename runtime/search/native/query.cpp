@@ -33,28 +33,6 @@ void fetch(const Chunk& chunk, std::uint32_t bucket) {
     chunk.rest.prefetch(first, std::min<std::size_t>(chunk.starts[bucket + 1], first + kPrefetched));
 }
 
-void sort_rows(std::vector<std::uint32_t>& rows, std::vector<std::uint32_t>& spare) {
-    if (std::is_sorted(rows.begin(), rows.end())) return;
-    if (rows.size() < 256) {
-        std::sort(rows.begin(), rows.end());
-        return;
-    }
-    spare.resize(rows.size());
-    const std::uint32_t largest = *std::max_element(rows.begin(), rows.end());
-    for (int shift = 0; shift < 32 && largest >> shift; shift += 8) {
-        std::size_t counts[256] = {};
-        for (const std::uint32_t row : rows) ++counts[(row >> shift) & 255];
-        std::size_t sum = 0;
-        for (std::size_t& count : counts) {
-            const std::size_t next = sum + count;
-            count = sum;
-            sum = next;
-        }
-        for (const std::uint32_t row : rows) spare[counts[(row >> shift) & 255]++] = row;
-        rows.swap(spare);
-    }
-}
-
 }  // namespace
 
 Query::Found Query::run(const Index& index, const Kernels& kernels, std::uint64_t code, std::uint64_t k, int limit,
@@ -388,7 +366,7 @@ Query::Found Query::finish() {
 }
 
 void Query::shrink() {
-    if (candidates_.capacity() + sorted_.capacity() + rows_.capacity() + spare_.capacity() > kKeptEntries) {
+    if (candidates_.capacity() + sorted_.capacity() + rows_.capacity() + first_.capacity() > kKeptEntries) {
         *this = Query();
     }
 }
@@ -402,31 +380,11 @@ void Query::take(int distance, Candidate* begin, Candidate* end) {
         groups_[distance] = rows_.size() - before;
         return;
     }
-    std::vector<std::uint32_t>& group = spare_;
-    group.clear();
+    first_.start(wanted);
     resolve(begin, end, limit_);
     for (const Candidate* c = begin; c < end; ++c) __builtin_prefetch(&index_->postings[index_->begin(c->unique)]);
-    std::uint32_t bound = kUnknown;  // only rows below can still be among the first `wanted`
-    for (const Candidate* c = begin; c < end; ++c) {
-        const std::uint32_t unique = c->unique;
-        const std::uint32_t last = index_->end(unique);
-        std::uint64_t taken = 0;
-        for (std::uint32_t i = index_->begin(unique); i < last && taken < wanted; ++i) {
-            const std::uint32_t row = index_->postings[i];
-            if (row >= bound) break;
-            if (allowed_ != nullptr && !allows(allowed_, row)) continue;
-            group.push_back(row);
-            ++taken;
-        }
-        if (group.size() > wanted && group.size() - wanted > wanted + kPiece) {
-            std::nth_element(group.begin(), group.begin() + static_cast<std::ptrdiff_t>(wanted), group.end());
-            group.resize(wanted);
-            bound = wanted ? *std::max_element(group.begin(), group.end()) : 0;
-        }
-    }
-    std::vector<std::uint32_t> scratch;
-    sort_rows(group, scratch);
-    if (group.size() > wanted) group.resize(wanted);
+    for (const Candidate* c = begin; c < end; ++c) first_.add_code(*index_, c->unique, allowed_);
+    const std::vector<std::uint32_t>& group = first_.sorted();
     rows_.insert(rows_.end(), group.begin(), group.end());
     groups_[distance] = group.size();
 }

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "first_rows.h"
 #include "index.h"
 
 namespace qo {
@@ -18,11 +19,6 @@ struct Spent {
     int shells = 0;             // steps (a shell of one chunk) that were finished
     bool scanned = false;
 };
-
-// Rows that may be found: bit r % 64 of word r / 64 for row r; all where null.
-using Allowed = const std::uint64_t*;
-
-inline bool allows(Allowed allowed, std::uint32_t row) { return allowed[row / 64] >> (row % 64) & 1; }
 
 // A code that may be among the results.
 struct Candidate {
@@ -98,7 +94,8 @@ class Query {
     double cost_ = 0;
     Spent spent_;
     std::vector<Candidate> candidates_, sorted_;
-    std::vector<std::uint32_t> rows_, spare_;
+    std::vector<std::uint32_t> rows_;
+    FirstRows first_;
     std::uint64_t groups_[kMaxBits + 1] = {};
 };
 

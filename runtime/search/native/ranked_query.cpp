@@ -411,36 +411,21 @@ RankedQuery::Found RankedQuery::finish() {
 // The first rows of these codes, all of one key: as many as are still wanted.
 void RankedQuery::take(std::size_t begin, std::size_t end) {
     const std::uint64_t wanted = k_ - rows_.size();
-    group_.clear();
-    std::uint32_t bound = kUnknown;  // only rows below can still be among the first `wanted`
+    first_.start(wanted);
     for (std::size_t at = begin; at < end; ++at) {
         const std::uint32_t unique = candidates_[at].unique;
         if (index_->structure == Structure::scan) {
-            group_.push_back(unique);
+            first_.add_row(unique);
         } else {
-            const std::uint32_t last = index_->end(unique);
-            std::uint64_t taken = 0;
-            for (std::uint32_t i = index_->begin(unique); i < last && taken < wanted; ++i) {
-                const std::uint32_t row = index_->postings[i];
-                if (row >= bound) break;
-                if (allowed_ != nullptr && !allows(allowed_, row)) continue;
-                group_.push_back(row);
-                ++taken;
-            }
-        }
-        if (group_.size() > wanted && group_.size() - wanted > wanted + kPiece) {
-            std::nth_element(group_.begin(), group_.begin() + static_cast<std::ptrdiff_t>(wanted), group_.end());
-            group_.resize(wanted);
-            bound = *std::max_element(group_.begin(), group_.end());
+            first_.add_code(*index_, unique, allowed_);
         }
     }
-    if (end - begin > 1) std::sort(group_.begin(), group_.end());
-    if (group_.size() > wanted) group_.resize(wanted);
-    rows_.insert(rows_.end(), group_.begin(), group_.end());
+    const std::vector<std::uint32_t>& group = first_.sorted();
+    rows_.insert(rows_.end(), group.begin(), group.end());
 }
 
 void RankedQuery::shrink() {
-    std::size_t kept = candidates_.capacity() + rows_.capacity() + row_keys_.capacity() + group_.capacity() +
+    std::size_t kept = candidates_.capacity() + rows_.capacity() + row_keys_.capacity() + first_.capacity() +
                        limit_.capacity();
     for (const Side& side : sides_) kept += side.levels.capacity();
     if (kept > kKeptEntries) *this = RankedQuery();

@@ -105,7 +105,8 @@ class RankedQuery {
     std::vector<Side> sides_;
     std::vector<std::uint32_t> scan_sums_;
     std::vector<Ranked> candidates_;
-    std::vector<std::uint32_t> rows_, row_keys_, group_;
+    std::vector<std::uint32_t> rows_, row_keys_;
+    FirstRows first_;
 };
 
 // A scan's steps: of so many words, or buckets, that they stay in a core's cache for several queries.
