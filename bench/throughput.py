@@ -168,8 +168,11 @@ def make_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
     return paths
 
 
-def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12) -> Path:
-    """Export a network with random weights to `path`: as fast as a trained one. MissingError without torch and onnx."""
+def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12, *, fold: bool = True) -> Path:
+    """Export a network with random weights to `path`: as fast as a trained one. MissingError without torch and onnx.
+
+    fold: see queryopt.export.export_onnx.
+    """
     try:
         import torch
 
@@ -185,7 +188,7 @@ def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12) -> P
     config = network_config(bits, backbone)
     torch.manual_seed(0)
     state = QueryOpt(config).eval().state_dict()
-    export_onnx(Checkpoint(TrainConfig(config), state, path.with_suffix(".safetensors")), path, parity=False)
+    export_onnx(Checkpoint(TrainConfig(config), state, path.with_suffix(".safetensors")), path, parity=False, fold=fold)
     return path
 
 

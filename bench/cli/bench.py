@@ -3,7 +3,7 @@
 import click
 
 from queryopt import __version__
-from queryopt.bench.cli import evaluation, flops, gpu, search, throughput
+from queryopt.bench.cli import evaluation, flops, gpu, latency, search, throughput
 from queryopt.cli import Group
 
 __all__ = ["main"]
@@ -24,5 +24,6 @@ def main() -> None:
 main.add_command(evaluation.command)
 main.add_command(flops.command)
 main.add_command(gpu.command)
+main.add_command(latency.command)
 main.add_command(search.command)
 main.add_command(throughput.command)

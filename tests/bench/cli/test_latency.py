@@ -1,0 +1,52 @@
+"""qo-bench latency as a command."""
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from queryopt.bench.cli.bench import main
+
+MODEL = Path(__file__).parents[2] / "data" / "v1" / "model.onnx"
+QUICK = ["--rounds", "1", "--seconds", "0.01", "--threads", "1"]
+
+
+def run(*args):
+    return CliRunner().invoke(main, ["latency", *map(str, args)])
+
+
+def test_a_model_beside_eager_torch(tmp_path: Path) -> None:
+    picture = tmp_path / "latency.png"
+    peers = ["--peers", "eager", "--backbone", "tiny"]
+    result = run("--model", MODEL, *peers, "--batch", "1,2", *QUICK, "--png", picture, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert [(row["batch"], row["name"] == "PyTorch eager") for row in report["rows"]] == [
+        (1, True), (1, False), (2, True), (2, False),
+    ]  # fmt: skip
+    assert report["reference"] == "PyTorch eager"
+    assert picture.stat().st_size > 0
+
+
+def test_an_untrained_network_plain_and_folded() -> None:
+    result = run("--backbone", "small", "--peers", "none", "--reference", "2", *QUICK, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert [row["name"] for row in report["rows"]] == ["plain", "folded"]
+    assert report["reference"] == "folded"
+    assert report["rows"][1]["multiply_adds"] < report["rows"][0]["multiply_adds"]
+
+
+def test_wrong_usage(tmp_path: Path) -> None:
+    for args, message in (
+        (["--peers", "egaer"], "did you mean eager"),
+        (["--model", MODEL, "--peers", "none", "--bits", "12"], "there is none"),
+        (["--model", MODEL, "--peers", "none", "--reference", "2", *QUICK], "there are 1 rows"),
+        (["--batch", "0"], "not a list such as"),
+        (["--model", MODEL, "--backend", "openvinno"], "no backend is called"),
+        (["--png", tmp_path / "none" / "a.png"], "there is no folder"),
+    ):
+        result = run(*args)
+        assert result.exit_code == 2, result.output
+        assert message in " ".join(result.stderr.split())
+        assert "Traceback" not in result.output
