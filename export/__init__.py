@@ -8,18 +8,29 @@ from typing import TYPE_CHECKING
 from queryopt.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from queryopt.export.engine import BuiltEngine, build_engine
     from queryopt.export.onnx import ExportResult, export_onnx
     from queryopt.export.parity import ParityReport, check_parity
     from queryopt.export.strip import InferenceNetwork
 
-__all__ = ["ExportResult", "InferenceNetwork", "ParityReport", "check_parity", "export_onnx"]
+__all__ = [
+    "BuiltEngine",
+    "ExportResult",
+    "InferenceNetwork",
+    "ParityReport",
+    "build_engine",
+    "check_parity",
+    "export_onnx",
+]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "BuiltEngine": "engine",
         "ExportResult": "onnx",
         "InferenceNetwork": "strip",
         "ParityReport": "parity",
+        "build_engine": "engine",
         "check_parity": "parity",
         "export_onnx": "onnx",
     },

@@ -2,12 +2,14 @@
 
 import importlib.util
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
 from queryopt.errors import ExitCode, MissingError
+from queryopt.export.engine import EngineOptions, engine_options, engine_values
 from queryopt.export.parity import MIN_BITS
 from queryopt.export.pictures import pictures_in
 from queryopt.text import counted, install_extra
@@ -26,13 +28,14 @@ Examples:
   qo-export --ckpt runs/a
   qo-export --ckpt runs/a --images photos/ --out birds.onnx
   qo-export --ckpt best.safetensors --images photos/ --explain
+  qo-export --ckpt runs/a --engine --profile 1,32,256 --target sm_86,sm_89
+  qo-export --onnx model.onnx --engine
 """
 
 
 @click.command("qo-export", cls=Command, epilog=_EPILOG)
-@click.option(
-    "--ckpt", "checkpoint", required=True, metavar="RUN_OR_FILE", help="Run folder or checkpoint of qo-train."
-)
+@click.option("--ckpt", "checkpoint", metavar="RUN_OR_FILE", help="Run folder or checkpoint of qo-train.")
+@click.option("--onnx", metavar="FILE", help="Instead: a model.onnx; with --engine, on a machine without PyTorch.")
 @click.option("--out", "path", metavar="FILE", help="The model to write.  [default: model.onnx beside the checkpoint]")
 @click.option("--images", metavar="FOLDER", help="Pictures for the parity gate.  [default: the run's validation ones]")
 @click.option(
@@ -45,29 +48,49 @@ Examples:
 @click.option("--no-parity", is_flag=True, help="Don't compare on pictures; the model's card will say so.")
 @click.option("--no-fold", is_flag=True, help="Keep the trained network's own parts in the graph; slower, same codes.")
 @click.option("--explain", is_flag=True, help="Add the output `attention`: where in the picture each bit looked.")
+@engine_options
 @batch_option(32)
 @threads_option
 @common_options
 def main(
-    checkpoint: str,
+    checkpoint: str | None,
+    onnx: str | None,
     path: str | None,
     images: str | None,
     max_flip_rate: float,
     no_parity: bool,
     no_fold: bool,
     explain: bool,
+    engine: EngineOptions | None,
     batch: int,
     threads: int | None,
     out: Output,
 ) -> ExitCode:
-    """Export a training checkpoint to one self-describing model.onnx.
+    """Export a training checkpoint to one self-describing model.onnx, and with --engine to a TensorRT engine.
 
     What only training uses (the auxiliary branch, a classification head) is stripped and the network folded (exact
     rewrites that save multiply-adds); that what comes out is still the network, and holds nothing of the former, is
     proved on the graph. Then network and model hash the same real pictures: at least 20,000 bits are compared, with
     flips and crops of the pictures where there are too few. A model whose bits differ by more than --max-flip-rate is
     not written, and an older one at its place stays.
+
+    --engine builds model.plan beside it, and model.plan.json, which says what it fits. tensorrt builds for the GPU that
+    is here; tensorrt_rtx without one, for those of --target.
     """
+    if (checkpoint is None) == (onnx is None):
+        raise click.UsageError("give --ckpt RUN, or --onnx FILE with --engine: one of the two")
+    if engine is not None:
+        engine.check()
+    if onnx is not None:
+        if engine is None:
+            raise click.UsageError("--onnx is for building an engine of it: give --engine too")
+        if path is not None or images is not None or no_parity or no_fold or explain:
+            raise click.UsageError(
+                "--out, --images, --no-parity, --no-fold and --explain go with --ckpt, not with --onnx"
+            )
+        out.result(engine_values(engine.build(Path(onnx), out)))
+        return ExitCode.DONE
+    assert checkpoint is not None
     for package, extra in _PACKAGES.items():
         if importlib.util.find_spec(package) is None:
             raise MissingError(f"exporting needs {package}, which is not installed: {install_extra(extra)}")
@@ -110,7 +133,8 @@ def main(
     if result.parity is not None and result.parity.distinct_codes == 1:
         out.warn("the network gives every picture the same code: it tells nothing apart, and the parity gate little")
     _print(out, result)
-    out.result(_values(result, stopped))
+    built = None if engine is None else engine.build(result.path, out)
+    out.result({**_values(result, stopped), "engine": None if built is None else engine_values(built)})
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE
 
 

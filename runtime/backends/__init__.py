@@ -26,6 +26,9 @@ def open_backend(model: str | os.PathLike[str], backend: str = "auto", threads: 
         )
     path = Path(model)
     if path.suffix.lower() == ".plan":
+        from queryopt.runtime.tensorrt.fit import fitting_engine
+
+        fitting_engine(path)
         raise MissingError(
             f"{display_path(path)}: this queryopt has no backend that runs TensorRT engines: give the model.onnx that "
             "it was built from"

@@ -1,7 +1,6 @@
 """ONNX Runtime on the CPU."""
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from queryopt.cli import display_path
 from queryopt.codes import code_bytes
 from queryopt.errors import MissingError, ModelError, UsageError
 from queryopt.runtime.backends.base import BackendOutput, check_pixels
+from queryopt.runtime.onnx_file import read_onnx
 from queryopt.text import counted, install_extra
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["OnnxRuntimeBackend", "usable_cores"]
 
 _PROVIDER = "CPUExecutionProvider"
-
-_EXTERNAL_DATA = re.compile(rb"location(?<=[\x08\x00]location)")
-"""The key of a tensor that lies in another file: these letters after their number, 8, in either way to write it."""
 
 
 def usable_cores() -> int:
@@ -46,7 +43,7 @@ class OnnxRuntimeBackend:
             raise MissingError(f"running a model needs onnxruntime ({error}): {install_extra('cpu')}") from None
         self._where = where = display_path(path)
         threads = threads or usable_cores()
-        self._session = _session(onnxruntime, _read(path, where), where, threads)
+        self._session = _session(onnxruntime, read_onnx(path), where, threads)
         if self._session.get_providers() != [_PROVIDER]:
             raise MissingError(
                 f"onnxruntime runs {where} on {', '.join(self._session.get_providers())} instead of {_PROVIDER}: "
@@ -95,22 +92,6 @@ class OnnxRuntimeBackend:
     def close(self) -> None:
         """Free the session."""
         self._session = None
-
-
-def _read(path: Path, where: str) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{where}: can't be read: {error.strerror}") from None
-    if not content:
-        raise ModelError(f"{where}: zero bytes: export the model again with qo-export")
-    # A file that names others could have any file of this machine read into the model (CVE-2025-51480 and its kin);
-    # onnxruntime itself would read any that lies below the folder that one is in.
-    if _EXTERNAL_DATA.search(content):
-        raise ModelError(
-            f"{where}: keeps its weights in other files, which is refused: a model of qo-export is one file"
-        )
-    return content
 
 
 def _session(onnxruntime: Any, content: bytes, where: str, threads: int) -> "onnxruntime.InferenceSession":

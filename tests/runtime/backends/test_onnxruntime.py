@@ -135,7 +135,7 @@ class TestFiles:
         assert "qo-export" in refused(tmp_path / "a.onnx")
 
     def test_plan(self, tmp_path: Path) -> None:
-        with pytest.raises(MissingError, match=r"give the model\.onnx"):
+        with pytest.raises(ModelError, match=r"no such engine: put the model\.onnx"):
             open_backend(tmp_path / "model.plan")
 
     @pytest.mark.parametrize("where", ["../secret.bin", "secret.bin", "link.bin"])

@@ -1,0 +1,34 @@
+"""What TensorRT says: its functions return None where they fail, and the reason is only in its log."""
+
+from typing import Any, Protocol
+
+__all__ = ["Messages", "collect_messages"]
+
+_KEPT = 50
+_LONGEST = 600
+
+
+class Messages(Protocol):
+    """A logger of TensorRT that keeps warnings and errors."""
+
+    def errors(self) -> str:
+        """The errors in one line, the first of them first; "it gave no reason" where there were none."""
+
+
+def collect_messages(module: Any) -> Any:
+    """A new logger (an ILogger of that package, and Messages) that prints nothing."""
+
+    class Collector(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.kept: list[tuple[bool, str]] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            # The severities are ordered from INTERNAL_ERROR, 0, to VERBOSE, 4.
+            if len(self.kept) < _KEPT and int(severity) <= int(module.ILogger.WARNING):
+                self.kept.append((int(severity) <= int(module.ILogger.ERROR), " ".join(message.split())))
+
+        def errors(self) -> str:
+            return "; ".join(message for bad, message in self.kept if bad)[:_LONGEST] or "it gave no reason"
+
+    return Collector()
