@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from queryopt.cli import Progress as ItemProgress
     from queryopt.runtime import Hasher, HashIndex
     from queryopt.train.data import LabelledImages
+    from queryopt.train.open_set import OpenSet
 
 __all__ = [
     "DataSource",
     "Evaluation",
     "LabelledCodes",
     "LabelledFolder",
+    "Part",
     "Protocol",
     "evaluate",
     "hash_labelled",
@@ -47,6 +49,9 @@ Progress = Callable[[str, int | None], "AbstractContextManager[Advance]"]
 
 Protocol: TypeAlias = Literal["deployed", "paper"]
 """Where the gallery's codes come from: the model, or the labels of a run's training pictures."""
+
+Part: TypeAlias = Literal["seen", "unseen"]
+"""The classes that a run trained on, or those that it held out (`qo-train --open-set`): each has its own gallery."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,14 @@ class LabelledFolder:
 class DataSource:
     """A data set, and how a run divides it.
 
-    data: see queryopt.train.sources. seed, test_fraction, validation_fraction: as in TrainConfig.
+    data: see queryopt.train.sources. seed, test_fraction, validation_fraction, open_set: as in TrainConfig.
     """
 
     data: str
     seed: int
     test_fraction: float
     validation_fraction: float
+    open_set: float = 0.0
 
     @classmethod
     def plain(cls, data: str) -> "DataSource":
@@ -93,21 +99,20 @@ class DataSource:
             raise DataError(f"{display_path(run)}: no config.json in it: give the run folder of a qo-train")
         if not (data := data or config.data):
             raise DataError(f"{display_path(run)}: its config.json doesn't say where its pictures lie: give --data")
-        return cls(data, config.seed, config.test_fraction, config.validation_fraction)
+        return cls(data, config.seed, config.test_fraction, config.validation_fraction, config.open_set)
 
     def images(
         self, split: str, progress: "ItemProgress | None" = None, trained_only: bool = False
     ) -> "tuple[LabelledImages, LabelledImages]":
-        """(gallery, queries) of the split "test" or "validation".
+        """(gallery, queries) of the split "test" or "validation", of the classes that a run trains on.
 
         test: the training pictures and the test pictures. validation: what a run trains on, and what it sets aside to
         choose its checkpoint. trained_only: leave the latter out of the gallery of "test" too. progress: for a
         generated set that has to be made. DataError where there are no queries.
         """
         from queryopt.train.data import split_validation
-        from queryopt.train.sources import load_data
 
-        splits = load_data(self.data, seed=self.seed, test_fraction=self.test_fraction, progress=progress)
+        splits = self._divided(progress).seen
         gallery, queries = splits.train, splits.test
         if split == "validation" or trained_only:
             gallery, held_back = split_validation(splits.train, self.validation_fraction, self.seed)
@@ -116,6 +121,24 @@ class DataSource:
             why = f"validation_fraction is {self.validation_fraction:g}" if split == "validation" else "no test part"
             raise DataError(f"{display_path(self.data)}: there are no {split} pictures ({why})")
         return gallery, queries
+
+    def unseen_images(self, progress: "ItemProgress | None" = None) -> "tuple[LabelledImages, LabelledImages] | None":
+        """(gallery, queries) of the classes that the run held out: their pictures of the training part and of the test
+        part; None where it held none out. DataError where there are no queries.
+        """
+        unseen = self._divided(progress).unseen
+        if unseen is None:
+            return None
+        if not len(unseen.test):
+            raise DataError(f"{display_path(self.data)}: there are no test pictures of the unseen classes")
+        return unseen.train, unseen.test
+
+    def _divided(self, progress: "ItemProgress | None") -> "OpenSet":
+        from queryopt.train.open_set import hold_out_classes
+        from queryopt.train.sources import load_data
+
+        splits = load_data(self.data, seed=self.seed, test_fraction=self.test_fraction, progress=progress)
+        return hold_out_classes(splits, self.open_set, self.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,11 +189,13 @@ class Evaluation:
     """What the gallery was ranked by."""
     protocol: Protocol = "deployed"
     """Where the gallery's codes come from."""
+    part: Part = "seen"
+    """Which classes they are of."""
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return (
-            {"protocol": self.protocol, "rank": self.rank}
+            {"protocol": self.protocol, "rank": self.rank, "part": self.part}
             | self.metrics.to_dict()
             | {
                 "bits": self.bits,
@@ -283,11 +308,12 @@ def evaluate(
     radii: Sequence[int] = (0, 1, 2),
     rank: Rank = "hamming",
     protocol: Protocol = "deployed",
+    part: Part = "seen",
 ) -> Evaluation:
     """Rank the gallery for each query and measure. A query that lies in the gallery is left out of its own ranking.
 
     rank: by what, as for `HammingIndex.search`; what is equal in it is a tie. 'weighted' and 'tiebreak' need the
-    queries' logits. protocol: what the gallery's codes are, for the record.
+    queries' logits. protocol, part: what the gallery's codes and the classes are, for the record.
 
     MismatchError where the two have codes of different length, or share no class. UsageError for a rank without logits.
     """
@@ -320,4 +346,5 @@ def evaluate(
         per_class=class_scores(queries.labels, metrics.average_precision),
         rank=rank,
         protocol=protocol,
+        part=part,
     )

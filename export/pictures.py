@@ -50,6 +50,7 @@ def pictures_in(folder: str | os.PathLike[str]) -> list[PicturePath]:
 
 def _of_run(checkpoint: "Checkpoint", progress: Progress | None) -> tuple[list[PicturePath], str]:
     from queryopt.train.data import split_validation
+    from queryopt.train.open_set import hold_out_classes
     from queryopt.train.sources import load_data
 
     config = checkpoint.config
@@ -60,15 +61,14 @@ def _of_run(checkpoint: "Checkpoint", progress: Progress | None) -> tuple[list[P
         )
     try:
         data = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
-        _, validation = split_validation(data.train, config.validation_fraction, config.seed)
+        images = hold_out_classes(data, config.open_set, config.seed).seen.train
+        _, validation = split_validation(images, config.validation_fraction, config.seed)
     except (QueryOptError, OSError) as error:
         raise DataError(
             f"{display_path(checkpoint.path)}: the pictures that it was trained on can't be had "
             f"({error}): pass some with --images FOLDER"
         ) from None
     chosen, words = (
-        (validation, "the run's validation pictures")
-        if len(validation)
-        else (data.train, "the run's training pictures")
+        (validation, "the run's validation pictures") if len(validation) else (images, "the run's training pictures")
     )
     return [Path(chosen.root, path) for path in chosen.paths], words

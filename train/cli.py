@@ -134,6 +134,11 @@ Presets:
 @click.option("--flip/--no-flip", default=None, help="Mirror training pictures at random.")
 @click.option("--validation-fraction", type=float, help="Share of the training pictures that choose the checkpoint.")
 @click.option("--test-fraction", type=float, help="Share of each class kept for tests where there is no test part.")
+@click.option(
+    "--open-set",
+    type=float,
+    help="Classes that are never trained on, which qo-eval --run then measures apart: how many, or a share below 1.",
+)
 @click.option("--seed", type=int, help="What every random draw derives from.")
 @click.option("--channels-last/--no-channels-last", default=None, help="Memory layout of the pictures on a GPU.")
 @click.option("--device", help="auto, cpu or cuda.")
@@ -168,6 +173,7 @@ def main(
         if importlib.util.find_spec(package) is None:
             raise MissingError(f"training needs {package}, which is not installed: {install_extra('train')}")
     from queryopt.train.loop import train
+    from queryopt.train.open_set import hold_out_classes
 
     config, chosen = _config(run, preset, resume, {**options, "data": source})
     if download:
@@ -175,8 +181,16 @@ def main(
     splits = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=out.progress)
     if chosen is not None:
         out.log(f"preset: {chosen} ({PRESETS[chosen].summary}) Others: qo-train --help")
-    used, kept = (counted(len(part), "picture", "pictures") for part in (splits.train, splits.test))
+    divided = hold_out_classes(splits, config.open_set, config.seed)
+    seen, unseen = divided.seen, divided.unseen
+    used, kept = (counted(len(part), "picture", "pictures") for part in (seen.train, seen.test))
     out.log(f"data: {used} to train and to choose the checkpoint on; {kept} kept for tests")
+    if unseen is not None:
+        out.log(
+            f"open set: {len(unseen.train.classes):,} classes are never seen, {len(seen.train.classes):,} are trained "
+            f"on; of the unseen ones, {len(unseen.train):,} pictures are a gallery and {len(unseen.test):,} queries "
+            f"for qo-eval --run"
+        )
     try:
         result = train(
             config,
@@ -198,8 +212,11 @@ def main(
             f"training finished without {counted(len(result.skipped), 'picture', 'pictures')} that can't be read, and "
             "the model is good; the exit code is 1. Others may not have been looked at: those kept for tests never are"
         )
-    _print(out, result, len(splits.test))
-    out.result(asdict(result) | {"test_images": len(splits.test)})
+    _print(out, result, len(seen.test))
+    out.result(
+        asdict(result)
+        | {"test_images": len(seen.test), "unseen_classes": [] if unseen is None else list(unseen.train.classes)}
+    )
     return ExitCode.SOME_FAILED if result.skipped else ExitCode.DONE
 
 

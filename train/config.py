@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from queryopt.errors import FormatError, UsageError
 from queryopt.text import did_you_mean
+from queryopt.train.open_set import check_open_set
 
 if TYPE_CHECKING:
     from queryopt.train.methods.base import Method
@@ -78,6 +79,8 @@ class TrainConfig:
     """Share of the training images that choose the checkpoint; 0 trains on all and keeps the last iteration."""
     test_fraction: float = 0.2
     """Share of each class kept apart as test pictures where the data has no test part of its own."""
+    open_set: float = 0.0
+    """Classes that are never trained on: how many, or, below 1, which share of them; see queryopt.train.open_set."""
     weights: str = "imagenet"
     """Backbone weights to start from: imagenet (downloaded), none, or a file."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -108,6 +111,8 @@ class TrainConfig:
         _check_real("classification_weight", self.classification_weight, below=1e6)
         _check_real("validation_fraction", self.validation_fraction, below=1)
         _check_real("test_fraction", self.test_fraction, below=1)
+        check_open_set(self.open_set)
+        object.__setattr__(self, "open_set", float(self.open_set))
         for name in ("channels_last", "flip", "hold_solver", "scale_gamma"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} is {getattr(self, name)!r}: true or false")
@@ -149,12 +154,12 @@ class TrainConfig:
         return scaled_gamma(self.gamma, images) if self.scale_gamma else self.gamma
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON values; what came with other methods only where it is used.
+        """The configuration as JSON values; what came later only where it is used.
 
-        So a run of queryopt is written as it was before there were others, and is read by those versions.
+        So a run that uses none of it is written as it was before, and is read by those versions.
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("classification_weight", "method_options"):
+        for name in ("classification_weight", "method_options", "open_set"):
             if not values[name]:
                 del values[name]
         values["network"] = self.network.to_dict()

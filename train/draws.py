@@ -33,6 +33,8 @@ class Stream(IntEnum):
     """The pictures set aside to choose the checkpoint."""
     BIRD_CLASSES = 17
     BIRD_PICTURES = 18
+    OPEN_SET = 19
+    """Which classes are held out; a class has a draw of its own, from a hash of its name."""
 
 
 def sample_rng(seed: int, outer: int, inner: int, sample: int, stream: int = Stream.VIEWS) -> np.random.Generator:

@@ -43,6 +43,7 @@ from queryopt.train.inputs import to_input
 from queryopt.train.methods import build_network, find_method
 from queryopt.train.methods.base import TrainingBatch
 from queryopt.train.network import load_backbone_weights
+from queryopt.train.open_set import hold_out_classes
 from queryopt.train.pictures import Batch, PictureSource
 from queryopt.train.runs import Position, RunFolder, RunState, check_unused
 from queryopt.train.schedule import rates_at
@@ -101,7 +102,8 @@ def train(
 ) -> TrainResult:
     """Train a network and write its run folder.
 
-    data: a data set, or where it lies (None: config.data); only its training part is touched. out: the run folder;
+    data: a data set, or where it lies (None: config.data); only its training part is touched, and of that only the
+    classes that config.open_set doesn't hold out. out: the run folder;
     one that holds a run already is refused, unless `resume` is set. resume: go on from its last.pt, if there is one,
     else start. strict: stop at the first picture that can't be read, instead of leaving it out. progress, report: see
     queryopt.cli.Progress and `Report`.
@@ -122,10 +124,13 @@ def train(
                 "cub200:FOLDER, or synthetic:birds"
             )
         data = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
+    divided = hold_out_classes(data, config.open_set, config.seed)
+    images, unseen = divided.seen.train, divided.unseen
     if config.classification_weight:
-        config = config.override(classes=len(data.train.classes))
+        config = config.override(classes=len(images.classes))
     with RunFolder(Path(out), resume) as folder, _threads(config.threads):
-        run = _Run(config, data.train, folder, strict, progress or no_progress, report or _no_report)
+        run = _Run(config, images, folder, strict, progress or no_progress, report or _no_report)
+        run.unseen_classes = unseen.train.classes if unseen is not None else ()
         return run.start(resume)
 
 
@@ -150,6 +155,7 @@ class _Run:
         augmentation = Augmentation(scale=config.crop_scale, flip=config.flip)
         self.pictures = PictureSource(self.images, self.preprocessing, augmentation, threads=config.threads)
         self.validation_pictures = PictureSource(self.validation, self.preprocessing, threads=config.threads)
+        self.unseen_classes: tuple[str, ...] = ()
         self.digest = self.images.digest()
         self.labels = torch.from_numpy(self.images.labels).to(self.device)  # [n]
         self.samples = min(config.samples, len(self.images))
@@ -507,6 +513,7 @@ class _Run:
         return {
             "data_root": display_path(self.images.root.absolute()),
             "classes": len(self.images.classes),
+            **({"unseen_classes": list(self.unseen_classes)} if self.unseen_classes else {}),
             "images": len(self.images),
             "validation_images": len(self.validation),
             "samples": self.samples,

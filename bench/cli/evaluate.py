@@ -18,7 +18,7 @@ from queryopt.text import install_extra
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from queryopt.bench.evaluate import DataSource, Evaluation, LabelledCodes, LabelledFolder, Protocol
+    from queryopt.bench.evaluate import DataSource, Evaluation, LabelledCodes, LabelledFolder, Part, Protocol
     from queryopt.card import ModelCard
     from queryopt.runtime import HashIndex
 
@@ -165,6 +165,9 @@ def main(
     left out and counted; one that lies in the gallery itself is left out of its own ranking.
 
     mAP at k is over the k nearest alone: the sum stops at rank k and is divided by min(k, relevant pictures).
+    Of a run that held classes out (qo-train --open-set), unseen classes are measured apart: their test pictures search
+    their pictures of the training part, and no others. All else (ratios, bit cards) is of the seen ones.
+
     --protocol paper ranks the query's codes against those that the run solved from the labels of its training pictures;
     both: beside the model's own, over the same pictures.
 
@@ -205,6 +208,7 @@ def main(
     source = _source(data, root, any_size, run_path, split)
     gallery: LabelledFolder | None
     solved: LabelledCodes | None = None
+    unseen: tuple[LabelledFolder, LabelledFolder] | None = None
     solved_after = model_after = attributes = None
     if source is not None:
         gallery_images, query_images = source.images(split, out.progress, trained_only="paper" in protocols)
@@ -215,6 +219,7 @@ def main(
             solved, solved_after = paper_gallery(run_path, gallery_images)
         if bits_path is not None:
             attributes = load_all_attributes(source.data, gallery_images, query_images)
+        unseen = _unseen(source, split, protocols, out)
     else:
         assert queries_path is not None
         queries = labelled_folder(queries_path)
@@ -227,9 +232,9 @@ def main(
     if bits_path is not None and attributes is None:
         out.log("bit cards: these pictures have no known attributes (cub200 and synthetic:birds do, by --data)")
 
-    check_plot(plot_path, queries, gallery)
+    check_plot(plot_path, queries, gallery, *(unseen or ()))
     ranks: tuple[Rank, ...] = RANKS if rank == "all" else (rank,)
-    evaluations: dict[tuple[str, Protocol, Rank], Evaluation] = {}
+    evaluations: dict[tuple[str, Part, Protocol, Rank], Evaluation] = {}
     cards: dict[str, ModelCard] = {}
     failed: dict[bytes, str] = {}
     with (
@@ -262,15 +267,24 @@ def main(
                     looked_at = galleries["deployed"], asked
                 cards[path] = hasher.card
                 evaluations |= {
-                    (path, which, by): evaluate(found, asked, ks, radii, by, which)
+                    (path, "seen", which, by): evaluate(found, asked, ks, radii, by, which)
                     for which, found in galleries.items()
                     for by in ranks
                 }
-            for found in (*galleries.values(), asked):
+                looked_through = [*galleries.values(), asked]
+                if unseen is not None:
+                    other = hash_labelled(hasher, unseen[0], out.progress, "unseen gallery")
+                    strange = hash_labelled(hasher, unseen[1], out.progress, "unseen queries")
+                    evaluations |= {
+                        (path, "unseen", "deployed", by): evaluate(other, strange, ks, radii, by, "deployed", "unseen")
+                        for by in ranks
+                    }
+                    looked_through += [other, strange]
+            for found in looked_through:
                 failed |= found.failures
 
         first, *others = cards
-        by_model = {path: evaluations[path, protocols[0], ranks[0]] for path in cards}
+        by_model = {path: evaluations[path, "seen", protocols[0], ranks[0]] for path in cards}
         for name, reason in failed.items():
             out.warn(f"{display_path(name)}: {reason}")
         for label in by_model[first].absent:
@@ -287,7 +301,7 @@ def main(
             else {"outer_iterations": solved_after, "model_outer_iterations": model_after},
             "models": [
                 {"model": path, "fingerprint": cards[path].fingerprint} | evaluation.to_dict()
-                for (path, _, _), evaluation in evaluations.items()
+                for (path, _, _, _), evaluation in evaluations.items()
             ],
             "ratios": ratios,
             "required_ratio": require_ratio,
@@ -309,17 +323,18 @@ def main(
             carded.write((made.to_json() if as_json else made.to_markdown()).encode())
     out.result(result)
     out.print(figure_table(titled), "")
-    if worst:
-        out.print(class_table(titled, worst), "")
-    for (path, which, by), evaluation in evaluations.items():
+    for part in ("seen", "unseen") if worst else ():
+        if of_part := {title: evaluation for title, evaluation in titled.items() if evaluation.part == part}:
+            out.print(class_table(of_part, worst), "")
+    for (path, part, which, by), evaluation in evaluations.items():
         if by != ranks[0]:
-            ratio = evaluation.metrics.map / evaluations[path, which, ranks[0]].metrics.map
-            column = display_path(path) + (f", {which}" if len(protocols) > 1 else "")
+            ratio = evaluation.metrics.map / evaluations[path, part, which, ranks[0]].metrics.map
+            column = display_path(path) + (f", {part}" if unseen else "") + (f", {which}" if len(protocols) > 1 else "")
             out.print(f"{column}: the mAP of {by} is {ratio:.3f} x that of {ranks[0]}.")
     if solved_after is not None:
         out.print(_about_solved(solved_after, model_after))
-    for other, ratio in ratios.items():
-        out.print(f"The mAP is {ratio:.2f} x that of {display_path(other)}.")
+    for compared, ratio in ratios.items():
+        out.print(f"The mAP is {ratio:.2f} x that of {display_path(compared)}.")
     if not passed:
         low = min(ratios, key=lambda other: ratios[other])
         click.echo(
@@ -357,12 +372,13 @@ def _writing(path: str | None, over: bytes) -> "AbstractContextManager[BinaryIO 
     return nullcontext() if path is None else replacing(path, over=over)
 
 
-def _titles(evaluations: "Mapping[tuple[str, Protocol, Rank], Evaluation]") -> "dict[str, Evaluation]":
+def _titles(evaluations: "Mapping[tuple[str, Part, Protocol, Rank], Evaluation]") -> "dict[str, Evaluation]":
     """Each evaluation by the name of its column: the model's, and what tells it from the others or from the usual."""
-    protocols, ranks = ({key[i] for key in evaluations} for i in (1, 2))
+    parts, protocols, ranks = ({key[i] for key in evaluations} for i in (1, 2, 3))
     titled = {}
-    for (path, protocol, rank), evaluation in evaluations.items():
+    for (path, part, protocol, rank), evaluation in evaluations.items():
         title = display_path(path)
+        title += f", {part}" if "unseen" in parts else ""
         title += "" if protocols == {"deployed"} else f", {protocol}"
         title += "" if ranks == {"hamming"} else f", {rank}"
         titled[title] = evaluation
@@ -385,6 +401,22 @@ def _source(data: str | None, root: str | None, any_size: bool, run: str | None,
     if importlib.util.find_spec("torch") is None:
         raise MissingError(f"--run needs torch, which is not installed: {install_extra('train')}; or give --data")
     return DataSource.of_run(run, data)
+
+
+def _unseen(
+    source: "DataSource", split: str, protocols: "tuple[Protocol, ...]", out: Output
+) -> "tuple[LabelledFolder, LabelledFolder] | None":
+    """Gallery and queries of the classes that a run held out, where the test pictures are asked with."""
+    from queryopt.bench.evaluate import labelled_pictures
+
+    if split != "test" or not source.open_set:
+        return None
+    images = source.unseen_images(out.progress)
+    assert images is not None
+    gallery, queries = map(labelled_pictures, images)
+    if "paper" in protocols:
+        out.log("unseen classes: the run solved no codes for them, so they are measured with the model's own alone")
+    return gallery, queries
 
 
 def _model_of(run: str | None, model: str | None) -> str | None:

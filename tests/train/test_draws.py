@@ -35,6 +35,7 @@ def test_a_seed_means_the_same_in_every_version():
         "VALIDATION": 16,
         "BIRD_CLASSES": 17,
         "BIRD_PICTURES": 18,
+        "OPEN_SET": 19,
     }
 
 

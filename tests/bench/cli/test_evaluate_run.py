@@ -258,3 +258,66 @@ def test_a_plot_asks_for_matplotlib_before_anything_is_hashed(birds, tmp_path, m
     done = command(main, "--run", birds / "run", "--plot", tmp_path / "p.png")
     assert done.exit_code == ExitCode.MISSING
     assert "--plot needs matplotlib" in done.stderr
+
+
+def test_unseen_classes_are_never_trained_on_and_are_measured_apart(birds, tmp_path):
+    folder = tmp_path / "run"
+    options = ("--preset", "tiny", "--iterations", 1, "--validation-fraction", 0.25, "--open-set", 2)
+    trained = command(train_main, "--data", birds / "birds", "--out", folder, *options)
+    assert trained.exit_code == ExitCode.DONE, trained.output
+    assert "open set: 2 classes are never seen, 4 are trained on" in trained.output
+    config = json.loads((folder / "config.json").read_text())
+    unseen = config["run"]["unseen_classes"]
+    assert (config["open_set"], config["run"]["classes"], config["run"]["images"]) == (2, 4, 24)
+    # B has rows of seen pictures alone, and parity looks at no others.
+    assert len(torch.load(folder / "last.pt", weights_only=True)["codes"]) == 24
+    exported = command(export_main, "--ckpt", folder, "--no-fold")
+    assert exported.exit_code == ExitCode.DONE, exported.output
+    assert "8 pictures (the run's validation pictures)" in exported.output
+
+    cards = tmp_path / "bits.json"
+    done = command(main, "--run", folder, "--protocol", "both", "--bits-out", cards, "--permutations", 19, "--json")
+    assert done.exit_code == ExitCode.DONE, done.output
+    models = json.loads(done.stdout)["models"]
+    seen, _, strange = models
+    assert [(model["part"], model["protocol"]) for model in models] == [
+        ("seen", "deployed"),
+        ("seen", "paper"),
+        ("unseen", "deployed"),
+    ]
+    assert [model["gallery"] for model in models] == [24, 24, 16]
+    assert [model["queries"] for model in models] == [12, 12, 6]
+    assert {score["label"] for score in strange["per_class"]} == set(unseen)
+    assert {score["label"] for score in seen["per_class"]}.isdisjoint(unseen)
+    assert json.loads(cards.read_text())["bit_cards"]["gallery"] == 24
+
+    splits = load_image_folder(birds / "birds")
+    hasher = Hasher(folder / "model.onnx", threads=1)
+    rows = [np.array([p.classes[label] in unseen for label in p.labels]) for p in (splits.train, splits.test)]
+    gallery, queries = (
+        part.subset(np.flatnonzero(row)) for part, row in zip((splits.train, splits.test), rows, strict=True)
+    )
+    codes = [hasher.hash_files([part.path(i) for i in range(len(part))]).codes for part in (queries, gallery)]
+    expected = retrieval_metrics(*codes, hasher.card.bits, queries.labels, gallery.labels)
+    assert strange["map"] == pytest.approx(expected.map, abs=1e-12)
+
+    table = command(main, "--run", folder)
+    assert ", unseen" in table.output
+    assert "worst 2 of 2 classes" in table.output
+    chosen = command(main, "--run", folder, "--split", "validation", "--json")
+    assert [model["part"] for model in json.loads(chosen.stdout)["models"]] == ["seen"]
+
+    other = command(train_main, "--out", folder, "--resume", "--open-set", 3)
+    assert other.exit_code == ExitCode.USAGE
+    assert "open_set: 3.0, not 2.0" in other.output
+
+
+def test_unseen_classes_without_test_pictures_are_named(birds, tmp_path):
+    shutil.copytree(birds / "birds" / "train", tmp_path / "photos")
+    folder = tmp_path / "run"
+    options = ("--preset", "tiny", "--iterations", 0, "--test-fraction", 0, "--open-set", 0.5)
+    trained = command(train_main, "--data", tmp_path / "photos", "--out", folder, *options)
+    assert trained.exit_code == ExitCode.DONE, trained.output
+    done = command(main, "--run", folder, "--model", birds / "run" / "model.onnx")
+    assert done.exit_code == ExitCode.INPUT
+    assert "no test pictures" in done.output
