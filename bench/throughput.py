@@ -1,27 +1,35 @@
-"""Pictures a second: from files to codes, beside the model alone and the decoding alone, with the same threads.
+"""Pictures a second: from files to codes, beside its parts alone and beside the obvious way, with the same threads.
 
-Hashing a folder should cost what the model costs. Rounds are interleaved (files, model, decoding, files, …), so that a
-machine that slows down or is busy with something else does so for all three, and medians of the rounds are given.
+Hashing a folder should cost what the model costs. Rounds are interleaved (files, model, decoding, writing, the obvious
+way, files, …), so that a machine that slows down or is busy with something else does so for all, and medians of the
+rounds are given. On a CPU no pixels are copied: each picture is decoded into its row of the batch.
 """
 
+import contextlib
 import os
 import statistics
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from queryopt.bench.machine import describe_machine, load_average
+from queryopt.card import ModelCard
 from queryopt.errors import ImageError, InputError, MissingError, UsageError
 from queryopt.images import load_image
 from queryopt.runtime.backends.onnxruntime import usable_cores
 from queryopt.runtime.hasher import Hasher
+from queryopt.runtime.index import HashIndex
 from queryopt.text import install_extra
+
+if TYPE_CHECKING:
+    from queryopt.bench.data_loader import DataLoaderPeer
 
 __all__ = ["Round", "Throughput", "make_pictures", "measure", "untrained_model"]
 
@@ -31,23 +39,33 @@ PICTURE_SIZES = ((500, 400), (500, 375), (400, 500), (480, 360))
 
 @dataclass(frozen=True)
 class Round:
-    """One round, in pictures a second: files to codes, the model on pixels in memory, files to pixels."""
+    """One round, in pictures a second: files to codes, the model on pixels in memory, files to pixels, codes into an
+    index file; and the obvious way from files to codes, None where it was not measured.
+    """
 
     end_to_end: float
     model: float
     decode: float
+    write: float
+    obvious: float | None = None
 
     @property
     def ratio(self) -> float:
         """Files to codes, as a share of the model alone."""
         return self.end_to_end / self.model
 
+    @property
+    def gain(self) -> float | None:
+        """Files to codes, times as fast as the obvious way."""
+        return None if self.obvious is None else self.end_to_end / self.obvious
+
 
 @dataclass(frozen=True)
 class Throughput:
     """What was measured. Rates are medians of the rounds, in pictures a second.
 
-    ratio: median of the rounds' end_to_end / model. pictures: how many were hashed in a round. megabytes: the size of
+    ratio: median of the rounds' end_to_end / model; gain: of end_to_end / obvious, both None where it was left out.
+    pictures: how many were hashed in a round. megabytes: the size of
     their files, on average. load: the machine's load average (1 minute) before the first and after the last round;
     much above `threads` at the end or above 0.5 at the start, something else was running.
     """
@@ -65,14 +83,17 @@ class Throughput:
     end_to_end: float
     model_alone: float
     decode_alone: float
+    write_alone: float
+    obvious: float | None
     ratio: float
+    gain: float | None
     rounds: tuple[Round, ...]
     load: tuple[float, float] | None
     machine: str
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-serialisable, with each round's ratio."""
-        rounds = [asdict(r) | {"ratio": r.ratio} for r in self.rounds]
+        rounds = [asdict(r) | {"ratio": r.ratio, "gain": r.gain} for r in self.rounds]
         return asdict(self) | {"rounds": rounds, "load": list(self.load) if self.load else None}
 
 
@@ -84,18 +105,24 @@ def measure(
     batch: int = 32,
     rounds: int = 5,
     backend: str = "auto",
+    obvious: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> Throughput:
     """Measure a model on picture files.
 
     threads: of the model, and as many for decoding (None: all that this process may use). Pixels of all pictures are
-    held in memory. Pictures that can't be read are left out; InputError where none can. progress: called with 1 after
-    each round. Raises ModelError, MissingError, UsageError as Hasher.
+    held in memory. Pictures that can't be read are left out; InputError where none can. obvious: measure also PyTorch's
+    DataLoader with the network in eager mode (see queryopt.bench.data_loader; MissingError without PyTorch). progress:
+    called with 1 after each round. Raises ModelError, MissingError, UsageError as Hasher.
     """
     if rounds < 1:
         raise UsageError(f"rounds is {rounds}: at least 1")
     threads = threads or usable_cores()
-    with Hasher(model, backend, threads, batch) as hasher, ThreadPoolExecutor(threads) as pool:
+    with (
+        Hasher(model, backend, threads, batch) as hasher,
+        ThreadPoolExecutor(threads) as pool,
+        contextlib.ExitStack() as stack,
+    ):
         card = hasher.card
 
         def decode(path: str | bytes | os.PathLike[Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
@@ -119,10 +146,26 @@ def measure(
         def files_to_pixels() -> None:
             deque(pool.map(decode, usable), maxlen=0)
 
+        hashed = hasher.hash_pixels(pixels)
+
+        def codes_to_index() -> float:
+            with tempfile.TemporaryDirectory(prefix="queryopt-throughput-") as folder:
+                names = [Path(folder) / f"{number}" for number in range(len(usable))]
+                for name in names:
+                    name.touch()  # an index holds images that are there
+                with HashIndex.create(Path(folder) / "index.db", card, folder) as index:
+                    seconds = _seconds(lambda: index.add(names, hashed.codes, hashed.logits))
+            return seconds
+
+        peer = _obvious(usable, card, threads, batch) if obvious else None
+        if peer is not None:
+            stack.callback(peer.close)
+            peer.run()  # starts the workers, which stay
         before = load_average()
         done: list[Round] = []
         for _ in range(rounds):
             seconds = [_seconds(f) for f in (files_to_codes, lambda: hasher.hash_pixels(pixels), files_to_pixels)]
+            seconds += [codes_to_index(), *([] if peer is None else [_seconds(peer.run)])]
             done.append(Round(*(len(usable) / s for s in seconds)))
             if progress is not None:
                 progress(1)
@@ -141,7 +184,10 @@ def measure(
             end_to_end=statistics.median(r.end_to_end for r in done),
             model_alone=statistics.median(r.model for r in done),
             decode_alone=statistics.median(r.decode for r in done),
+            write_alone=statistics.median(r.write for r in done),
+            obvious=None if peer is None else statistics.median(r.obvious for r in done if r.obvious),
             ratio=statistics.median(r.ratio for r in done),
+            gain=None if peer is None else statistics.median(r.gain for r in done if r.gain),
             rounds=tuple(done),
             load=None if before is None or after is None else (before, after),
             machine=describe_machine(),
@@ -190,6 +236,16 @@ def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12, *, f
     state = QueryOpt(config).eval().state_dict()
     export_onnx(Checkpoint(TrainConfig(config), state, path.with_suffix(".safetensors")), path, parity=False, fold=fold)
     return path
+
+
+def _obvious(paths: Sequence[Any], card: ModelCard, threads: int, batch: int) -> "DataLoaderPeer":
+    try:
+        from queryopt.bench.data_loader import DataLoaderPeer
+    except ImportError as error:
+        raise MissingError(
+            f"the DataLoader needs the packages of training ({error}): {install_extra('train')}; or --peers none"
+        ) from None
+    return DataLoaderPeer(paths, card, threads, batch)
 
 
 def _seconds(work: Callable[[], object]) -> float:

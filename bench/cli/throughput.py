@@ -1,4 +1,4 @@
-"""qo-bench throughput: files to codes, beside the model alone and the decoding alone."""
+"""qo-bench throughput: files to codes, beside its parts alone and beside the obvious way."""
 
 import tempfile
 from pathlib import Path
@@ -21,6 +21,14 @@ __all__ = ["command"]
 @click.option("--model", type=click.Path(path_type=Path), help="The model.  [default: an untrained one]")
 @click.option("--backbone", metavar="NAME", help="Of the untrained model.  [default: resnet50]")
 @click.option("--bits", type=click.IntRange(1, 64), help="Of the untrained model.  [default: 12]")
+@click.option("--backend", default="auto", show_default=True, help="What runs the model.")
+@click.option(
+    "--peers",
+    type=click.Choice(["dataloader", "none"]),
+    default="dataloader",
+    show_default=True,
+    help="dataloader: the same files through PyTorch's DataLoader and the network in eager mode.",
+)
 @click.option("--images", type=click.IntRange(1), default=128, show_default=True, help="Pictures in a round, at most.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds of all three.")
 @batch_option(32)
@@ -32,15 +40,18 @@ def command(
     model: Path | None,
     backbone: str | None,
     bits: int | None,
+    backend: str,
+    peers: str,
     images: int,
     rounds: int,
     batch: int,
     threads: int | None,
 ) -> None:
-    """Measure pictures a second: from the files of FOLDER to codes, the model alone, the decoding alone.
+    """Measure pictures a second: from the files of FOLDER to codes, and the parts of that alone.
 
     Without FOLDER, JPEGs of about 500 x 400 pixels are made for it. The model's pixels lie in memory when it runs
-    alone. All three use the same threads, in turn, and medians are given.
+    alone; codes are written into an index file. Beside it the obvious way: PyTorch's DataLoader, with as many workers,
+    and the network in eager mode. All use the same threads, in turn, and medians are given.
 
     \b
     Examples:
@@ -58,7 +69,16 @@ def command(
             out.log(f"exporting an untrained {backbone or 'resnet50'}")
             model = untrained_model(place / "model.onnx", backbone or "resnet50", bits or 12)
         with out.progress("measure", rounds, unit="rounds") as advance:
-            report = measure(model, paths, threads=threads, batch=batch, rounds=rounds, progress=advance)
+            report = measure(
+                model,
+                paths,
+                threads=threads,
+                batch=batch,
+                rounds=rounds,
+                backend=backend,
+                obvious=peers == "dataloader",
+                progress=advance,
+            )
     out.result(report.to_dict())
     _print(out, report)
 
@@ -90,11 +110,17 @@ def _print(out: Output, report: "Throughput") -> None:
         ("files to codes, images/s", [r.end_to_end for r in report.rounds], report.end_to_end),
         ("model alone, images/s", [r.model for r in report.rounds], report.model_alone),
         ("decoding alone, images/s", [r.decode for r in report.rounds], report.decode_alone),
+        ("writing codes alone, images/s", [r.write for r in report.rounds], report.write_alone),
     ]
+    if report.obvious is not None:
+        rows.append(("DataLoader + eager, images/s", [r.obvious or 0 for r in report.rounds], report.obvious))
     for name, values, median in rows:
         table.add_row(name, *(f"{value:,.1f}" for value in values), f"{median:,.1f}")
     ratios = (f"{r.ratio:.3f}" for r in report.rounds)
-    table.add_row("files to codes / model alone", *ratios, f"{report.ratio:.3f}", end_section=True)
+    table.add_row("files to codes / model alone", *ratios, f"{report.ratio:.3f}")
+    if report.gain is not None:
+        gains = (f"{r.gain:.2f}" for r in report.rounds)
+        table.add_row("files to codes / DataLoader + eager", *gains, f"{report.gain:.2f}")
     out.print(table)
     if report.load is not None:
         out.print(f"load average {report.load[0]:.2f} before, {report.load[1]:.2f} after")

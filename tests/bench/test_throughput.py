@@ -15,7 +15,8 @@ def test_measure(tmp_path: Path) -> None:
     paths: list[Path] = make_pictures(tmp_path, 5)
     (tmp_path / "bad.jpg").touch()
     ticks: list[int] = []
-    report = measure(MODEL, [*paths, tmp_path / "bad.jpg"], threads=1, batch=2, rounds=3, progress=ticks.append)
+    given = [*paths, tmp_path / "bad.jpg"]
+    report = measure(MODEL, given, threads=1, batch=2, rounds=3, obvious=True, progress=ticks.append)
     assert (report.pictures, report.threads, report.batch, report.bits, report.image_size) == (5, 1, 2, 12, 32)
     assert ticks == [1, 1, 1]
     assert len(report.rounds) == 3
@@ -24,6 +25,9 @@ def test_measure(tmp_path: Path) -> None:
     assert report.model_alone == sorted(r.model for r in report.rounds)[1]
     assert report.decode_alone == sorted(r.decode for r in report.rounds)[1]
     assert report.ratio == sorted(r.end_to_end / r.model for r in report.rounds)[1]
+    assert report.write_alone == sorted(r.write for r in report.rounds)[1]
+    assert report.obvious == sorted(r.obvious or 0 for r in report.rounds)[1]
+    assert report.gain == sorted(r.gain or 0 for r in report.rounds)[1]
     assert report.megabytes == pytest.approx(sum(os.stat(p).st_size for p in paths) / 5e6)
     values = json.loads(json.dumps(report.to_dict()))
     assert values["rounds"][0]["ratio"] == report.rounds[0].ratio

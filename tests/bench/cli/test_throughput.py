@@ -14,7 +14,9 @@ MODEL = DATA / "v1" / "model.onnx"
 
 
 def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(main, ["throughput", *(str(argument) for argument in arguments)])
+    """Without the DataLoader, whose worker process imports torch."""
+    peers = () if "--peers" in arguments else ("--peers", "none")
+    return CliRunner().invoke(main, ["throughput", *(str(argument) for argument in (*arguments, *peers))])
 
 
 def test_a_folder_and_a_model() -> None:
@@ -32,8 +34,15 @@ def test_a_folder_and_a_model() -> None:
 def test_table() -> None:
     done = run(DATA / "pictures", "--model", MODEL, "--rounds", 2)
     assert done.exit_code == 0
+    assert "DataLoader" not in done.stdout
     for text in ("files to codes / model alone", "decoding alone", "round 2", "median", "8 pictures", "load average"):
         assert text in done.stdout
+
+
+def test_the_obvious_way() -> None:
+    done = run(DATA / "pictures", "--model", MODEL, "--rounds", 1, "--threads", 1, "--peers", "dataloader")
+    assert done.exit_code == 0, done.output
+    assert "files to codes / DataLoader + eager" in done.stdout
 
 
 def test_its_own_pictures_and_an_untrained_network_leave_nothing(
