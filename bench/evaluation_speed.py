@@ -6,7 +6,6 @@ a sample of the queries, which all cost the same.
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.bench.machine import describe_machine, load_average
+from queryopt.bench.timing import Timing, timed
 from queryopt.codes import check_bits, pack_codes, unpack_codes
 from queryopt.errors import UsageError
 from queryopt.train.bit_quality import bit_quality, drop_losses
 from queryopt.train.metrics import class_scores, retrieval_metrics
 
-__all__ = ["CodeSet", "EvaluationSpeed", "SpeedRound", "Timing", "make_code_sets", "measure_evaluation", "one_by_one"]
+__all__ = ["CodeSet", "EvaluationSpeed", "SpeedRound", "make_code_sets", "measure_evaluation", "one_by_one"]
 
 _Floats = npt.NDArray[np.float64]
 
@@ -35,14 +35,6 @@ class CodeSet:
 
     codes: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What a piece of work took. wall: seconds. cpu: CPU seconds of all threads, which others' work leaves alone."""
-
-    wall: float
-    cpu: float
 
 
 @dataclass(frozen=True)
@@ -182,11 +174,11 @@ def measure_evaluation(
     load = load_average()
     measured: list[SpeedRound] = []
     for _ in range(rounds):
-        deployed = _time(lambda: _evaluate(asked, network, bits))
-        loop = _time(lambda: one_by_one(chosen, network, bits, classes))
-        paper = _time(lambda: _evaluate(asked, solved, bits))
-        lean = _time(lambda: one_by_one(chosen, network, bits, classes, one_hot=False))
-        each_bit = _time(lambda: _look_at_bits(asked, network, bits))
+        deployed = timed(lambda: _evaluate(asked, network, bits))
+        loop = timed(lambda: one_by_one(chosen, network, bits, classes))
+        paper = timed(lambda: _evaluate(asked, solved, bits))
+        lean = timed(lambda: one_by_one(chosen, network, bits, classes, one_hot=False))
+        each_bit = timed(lambda: _look_at_bits(asked, network, bits))
         measured.append(SpeedRound(deployed, paper, each_bit, loop, lean))
         if progress is not None:
             progress(1)
@@ -221,9 +213,3 @@ def _look_at_bits(queries: CodeSet, gallery: CodeSet, bits: int) -> object:
     return bit_quality(gallery.codes, bits), drop_losses(
         queries.codes, gallery.codes, bits, queries.labels, gallery.labels, most_queries=2000
     )
-
-
-def _time(work: Callable[[], object]) -> Timing:
-    cpu, started = time.process_time(), time.perf_counter()
-    work()
-    return Timing(time.perf_counter() - started, time.process_time() - cpu)

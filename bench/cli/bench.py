@@ -3,7 +3,7 @@
 import click
 
 from queryopt import __version__
-from queryopt.bench.cli import evaluation, flops, gpu, latency, search, throughput
+from queryopt.bench.cli import evaluation, flops, gpu, latency, search, solver, throughput
 from queryopt.cli import Group
 
 __all__ = ["main"]
@@ -26,4 +26,5 @@ main.add_command(flops.command)
 main.add_command(gpu.command)
 main.add_command(latency.command)
 main.add_command(search.command)
+main.add_command(solver.command)
 main.add_command(throughput.command)
