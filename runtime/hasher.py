@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard, Preprocessing
 from queryopt.codes import code_bytes
-from queryopt.errors import ImageError, InputError, UsageError
+from queryopt.errors import ImageError, InputError, MissingError, UsageError
 from queryopt.runtime.backends import Backend, open_backend
+from queryopt.runtime.backends.base import BackendOutput, Pending, PipelinedBackend
 from queryopt.runtime.backends.onnxruntime import usable_cores
 
 __all__ = ["MODEL_VARIABLE", "HashBatch", "Hasher", "find_model"]
@@ -24,7 +25,7 @@ __all__ = ["MODEL_VARIABLE", "HashBatch", "Hasher", "find_model"]
 MODEL_VARIABLE = "QUERYOPT_MODEL"
 """Environment variable that names the model to use where none is given."""
 
-_MODEL_NAMES = ("model.onnx",)
+_MODEL_NAMES = ("model.onnx", "model.plan")
 _AHEAD = 2
 """Batches that are decoded ahead of the one in the model."""
 
@@ -55,18 +56,26 @@ class HashBatch:
 class Hasher:
     """A model, ready to hash pictures. Use it from one thread at a time; close it, or use it as a context manager.
 
-    model: a model.onnx. backend: see `queryopt.runtime.backends.BACKENDS`. threads: for the model, and as many for
-    decoding (None: as many as this process may use). batch: pictures in one run of the model. Memory is bounded by
-    (2 + 2) batches of pixels, whatever the number of pictures. Raises ModelError, MissingError, UsageError.
+    model: a model.onnx or model.plan. backend: see `queryopt.runtime.backends.BACKENDS`; or one that is open,
+    which the hasher closes. threads: for the model, and as many for decoding (None: as many as this process may use).
+    batch: pictures in one run of the model. Memory is bounded by (2 + 2) batches of pixels, whatever the number of
+    pictures. Raises ModelError, MissingError, UsageError;
+    its MismatchError where an engine was not built for this GPU, package or batch.
     """
 
     def __init__(
-        self, model: str | os.PathLike[str], backend: str = "auto", threads: int | None = None, batch: int = 32
+        self,
+        model: str | os.PathLike[str],
+        backend: str | Backend = "auto",
+        threads: int | None = None,
+        batch: int = 32,
     ) -> None:
         for name, value in (("threads", threads), ("batch", batch)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UsageError(f"{name} is {value!r}: a whole number, at least 1")
-        self._backend: Backend = open_backend(model, backend, threads)
+        self._backend = open_backend(model, backend, threads) if isinstance(backend, str) else backend
+        if isinstance(self._backend, PipelinedBackend):
+            self._backend.check_batch(batch)
         self._model_path = Path(os.path.abspath(model))
         self._threads = threads or usable_cores()
         self._batch = batch
@@ -177,22 +186,22 @@ class Hasher:
     def _stream(self, items: Iterable[Any], load: Callable[[Any], _Pixels]) -> Generator[HashBatch, None, None]:
         waiting = iter(items)
         ahead: deque[_Decoding] = deque()
+        running: deque[_Running] = deque()
+        depth = self._backend.depth if isinstance(self._backend, PipelinedBackend) else 1
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="queryopt-decode")
         try:
             while True:
                 while len(ahead) <= _AHEAD and (batch := list(islice(waiting, self._batch))):
                     ahead.append(_Decoding(pool, batch, load, self.card.preprocessing))
-                if not ahead:
+                if not ahead and not running:
                     return
-                yield self._run(ahead.popleft())
+                # A GPU copies one batch while it works on another, and meanwhile the next ones are decoded.
+                while ahead and len(running) < depth:
+                    running.append(_Running(ahead.popleft(), self._backend))
+                yield running.popleft().wait()
         finally:
             # A picture that is being decoded can't be stopped, but none is begun any more.
             pool.shutdown(wait=True, cancel_futures=True)
-
-    def _run(self, decoding: "_Decoding") -> HashBatch:
-        paths, pixels, failures = decoding.wait()
-        output = self._backend.run(pixels)
-        return HashBatch(paths, output.codes, output.logits, failures)
 
     def _collect(self, batches: Iterator[HashBatch], progress: Callable[[int], object] | None) -> HashBatch:
         bits = self.card.bits
@@ -241,26 +250,55 @@ class _Decoding:
         return None
 
 
-def find_model(given: str | os.PathLike[str] | None) -> Path:
-    """The model to use: `given`, else $QUERYOPT_MODEL, else ./model.onnx, else the newest run's model.onnx.
+class _Running:
+    """A batch that was decoded, in the model."""
 
-    Runs are looked for in ./, ./*/ and ./runs/*/. InputError where there is none.
+    def __init__(self, decoding: _Decoding, backend: Backend) -> None:
+        self._paths, pixels, self._failures = decoding.wait()
+        self._pending: Pending | None = None
+        self._output: BackendOutput | None = None
+        if isinstance(backend, PipelinedBackend):
+            self._pending = backend.start(pixels)
+        else:
+            self._output = backend.run(pixels)
+
+    def wait(self) -> HashBatch:
+        """Its codes."""
+        output = self._output if self._pending is None else self._pending.result()
+        assert output is not None
+        return HashBatch(self._paths, output.codes, output.logits, self._failures)
+
+
+def find_model(given: str | os.PathLike[str] | None) -> Path:
+    """The model to use: `given`, else $QUERYOPT_MODEL, else one here, else the newest run's.
+
+    model.plan goes before model.onnx where there is a GPU, else after it. Runs are looked for in ./, ./*/ and
+    ./runs/*/. InputError where there is none.
     """
     if given is not None:
         return Path(given)
     if os.environ.get(MODEL_VARIABLE):
         return Path(os.environ[MODEL_VARIABLE])
-    for name in _MODEL_NAMES:
-        if Path(name).is_file():
-            return Path(name)
-    found = (path for name in _MODEL_NAMES for pattern in ("*", "runs/*") for path in Path().glob(f"{pattern}/{name}"))
-    runs = [path for path in found if path.is_file()]
-    if runs:
-        return max(runs, key=lambda path: (path.stat().st_mtime_ns, path))
+    for folders in ([Path()], [*Path().glob("*"), *Path().glob("runs/*")]):
+        found = [path for folder in folders for name in _MODEL_NAMES if (path := folder / name).is_file()]
+        if found:
+            newest = max(found, key=lambda path: (path.stat().st_mtime_ns, path)).parent
+            names = sorted((path.name for path in found if path.parent == newest), reverse=_has_gpu())
+            return newest / names[0]
     raise InputError(
         f"no model: give one with --model or in {MODEL_VARIABLE}, or make one here with qo-train and qo-export "
-        "(looked for ./model.onnx, ./*/model.onnx and ./runs/*/model.onnx)"
+        "(looked for model.onnx and model.plan in ./, ./*/ and ./runs/*/)"
     )
+
+
+def _has_gpu() -> bool:
+    from queryopt.runtime.cuda.driver import find_gpu
+
+    try:
+        find_gpu()
+    except MissingError:
+        return False
+    return True
 
 
 def _check_picture(number: int, image: Any) -> None:

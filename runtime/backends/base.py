@@ -1,7 +1,7 @@
 """What every backend is: something that runs a model of a known card on batches of pixels."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from queryopt.card import ModelCard
 from queryopt.errors import UsageError
 
-__all__ = ["Backend", "BackendOutput", "check_pixels"]
+__all__ = ["Backend", "BackendOutput", "Pending", "PipelinedBackend", "check_pixels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +21,13 @@ class BackendOutput:
 
     codes: npt.NDArray[np.uint8]
     logits: npt.NDArray[np.float32]
+
+
+class Pending(Protocol):
+    """A batch on its way."""
+
+    def result(self) -> BackendOutput:
+        """Wait for it: its codes and logits."""
 
 
 class Backend(Protocol):
@@ -39,6 +46,21 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free what the model holds."""
+
+
+@runtime_checkable
+class PipelinedBackend(Backend, Protocol):
+    """A backend that works on a batch while others are copied: on a GPU."""
+
+    @property
+    def depth(self) -> int:
+        """How many batches should be on their way at a time."""
+
+    def check_batch(self, batch: int) -> None:
+        """Raise MismatchError where it can't take batches of this size."""
+
+    def start(self, images: npt.NDArray[np.uint8]) -> Pending:
+        """Set a batch on its way: as `run`, without waiting. `images` may be changed once this returns."""
 
 
 def check_pixels(images: npt.NDArray[np.uint8], card: ModelCard) -> npt.NDArray[np.uint8]:

@@ -67,14 +67,19 @@ class _Summary:
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
-    help="The model.  [default: $QUERYOPT_MODEL, else ./model.onnx, else the newest run's]",
+    help="model.onnx or model.plan.  [default: $QUERYOPT_MODEL, else one here, else the newest run's]",
+)
+@click.option(
+    "--rebuild", is_flag=True, help="Where a model.plan doesn't fit here, build it again from the model.onnx beside it."
 )
 @click.option("--index", "index_path", type=click.Path(path_type=Path), help="The index.  [default: ./photos.db]")
 @click.option("--no-index", is_flag=True, help="Keep no index; with --out.")
 @click.option("--out", "out_path", type=click.Path(path_type=Path), help="Write the codes: .npz, .csv or .parquet.")
 @click.option("--prune", is_flag=True, help="Remove pictures from the index whose files are gone.")
 @click.option("--force", is_flag=True, help="With --prune: also where more than half of them are gone.")
-@click.option("--backend", default="auto", show_default=True, help="What runs the model: auto or onnxruntime.")
+@click.option(
+    "--backend", default="auto", show_default=True, help="What runs the model: auto, onnxruntime or tensorrt."
+)
 @device_option("cpu")
 @batch_option(32)
 @threads_option
@@ -82,6 +87,7 @@ class _Summary:
 def main(
     folder: Path,
     model: Path | None,
+    rebuild: bool,
     index_path: Path | None,
     no_index: bool,
     out_path: Path | None,
@@ -132,7 +138,10 @@ def main(
             f"{display_path(folder)}: not a folder. To search with one picture: qo-search {display_path(folder)}"
         )
     started = time.monotonic()
-    with Hasher(find_model(model), backend, threads, batch) as hasher:
+    found = find_model(model)
+    if rebuild:
+        _rebuild(found, out)
+    with Hasher(found, backend, threads, batch) as hasher:
         out.log(f"model: {display_path(hasher.model_path)} ({hasher.card.bits} bits, {hasher.backend})")
         summary = _Summary(os.path.abspath(folder), str(hasher.model_path), hasher.backend)
         if no_index:
@@ -189,6 +198,16 @@ def _open_or_create(path: Path, hasher: "Hasher", folder: Path) -> "tuple[HashIn
                 raise
             # Another process made it a moment ago.
     return HashIndex.open(path), False
+
+
+def _rebuild(model: Path, out: Output) -> None:
+    from queryopt.runtime.tensorrt.build import refresh_engine
+
+    if model.suffix.lower() != ".plan":
+        raise UsageError(f"{display_path(model)}: --rebuild is for a model.plan")
+    out.log(f"engine: {display_path(model)}: building it again, if it doesn't fit: seconds to minutes")
+    built = refresh_engine(model)
+    out.log("engine: fits as it is" if built is None else f"engine: built again in {built.seconds:.0f} s")
 
 
 def _hash_to_file(folder: Path, hasher: "Hasher", out_path: Path, summary: _Summary, out: Output) -> None:

@@ -170,6 +170,10 @@ class Stream(Protocol):
     ordinary (not pinned) memory that is copied from.
     """
 
+    @property
+    def handle(self) -> int:
+        """The driver's handle (CUstream), for libraries that give work to a stream themselves."""
+
     def upload(self, target: Memory, source: npt.NDArray[Any], offset: int = 0) -> None:
         """Copy an array to the device, to `offset` bytes into `target`."""
 

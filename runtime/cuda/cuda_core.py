@@ -196,6 +196,12 @@ class CoreStream:
         self.stream = stream
         self._target = stream
 
+    @property
+    def handle(self) -> int:
+        """The CUstream."""
+        self._runtime.enter()
+        return int(self.stream.handle)
+
     def upload(self, target: Memory, source: npt.NDArray[Any], offset: int = 0) -> None:
         """Copy an array to the device."""
         check_copy(target, source, offset)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -51,8 +52,9 @@ class EmulatedRuntime:
 
     compiler: a C++ compiler; None takes $CXX, c++, g++ or clang++. flags: of the compiler, beside the usual ones.
     seed: of the first launch's schedule; each later launch has the next one. resident: blocks that run at a time.
-    multiprocessors, memory: what the device says that it has. folder: where compiled programs are kept; None makes a
-    temporary one for this runtime.
+    multiprocessors, memory: what the device says that it has. deferred: streams do nothing before they are waited for,
+    so that what uses a result too early, or a buffer that is still in use, shows. folder: where compiled programs are
+    kept; None makes a temporary one for this runtime.
 
     Raises MissingError where there is no compiler.
     """
@@ -66,6 +68,7 @@ class EmulatedRuntime:
         resident: int = 3,
         multiprocessors: int = 2,
         memory: int = 1 << 30,
+        deferred: bool = False,
         folder: Path | None = None,
     ) -> None:
         self._compiler = _find_compiler(compiler)
@@ -73,6 +76,8 @@ class EmulatedRuntime:
         self.seed = seed
         self.resident = resident
         self._free = memory
+        self.deferred = deferred
+        self._pinned: list[weakref.ref[npt.NDArray[Any]]] = []
         self._folder = Path(tempfile.mkdtemp(prefix="queryopt-")) if folder is None else folder
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -101,10 +106,17 @@ class EmulatedRuntime:
 
     def pinned(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """An ordinary array."""
-        return np.empty(shape, dtype)
+        array = np.empty(shape, dtype)
+        self._pinned = [known for known in self._pinned if known() is not None]
+        self._pinned.append(weakref.ref(array))
+        return array
+
+    def is_pinned(self, array: npt.NDArray[Any]) -> bool:
+        """Whether an array lies in one that `pinned` gave."""
+        return any((whole := known()) is not None and np.may_share_memory(whole, array) for known in self._pinned)
 
     def stream(self) -> "EmulatedStream":
-        """A stream, which does its work at once."""
+        """A stream, which does its work at once, or when it is waited for."""
         return EmulatedStream(self)
 
     def load(self, program: Program) -> dict[str, Kernel]:
@@ -222,10 +234,15 @@ class EmulatedKernel:
 
 
 class EmulatedEvent:
-    """A moment that has passed."""
+    """A moment of a stream: after so many of its steps."""
+
+    def __init__(self, stream: "EmulatedStream", steps: int) -> None:
+        self._stream = stream
+        self._steps = steps
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """Do what the stream was given before."""
+        self._stream.work_until(self._steps)
 
     def milliseconds_since(self, earlier: Event) -> float:
         """The emulation has no time: 0."""
@@ -233,21 +250,32 @@ class EmulatedEvent:
 
 
 class EmulatedStream:
-    """Does what it is given at once, or records it."""
+    """Does what it is given at once, or when it is waited for, or records it."""
 
     def __init__(self, runtime: EmulatedRuntime) -> None:
         self._runtime = runtime
         self._recording: list[Callable[[], None]] | None = None
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._done = 0
+
+    @property
+    def handle(self) -> int:
+        """No driver knows it, but it is its own."""
+        return id(self)
 
     def upload(self, target: Memory, source: npt.NDArray[Any], offset: int = 0) -> None:
         """Copy an array to the device."""
         check_copy(target, source, offset)
-        self._do(lambda: ctypes.memmove(target.pointer + offset, source.ctypes.data, source.nbytes))
+        if self._runtime.deferred and not self._runtime.is_pinned(source):
+            if self._recording is not None:
+                raise EmulationError("a graph copies from a host array that is not pinned")
+            source = source.copy()
+        self.do(lambda: ctypes.memmove(target.pointer + offset, source.ctypes.data, source.nbytes))
 
     def download(self, target: npt.NDArray[Any], source: Memory, offset: int = 0) -> None:
         """Copy from the device."""
         check_copy(source, target, offset)
-        self._do(lambda: ctypes.memmove(target.ctypes.data, source.pointer + offset, target.nbytes))
+        self.do(lambda: ctypes.memmove(target.ctypes.data, source.pointer + offset, target.nbytes))
 
     def launch(self, kernel: Kernel, grid: Dim, block: Dim, *arguments: Argument) -> None:
         """Run a kernel."""
@@ -259,11 +287,11 @@ class EmulatedStream:
             runtime.seed += 1
             kernel.run(grid, block, arguments, runtime.seed - 1, runtime.resident)
 
-        self._do(run)
+        self.do(run)
 
     def record(self) -> EmulatedEvent:
         """Mark this moment."""
-        return EmulatedEvent()
+        return EmulatedEvent(self, self._done + len(self._waiting))
 
     def capture(self, work: Callable[[], None]) -> "EmulatedGraph":
         """Record what `work` gives this stream."""
@@ -275,13 +303,23 @@ class EmulatedStream:
             self._recording = None
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """Do everything."""
+        self.work_until(self._done + len(self._waiting))
 
-    def _do(self, step: Callable[[], object]) -> None:
-        if self._recording is None:
-            step()
-        else:
+    def do(self, step: Callable[[], object]) -> None:
+        """Any work, in order: what stands for a library that gives work to this stream."""
+        if self._recording is not None:
             self._recording.append(lambda: (step(), None)[1])
+        elif self._runtime.deferred:
+            self._waiting.append(step)
+        else:
+            step()
+
+    def work_until(self, steps: int) -> None:
+        """Do what waits until so many steps were done."""
+        while self._done < steps:
+            self._done += 1
+            self._waiting.popleft()()
 
 
 class EmulatedGraph:
@@ -292,8 +330,10 @@ class EmulatedGraph:
 
     def launch(self, stream: Stream) -> None:
         """Do them."""
+        if not isinstance(stream, EmulatedStream):
+            raise UsageError("the stream is another runtime's")
         for step in self._steps:
-            step()
+            stream.do(step)
 
 
 def _find_compiler(name: str | None) -> str:

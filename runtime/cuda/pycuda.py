@@ -188,6 +188,11 @@ class PyCudaStream:
         self._runtime = runtime
         self.stream = stream
 
+    @property
+    def handle(self) -> int:
+        """The CUstream."""
+        return int(self.stream.handle)
+
     def upload(self, target: Memory, source: npt.NDArray[Any], offset: int = 0) -> None:
         """Copy an array to the device."""
         check_copy(target, source, offset)

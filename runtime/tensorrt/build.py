@@ -19,6 +19,7 @@ from queryopt.errors import MismatchError, MissingError, ModelError, UsageError
 from queryopt.files import replacing
 from queryopt.runtime.cuda.driver import find_gpu
 from queryopt.runtime.onnx_file import read_card, read_onnx
+from queryopt.runtime.tensorrt.fit import fitting_engine
 from queryopt.runtime.tensorrt.flavours import Flavour, load_flavour
 from queryopt.runtime.tensorrt.manifest import (
     Manifest,
@@ -32,7 +33,7 @@ from queryopt.runtime.tensorrt.messages import collect_messages
 from queryopt.runtime.tensorrt.profile import DEFAULT_PROFILE, Profile
 from queryopt.text import did_you_mean
 
-__all__ = ["BuiltEngine", "build_engine", "parse_bytes", "rebuild_engine"]
+__all__ = ["BuiltEngine", "build_engine", "parse_bytes", "rebuild_engine", "refresh_engine"]
 
 DEFAULT_TARGETS = ("sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
 """What a TensorRT-RTX engine is built for unless told otherwise. Turing, sm_75, has to be asked for."""
@@ -149,6 +150,22 @@ def rebuild_engine(
     )
 
 
+def refresh_engine(plan: str | os.PathLike[str]) -> BuiltEngine | None:
+    """Rebuild an engine where it can't be run here as it is; None where it can. Raises as rebuild_engine.
+
+    MissingError where there is no GPU: then no engine would do.
+    """
+    try:
+        fitting_engine(plan)
+    except MissingError:
+        find_gpu()  # it is the package that is missing, and the other one may be there
+    except (ModelError, MismatchError):
+        pass
+    else:
+        return None
+    return rebuild_engine(plan)
+
+
 def parse_bytes(value: int | str) -> int:
     """A size in bytes from a number or text such as "4G", "512M" or "4GiB" (powers of 1024). UsageError for others."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -250,6 +267,9 @@ def _build(
     config.clear_flag(trt.BuilderFlag.TF32)
     if workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    if package.portable:
+        # So that a run allocates nothing and can be recorded in a CUDA graph.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if targets:
         config.num_compute_capabilities = len(targets)
         for number, name in enumerate(targets):

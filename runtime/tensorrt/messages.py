@@ -11,6 +11,9 @@ _LONGEST = 600
 class Messages(Protocol):
     """A logger of TensorRT that keeps warnings and errors."""
 
+    def clear(self) -> None:
+        """Forget what was said so far: before a call whose reason is to be told."""
+
     def errors(self) -> str:
         """The errors in one line, the first of them first; "it gave no reason" where there were none."""
 
@@ -27,6 +30,9 @@ def collect_messages(module: Any) -> Any:
             # The severities are ordered from INTERNAL_ERROR, 0, to VERBOSE, 4.
             if len(self.kept) < _KEPT and int(severity) <= int(module.ILogger.WARNING):
                 self.kept.append((int(severity) <= int(module.ILogger.ERROR), " ".join(message.split())))
+
+        def clear(self) -> None:
+            self.kept.clear()
 
         def errors(self) -> str:
             return "; ".join(message for bad, message in self.kept if bad)[:_LONGEST] or "it gave no reason"

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from queryopt.export.fold import fold
 from queryopt.export.onnx import build_graph, model_card, with_card
 from queryopt.train.checkpoint import save_best
 from queryopt.train.config import TrainConfig
@@ -61,6 +62,16 @@ def model_path(network, graph, tmp_path_factory):
     """The model.onnx of `network`. Not to be changed."""
     path = tmp_path_factory.mktemp("model") / "model.onnx"
     path.write_bytes(with_card(graph, model_card(network)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def full_model(tmp_path_factory):
+    """The model.onnx of the folded network with ResNet-50 at 224 pixels, 12 bits, untrained. Not to be changed."""
+    torch.manual_seed(0)
+    network = QueryOpt(NetworkConfig(12)).eval()
+    path = tmp_path_factory.mktemp("full") / "model.onnx"
+    path.write_bytes(with_card(build_graph(fold(network)[0]), model_card(network)))
     return path
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import onnx
 import pytest
-import tensorrt_rtx
 
 from queryopt.errors import MismatchError, MissingError, ModelError, UsageError
 from queryopt.runtime import Hasher
@@ -23,6 +22,8 @@ from queryopt.runtime.tensorrt import (
     rebuild_engine,
 )
 from queryopt.runtime.tensorrt.build import parse_bytes
+
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="there are wheels for Linux on x86-64 alone")
 
 Change = Callable[..., Manifest]
 LEAST = {"profile": "1", "targets": ["sm_86"]}
