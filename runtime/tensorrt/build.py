@@ -155,10 +155,11 @@ def refresh_engine(plan: str | os.PathLike[str]) -> BuiltEngine | None:
 
     MissingError where there is no GPU: then no engine would do.
     """
+    find_gpu()
     try:
         fitting_engine(plan)
-    except MissingError:
-        find_gpu()  # it is the package that is missing, and the other one may be there
+    except MissingError:  # its package, and the other one may be there
+        pass
     except (ModelError, MismatchError):
         pass
     else:

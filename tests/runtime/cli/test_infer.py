@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from queryopt.errors import MissingError
 from queryopt.runtime.cli.infer import main
+from queryopt.runtime.cuda.driver import find_gpu
 from queryopt.runtime.index import HashIndex
 
 DATA = Path(__file__).parents[2] / "data"
@@ -283,6 +285,34 @@ def test_model_of_the_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.move("model.onnx", "elsewhere/m.onnx")
     monkeypatch.setenv("QUERYOPT_MODEL", "elsewhere/m.onnx")
     assert result("photos")["model"] == str(here / "elsewhere" / "m.onnx")
+
+
+def has_gpu() -> bool:
+    try:
+        find_gpu()
+    except MissingError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
+def test_an_engine_is_not_taken_where_there_is_no_gpu(here: Path) -> None:
+    shutil.copyfile("model.onnx", "model.plan")
+    assert result("photos")["model"] == str(here / "model.onnx")
+
+
+def test_rebuild_is_for_an_engine() -> None:
+    done = run("photos", "--model", "model.onnx", "--rebuild")
+    assert done.exit_code == 2
+    assert "--rebuild is for a model.plan" in done.stderr
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
+def test_rebuild_needs_a_gpu() -> None:
+    done = run("photos", "--model", "model.plan", "--rebuild")
+    assert done.exit_code == 4
+    assert "driver" in done.stderr
+    assert not Path("photos.db").exists()
 
 
 def test_index_of_another_folder_or_model_is_refused(changed_model: Any) -> None:

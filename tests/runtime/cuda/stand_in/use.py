@@ -49,6 +49,7 @@ def memory_is_counted(runtime: CudaRuntime) -> None:
 
 def copies_events_and_graphs(runtime: CudaRuntime) -> None:
     stream = runtime.stream()
+    assert stream.handle > 0, "other libraries give it work"
     before = stream.record()
     source, target = runtime.pinned(4, np.uint64), runtime.pinned((2, 2), np.uint64)
     memory = runtime.allocate(40)
