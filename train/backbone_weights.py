@@ -23,6 +23,8 @@ __all__ = ["load_backbone_weights"]
 _WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts save a state dict beside other things."""
 _CLASSIFIER = ("fc.weight", "fc.bias")
+_BACKBONE = "backbone."
+"""What the names begin with in a network's checkpoint, whose other parts are left out."""
 
 
 def load_backbone_weights(model: "HashNetwork", source: str | os.PathLike[str]) -> None:
@@ -30,8 +32,8 @@ def load_backbone_weights(model: "HashNetwork", source: str | os.PathLike[str]) 
 
     source: "imagenet" (torchvision's IMAGENET1K_V1, downloaded once into torch's cache), "none" (keep the random ones),
     or a file: a safetensors file or a state dict saved by torch, of the backbone or a torchvision ResNet (its
-    classifier is ignored), with names as they are or behind `module.`, `_orig_mod.` or `backbone.`. A file that is
-    refused changes nothing.
+    classifier is ignored), with names as they are or behind `module.`, `_orig_mod.` or `backbone.`; of a checkpoint of
+    qo-train, the backbone is taken and the rest left. A file that is refused changes nothing.
 
     Raises MissingError where the download fails, UsageError where there are no such weights or no such file, and
     CheckpointError where the file doesn't fit the backbone or can't be trusted (pickled objects are never run).
@@ -94,9 +96,8 @@ def _read(path: Path, where: str) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not loaded:
         raise CheckpointError(f"{where}: no named tensors in it: this is no state dict")
     state = clean_state(loaded, where)
-    if all(key.startswith("backbone.") for key in state):
-        state = clean_state({key.removeprefix("backbone."): value for key, value in state.items()}, where)
-    return state
+    own = {key.removeprefix(_BACKBONE): value for key, value in state.items() if key.startswith(_BACKBONE)}
+    return clean_state(own, where) if own else state
 
 
 def _load(backbone: nn.Module, state: Mapping[str, Tensor], where: str, name: str) -> None:

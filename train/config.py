@@ -237,7 +237,7 @@ def json_text(values: Mapping[str, Any]) -> str:
 
 
 def _flat(config: TrainConfig) -> dict[str, Any]:
-    values = {**asdict(config), **config.network.to_dict()}
+    values = {**asdict(config), **asdict(config.network)}
     # The environment may change, a preset is only the name of values that are compared themselves, and classes are
     # those of the pictures.
     return {k: v for k, v in values.items() if k not in {"network", "preset", "classes"} | ENVIRONMENT_FIELDS}

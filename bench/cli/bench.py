@@ -3,7 +3,7 @@
 import click
 
 from queryopt import __version__
-from queryopt.bench.cli import evaluation, flops, gpu, latency, search, solver, throughput
+from queryopt.bench.cli import ablation, evaluation, flops, gpu, latency, search, solver, throughput, welch
 from queryopt.cli import Group
 
 __all__ = ["main"]
@@ -21,6 +21,7 @@ def main() -> None:
     """
 
 
+main.add_command(ablation.command)
 main.add_command(evaluation.command)
 main.add_command(flops.command)
 main.add_command(gpu.command)
@@ -28,3 +29,4 @@ main.add_command(latency.command)
 main.add_command(search.command)
 main.add_command(solver.command)
 main.add_command(throughput.command)
+main.add_command(welch.command)

@@ -43,6 +43,16 @@ def test_backbone_weights_of_torchvision_are_taken_under_any_prefix(tmp_path: Pa
             torch.testing.assert_close(source.fc(pooled), source(images(2, 64)))
 
 
+def test_of_a_checkpoint_of_ours_the_backbone_is_taken(tmp_path: Path) -> None:
+    source, network = tiny(seed=3), tiny(seed=4)
+    head = network.head.weight.clone()
+    safetensors.torch.save_file(source.state_dict(), tmp_path / "best.safetensors")
+    load_backbone_weights(network, tmp_path / "best.safetensors")
+    for name, value in source.backbone.state_dict().items():
+        assert torch.equal(value, network.backbone.state_dict()[name])
+    assert torch.equal(network.head.weight, head)
+
+
 def test_none_leaves_the_weights() -> None:
     network = tiny()
     before = network.inference_weights()

@@ -1,0 +1,138 @@
+"""What a trained run of a study is worth: retrieval of seen and of unseen classes, and the codes that classes have."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from queryopt.bench.evaluate import DataSource, Evaluation, LabelledCodes, evaluate, labelled_pictures, paper_gallery
+from queryopt.bench.welch import coherence, distinct_codes, solved_class_codes
+from queryopt.card import Preprocessing
+from queryopt.cli import Progress, no_progress
+from queryopt.codes import pack_codes, unpack_codes
+from queryopt.train.checkpoint import load_checkpoint
+from queryopt.train.data import LabelledImages
+from queryopt.train.hash_network import HashNetwork
+from queryopt.train.inputs import to_input
+from queryopt.train.methods import find_method
+from queryopt.train.pictures import PictureSource
+from queryopt.train.runs import RunFolder
+
+__all__ = ["measure_run"]
+
+_BATCH = 64
+
+
+def measure_run(run: Path, *, threads: int | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Measure the checkpoint in a run folder, ready for JSON.
+
+    Codes are the network's, as it is deployed; test pictures search those that the run trained on ("deployed") and the
+    codes solved for them ("paper", where the method solves any); unseen classes' test pictures search these classes'
+    training pictures. All mAP are means over the orders of tied pictures. DataError where there are no test pictures.
+    """
+    begun = time.perf_counter()
+    checkpoint = load_checkpoint(run)
+    config = checkpoint.config
+    network = checkpoint.network()
+    bits = config.network.bits
+    source = DataSource.of_run(run)
+    trained, queries = source.images("test", progress, trained_only=True)
+    parts = {"gallery": trained, "queries": queries}
+    if (unseen := source.unseen_images(progress)) is not None:
+        parts |= {"unseen gallery": unseen[0], "unseen queries": unseen[1]}
+    total = sum(map(len, parts.values()))
+    with (progress or no_progress)("evaluate", total, "images") as advance:
+        codes = {name: _hash(network, images, threads, advance) for name, images in parts.items()}
+    deployed = evaluate(codes["gallery"], codes["queries"])
+    result: dict[str, Any] = {"deployed": _figures(deployed, codes["gallery"], codes["queries"])}
+    if find_method(config.method).solves_codes:
+        solved, _ = paper_gallery(run, trained)
+        result["paper"] = _figures(evaluate(solved, codes["queries"], protocol="paper"), solved, codes["queries"])
+    if unseen is not None:
+        among_unseen = evaluate(codes["unseen gallery"], codes["unseen queries"])
+        result["unseen"] = _figures(among_unseen, codes["unseen gallery"], codes["unseen queries"])
+    result["codes"] = _class_codes(run, trained, codes["gallery"], bits)
+    result["training"] = _training(run)
+    return result | {"evaluation_seconds": round(time.perf_counter() - begun, 2)}
+
+
+def _figures(evaluation: Evaluation, gallery: LabelledCodes, queries: LabelledCodes) -> dict[str, Any]:
+    metrics = evaluation.metrics
+    weighted = evaluate(gallery, queries, rank="weighted").metrics.map
+    return {
+        "map": metrics.map,
+        "map_pessimistic": metrics.map_pessimistic,
+        "map_optimistic": metrics.map_optimistic,
+        "map_weighted": weighted,
+        "chance": metrics.chance,
+        "gallery": evaluation.gallery,
+        "queries": metrics.queries,
+        "classes": evaluation.classes,
+    }
+
+
+def _hash(network: HashNetwork, images: LabelledImages, threads: int | None, advance: Any) -> LabelledCodes:
+    """Codes and logits of these pictures; those that can't be read are left out and named."""
+    preprocessing = Preprocessing.for_size(network.config.image_size)
+    source = PictureSource(images, preprocessing, threads=threads)
+    index = np.arange(len(images))
+    batches = [index[start : start + _BATCH] for start in range(0, len(index), _BATCH)]
+    logits: list[npt.NDArray[np.float32]] = []
+    kept: list[npt.NDArray[np.bool_]] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with torch.inference_mode():
+            for batch in source.plain_batches(batches):
+                kept.append(batch.kept)
+                if batch.kept.any():
+                    pictures = to_input(batch.pictures, preprocessing, "cpu", False)
+                    logits.append(network(pictures, branches=1).numpy())
+                advance(len(batch.kept))
+    finally:
+        torch.set_num_threads(before)
+        source.close()
+    rows = np.flatnonzero(np.concatenate(kept))
+    values = np.concatenate(logits)
+    folder = labelled_pictures(images)
+    return LabelledCodes(
+        network.config.bits,
+        pack_codes(values >= 0),
+        np.array(folder.labels, dtype=np.str_)[rows],
+        tuple(folder.paths[row] for row in rows.tolist()),
+        {},
+        values,
+    )
+
+
+def _class_codes(run: Path, trained: LabelledImages, gallery: LabelledCodes, bits: int) -> dict[str, Any]:
+    """How many different codes the classes have, solved and the network's, and how far apart the solved ones are."""
+    solved = solved_class_codes(run, trained)
+    _, labels = np.unique(gallery.labels, return_inverse=True)
+    signs = np.where(unpack_codes(gallery.codes, bits), 1.0, -1.0)
+    means = np.stack([signs[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
+    columns, code = coherence(solved.values), coherence(solved.values[:, :bits])
+    return {
+        "classes": len(means),
+        "distinct_solved": distinct_codes(solved.values[:, :bits]),
+        "distinct_network": distinct_codes(means),
+        "columns": columns.dimensions,
+        "welch_columns": columns.bound,
+        "rms_columns": columns.rms,
+        "largest_columns": columns.largest,
+        "welch_code": code.bound,
+        "rms_code": code.rms,
+        "largest_code": code.largest,
+    }
+
+
+def _training(run: Path) -> dict[str, Any]:
+    """The last line of the run's metrics: its loss, and how well the network follows the codes."""
+    with RunFolder(run, resume=True) as folder:
+        lines = folder.read_metrics()
+    last: Mapping[str, Any] = next((line for line in reversed(lines) if "seconds" in line), {})
+    return {key: last[key] for key in ("loss", "bit_accuracy", "codes_changed", "seconds") if key in last}
