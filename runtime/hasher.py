@@ -17,7 +17,7 @@ from queryopt.card import ModelCard, Preprocessing
 from queryopt.codes import code_bytes
 from queryopt.errors import ImageError, InputError, MissingError, UsageError
 from queryopt.runtime.backends import Backend, open_backend
-from queryopt.runtime.backends.base import BackendOutput, Pending, PipelinedBackend
+from queryopt.runtime.backends.base import BackendOutput, Pending, PipelinedBackend, in_flight
 from queryopt.runtime.backends.onnxruntime import usable_cores
 
 __all__ = ["MODEL_VARIABLE", "HashBatch", "Hasher", "find_model"]
@@ -176,7 +176,8 @@ class Hasher:
 
     def hash_pixels(self, pixels: npt.NDArray[np.uint8]) -> HashBatch:
         """Hash the model's own input: uint8 [n, s, s, 3], resized and cropped already, s the card's image size."""
-        outputs = [self._backend.run(pixels[i : i + self._batch]) for i in range(0, max(1, len(pixels)), self._batch)]
+        parts = (pixels[i : i + self._batch] for i in range(0, max(1, len(pixels)), self._batch))
+        outputs = list(in_flight(self._backend, parts))
         return HashBatch(
             tuple(range(len(pixels))),
             np.concatenate([output.codes for output in outputs]),

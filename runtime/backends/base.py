@@ -1,5 +1,7 @@
 """What every backend is: something that runs a model of a known card on batches of pixels."""
 
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -9,7 +11,7 @@ import numpy.typing as npt
 from queryopt.card import ModelCard
 from queryopt.errors import UsageError
 
-__all__ = ["Backend", "BackendOutput", "Pending", "PipelinedBackend", "check_pixels"]
+__all__ = ["Backend", "BackendOutput", "Pending", "PipelinedBackend", "check_pixels", "in_flight"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,20 @@ class PipelinedBackend(Backend, Protocol):
 
     def start(self, images: npt.NDArray[np.uint8]) -> Pending:
         """Set a batch on its way: as `run`, without waiting. `images` may be changed once this returns."""
+
+
+def in_flight(backend: Backend, batches: Iterable[npt.NDArray[np.uint8]]) -> Iterator[BackendOutput]:
+    """What each batch gives, in order; a PipelinedBackend has `depth` of them on their way at a time."""
+    if not isinstance(backend, PipelinedBackend):
+        yield from map(backend.run, batches)
+        return
+    waiting: deque[Pending] = deque()
+    for batch in batches:
+        waiting.append(backend.start(batch))
+        if len(waiting) == backend.depth:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def check_pixels(images: npt.NDArray[np.uint8], card: ModelCard) -> npt.NDArray[np.uint8]:

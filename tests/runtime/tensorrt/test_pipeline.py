@@ -15,10 +15,11 @@ import pytest
 from queryopt.errors import DeviceMemoryError, MismatchError
 from queryopt.runtime import Hasher
 from queryopt.runtime.backends import BackendOutput, open_backend
+from queryopt.runtime.tensorrt.emulated import EmulatedBackend
 from queryopt.runtime.tensorrt.pipeline import buckets
 from queryopt.runtime.tensorrt.profile import Profile
 
-Open = Callable[..., Any]
+Open = Callable[..., EmulatedBackend]
 Pixels = npt.NDArray[np.uint8]
 
 IMAGE = 32 * 32 * 3 + 2 + 12 * 4 + 1000
@@ -152,7 +153,7 @@ class TestMemory:
                 assert_rows(batch.result(), expected, slice(at, at + 32))
         said = [record.getMessage() for record in caplog.records]
         assert [message.rpartition(": goes on with ")[2] for message in said] == ["16", "8"]
-        assert all(message.startswith("model.onnx: the GPU has no memory for batches of ") for message in said)
+        assert all("model.onnx: the GPU has no memory for batches of " in message for message in said)
         assert backend.pipeline.largest == 8
         backend.close()
 
@@ -199,6 +200,11 @@ class TestHasher:
             assert list(next(stream).paths) == paths[:2]
             assert len(backend.engine.done) == 1, "the second batch is with the device, and not waited for"
             assert [list(batch.paths) for batch in stream] == [paths[2:4], paths[4:6]]
+
+    def test_hashes_pixels(self, opened: Open, frozen_model: Path, pixels: Pixels, expected: BackendOutput) -> None:
+        with Hasher(frozen_model, opened(), batch=6) as hasher:
+            batch = hasher.hash_pixels(pixels)
+        np.testing.assert_array_equal(batch.codes, expected.codes)
 
     def test_failures_stay_with_their_batch(self, opened: Open, frozen_model: Path, frozen_pictures: Path) -> None:
         paths = [*sorted(frozen_pictures.glob("*/*.*"))[:4], Path("no such.jpg")]

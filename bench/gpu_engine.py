@@ -1,0 +1,112 @@
+"""A model on a GPU, fed with pixels: images a second, alone and with batches on their way while others are computed."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from queryopt.runtime.backends.base import PipelinedBackend, in_flight
+
+__all__ = ["EngineReport", "EngineRow", "measure_engine"]
+
+_BATCHES = 20
+"""Batches of a timed pass."""
+
+
+@dataclass(frozen=True)
+class EngineRow:
+    """One batch size. alone: seconds of a batch that is waited for, from pixels on the host to codes on the host; each
+    the median of a pass. overlapped: seconds a batch, with the backend's `depth` of them on their way. One of each a
+    round, in turn. same: whether both gave the same codes.
+    """
+
+    batch: int
+    alone: tuple[float, ...]
+    overlapped: tuple[float, ...]
+    same: bool
+
+    @property
+    def images_per_second(self) -> float:
+        """With batches on their way: from the median of the rounds."""
+        return self.batch / statistics.median(self.overlapped)
+
+    @property
+    def latency(self) -> float:
+        """Seconds of a batch alone, the median of the rounds."""
+        return statistics.median(self.alone)
+
+    @property
+    def gain(self) -> float:
+        """How many times as many images a second the overlap gives: the median of the rounds' own ratios."""
+        return statistics.median(a / b for a, b in zip(self.alone, self.overlapped, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and figures, JSON-serialisable."""
+        return asdict(self) | {
+            "images_per_second": self.images_per_second,
+            "latency": self.latency,
+            "gain": self.gain,
+        }
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What was measured. backend: what ran it. precision, fingerprint: of the model."""
+
+    backend: str
+    precision: str
+    fingerprint: str
+    rows: tuple[EngineRow, ...]
+
+    @property
+    def wrong(self) -> tuple[EngineRow, ...]:
+        """Rows whose codes depend on how they were run."""
+        return tuple(row for row in self.rows if not row.same)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, JSON-serialisable."""
+        return asdict(self) | {"rows": [row.to_dict() for row in self.rows]}
+
+
+def measure_engine(
+    backend: PipelinedBackend,
+    batches: Sequence[int],
+    *,
+    rounds: int = 7,
+    log: Callable[[str], object] = lambda message: None,
+) -> EngineReport:
+    """Run random pixels through a backend, in batches of each size.
+
+    rounds: timed passes of 20 batches each way, after one that isn't. MismatchError for a batch outside of the profile.
+    """
+    for batch in batches:
+        backend.check_batch(batch)
+    rows = []
+    for batch in batches:
+        rows.append(_measure(backend, batch, rounds))
+        row = rows[-1]
+        log(f"batches of {batch}: {row.images_per_second:,.0f} images/s, {row.latency * 1e3:.2f} ms alone")
+    return EngineReport(backend.name, backend.card.precision, backend.card.fingerprint, tuple(rows))
+
+
+def _measure(backend: PipelinedBackend, batch: int, rounds: int) -> EngineRow:
+    size = backend.card.preprocessing.image_size
+    pixels = np.random.default_rng(batch).integers(0, 256, (2, batch, size, size, 3), np.uint8)
+    feed = [pixels[number % 2] for number in range(_BATCHES)]
+    alone, overlapped = [], []
+    same = True
+    for _ in range(rounds + 1):
+        waited, codes = [], []
+        for images in feed:
+            started = time.perf_counter()
+            codes.append(backend.run(images).codes)
+            waited.append(time.perf_counter() - started)
+        alone.append(statistics.median(waited))
+        started = time.perf_counter()
+        outputs = list(in_flight(backend, feed))
+        overlapped.append((time.perf_counter() - started) / _BATCHES)
+        same &= all(np.array_equal(one, other.codes) for one, other in zip(codes, outputs, strict=True))
+    return EngineRow(batch, tuple(alone[1:]), tuple(overlapped[1:]), same)
