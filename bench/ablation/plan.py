@@ -13,10 +13,11 @@ from queryopt.train.config import TrainConfig
 from queryopt.train.methods import DEFAULT_METHOD, find_method
 from queryopt.train.presets import find_preset, preset_config
 
-__all__ = ["BUDGET", "PlannedRun", "arm_config", "check_folders", "only_arms", "plan_runs"]
+__all__ = ["BUDGETS", "PlannedRun", "arm_config", "check_folders", "only_arms", "plan_runs"]
 
-BUDGET: Mapping[str, int] = {"iterations": 18, "epochs": 2, "samples": 1200}
-"""Of every run where nothing else is said: with the preset small less than 4 minutes on two idle CPU cores."""
+BUDGETS: Mapping[str, Mapping[str, int]] = {"small": {"iterations": 18, "epochs": 2, "samples": 1200}}
+"""Of every run, by preset, where nothing else is said: less than 4 minutes on two idle CPU cores. Other presets have
+their own."""
 
 _STUDY = {"codes": "noise", "validation_fraction": 0.0}
 """As in the paper's runs: codes start as noise, and the last iteration is kept, not the best on held-back pictures."""
@@ -45,14 +46,19 @@ def arm_config(arm: Arm, preset: str, settings: Mapping[str, Any], seed: int) ->
     """The configuration of an arm: the preset's, the study's, `settings` (what the user gave), and its own, in this
     order. What the arm's method has no use for is left out. UsageError for impossible values.
     """
-    asked = {**BUDGET, **_STUDY, **{k: v for k, v in settings.items() if v is not None}, **arm.settings}
+    asked = {
+        **BUDGETS.get(preset, {}),
+        **_STUDY,
+        **{k: v for k, v in settings.items() if v is not None},
+        **arm.settings,
+    }
     unused = find_method(asked.get("method", DEFAULT_METHOD)).unused
     asked = {k: v for k, v in asked.items() if k not in unused}
     usual = find_preset(preset).settings
     if asked.get("codes", "noise") != "noise" and "hold" not in asked and "hold" in usual:
         # The same share of the run as in the preset.
-        share = usual["hold"] / usual.get("iterations", TrainConfig.iterations)
-        asked["hold"] = max(1, round(share * asked["iterations"]))
+        iterations = usual.get("iterations", TrainConfig.iterations)
+        asked["hold"] = max(1, round(usual["hold"] / iterations * asked.get("iterations", iterations)))
     config = preset_config(preset, **asked, seed=seed)
     # After the preset, so that what is multiplied is still scaled to the number of pictures.
     return config.override(**{name: getattr(config, name) * factor for name, factor in arm.times.items()})

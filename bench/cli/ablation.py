@@ -55,9 +55,9 @@ _MINUTES = 4.0
 @click.option("--bits", type=click.IntRange(1, 64), default=12, show_default=True, help="Length of the codes.")
 @click.option("--open-set", type=float, help="Classes that no run sees, measured apart: how many, or a share below 1.")
 @click.option("--codes", help="How codes start, where a row doesn't say: noise, as in the paper, or separated.")
-@click.option("--iterations", type=int, help="Outer iterations of a run.  [default: 18]")
-@click.option("--epochs", type=int, help="Inner epochs of an iteration.  [default: 2]")
-@click.option("--samples", type=int, help="Pictures drawn for an iteration.  [default: 1200]")
+@click.option("--iterations", type=int, help="Outer iterations of a run.  [default: small 18, else the preset's]")
+@click.option("--epochs", type=int, help="Inner epochs of an iteration.  [default: small 2]")
+@click.option("--samples", type=int, help="Pictures drawn for an iteration.  [default: small 1200]")
 @click.option("--batch", type=int, help="Pictures in a step.")
 @click.option("--lr", type=float, help="Learning rate, where a row doesn't multiply it.")
 @click.option("--backbone", help="As for qo-train.")
@@ -110,7 +110,8 @@ def command(
     chosen = [find_study(name) for name in dict.fromkeys(studies)]
     if preset is not None:
         find_preset(preset)
-    source = absolute_source(with_root(data, root, any_size))
+    typed = with_root(data, root, any_size)
+    source = absolute_source(typed)
     check_source(source)
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in qo-train
     try:
@@ -134,7 +135,7 @@ def command(
     folder.mkdir(parents=True, exist_ok=True)
     failed = _train(out, runs, folder, source, threads, device)
     everything = plan_runs(select_arms(chosen, bits), preset, {"bits": bits, **settings}, _most_seeds(folder))
-    tables = _write(out, chosen, bits, everything, folder, data_set, source)
+    tables = _write(out, chosen, bits, everything, folder, data_set, typed)
     for table in tables:
         out.print(_shown(table), "")
     out.print(LEGEND)
@@ -215,7 +216,7 @@ def _write(
     runs: "Sequence[PlannedRun]",
     folder: Path,
     data_set: str,
-    source: str,
+    data: str,
 ) -> "list[StudyTable]":
     """Write the tables over all measured runs of these studies: studies.json, studies.md, and a PNG a study."""
     import platform
@@ -234,7 +235,7 @@ def _write(
     tables = [study_table(study, bits, found, data_set) for study in studies]
     about = {
         "command": shlex.join(["qo-bench", *sys.argv[1:]]),
-        "data": source,
+        "data": data,
         "machine": describe_machine(),
         "versions": {
             "queryopt": __version__,

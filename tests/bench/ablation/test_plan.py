@@ -3,7 +3,7 @@
 import pytest
 
 from queryopt.bench.ablation.paper import paper_map
-from queryopt.bench.ablation.plan import only_arms, plan_runs
+from queryopt.bench.ablation.plan import arm_config, only_arms, plan_runs
 from queryopt.bench.ablation.studies import STUDIES, find_study, select_arms
 from queryopt.errors import UsageError
 from queryopt.train.config import TrainConfig
@@ -48,7 +48,7 @@ def test_the_modules_are_switched_on_one_by_one() -> None:
 
 
 def test_what_rows_have_in_common_is_the_papers_and_the_budget() -> None:
-    for run in plan_runs(select_arms(ALL, 12), "tiny", {"bits": 12, "open_set": 0.5}, 1):
+    for run in plan_runs(select_arms(ALL, 12), "small", {"bits": 12, "open_set": 0.5}, 1):
         config = run.config
         assert (config.iterations, config.epochs, config.samples) == (18, 2, 1200)
         assert config.validation_fraction == 0
@@ -56,8 +56,10 @@ def test_what_rows_have_in_common_is_the_papers_and_the_budget() -> None:
         separated = "separated" in run.arm.name or "held" in run.arm.name
         if config.method in ("queryopt", "adsh"):
             assert config.codes == ("separated" if separated else "noise")
-            # tiny holds 1 of 2 iterations, so 9 of 18.
-            assert config.hold == (9 if separated else 0)
+            assert config.hold == (8 if separated else 0)
+    assert arm_config(find_study("codes").arms(12)[1], "small", {"bits": 12, "iterations": 9}, 1).hold == 4
+    [paper] = plan_runs(find_study("modules").arms(12)[:1], "paper-cub200", {"bits": 12}, 1)
+    assert (paper.config.iterations, paper.config.epochs, paper.config.samples) == (40, 30, 2000)
 
 
 def test_causes_undo_what_comes_with_the_branches() -> None:

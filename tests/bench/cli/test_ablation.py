@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from queryopt.bench.cli.bench import main
 from queryopt.errors import ExitCode
@@ -100,6 +101,26 @@ def test_finished_runs_are_kept_and_a_failed_one_is_named(
     assert (out / "S-seed2" / "result.json").is_file()
     table = json.loads((out / "studies.json").read_text())["tables"][0]
     assert {row["arm"]: row["seeds"] for row in table["rows"]} == {"base": [1], "S": [1, 2], "n1": [1, 2], "n8": [1]}
+
+
+def test_the_papers_row_stands_beside_a_data_set_of_the_paper(tmp_path: Path) -> None:
+    food = tmp_path / "food-101"
+    names = ("apple_pie", "baklava")
+    for label, name in enumerate(names):
+        (food / "images" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (40, 40), (60 + 120 * label, 30 * number, 90)).save(food / f"images/{name}/{number}.jpg")
+    (food / "meta").mkdir()
+    (food / "meta" / "classes.txt").write_text("\n".join(names))
+    for part, numbers in (("train", (0, 1, 2)), ("test", (3,))):
+        (food / "meta" / f"{part}.txt").write_text("".join(f"{name}/{n}\n" for name in names for n in numbers))
+    options = ["--study", "methods", "--only", "base,n8", "--out", str(tmp_path / "out"), "--threads", "1"]
+    budget = ["--preset", "tiny", "--iterations", "1", "--samples", "6"]
+    where = ["--data", "food101", "--root", str(tmp_path), "--any-size"]
+    result = CliRunner().invoke(main, ["ablation", *where, *options, *budget], catch_exceptions=False)
+    assert result.exit_code == ExitCode.DONE, result.output
+    assert [line.split()[-3] for line in result.stdout.splitlines() if "%" in line] == ["35.64", "70.69"]
+    assert "not run yet: dpsh, hashnet" in result.stdout
 
 
 def test_a_dry_run_names_the_runs_and_trains_nothing(birds: str, tmp_path: Path) -> None:
