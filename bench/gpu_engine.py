@@ -4,13 +4,15 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from queryopt.runtime.backends.base import PipelinedBackend, in_flight
+from queryopt.runtime.tensorrt.profile import DEFAULT_PROFILE
 
-__all__ = ["EngineReport", "EngineRow", "measure_engine"]
+__all__ = ["EngineReport", "EngineRow", "measure_engine", "open_engine"]
 
 _BATCHES = 20
 """Batches of a timed pass."""
@@ -69,6 +71,21 @@ class EngineReport:
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-serialisable."""
         return asdict(self) | {"rows": [row.to_dict() for row in self.rows]}
+
+
+def open_engine(path: Path, runtime: str = "auto") -> PipelinedBackend:
+    """A model.plan on the GPU; with the runtime "emulation" the model.onnx of that name, as if on one.
+
+    Raises as TensorRtBackend, or as open_backend for a model.onnx.
+    """
+    if runtime != "emulation":
+        from queryopt.runtime.backends.tensorrt import TensorRtBackend
+
+        return TensorRtBackend(path, runtime)
+    from queryopt.runtime.cuda.emulated import EmulatedRuntime
+    from queryopt.runtime.tensorrt.emulated import EmulatedBackend
+
+    return EmulatedBackend(path.with_suffix(".onnx"), DEFAULT_PROFILE, EmulatedRuntime())
 
 
 def measure_engine(

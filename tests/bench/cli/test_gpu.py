@@ -31,6 +31,17 @@ def test_table_and_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert all(row["right"] and row["median"] > 0 for row in report["rows"])
 
 
+def test_an_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = Path(__file__).parents[2] / "data" / "v1" / "model.plan"  # the emulation runs the model.onnx of that name
+    options = ("--runtime", "emulation", "--n", "100", "--bits", 8, "--batches", 1, "--rounds", 1, "--engine", model)
+    done = run(*options, "--engine-batches", "1,4")
+    assert done.exit_code == 0, done.output
+    assert "as if on a GPU: emulation (" in done.output
+    assert "gain of overlap" in done.output
+    assert run(*options, "--engine-batches", "257").exit_code == 2
+
+
 @pytest.mark.parametrize("options", [("--n", "many"), ("--batches", "0"), ("--runtime", "opencl"), ("--bits", "65")])
 def test_wrong_usage(options: tuple[str, str]) -> None:
     done = run(*options)
