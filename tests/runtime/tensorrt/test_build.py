@@ -180,7 +180,8 @@ def test_a_package_that_is_too_old_is_said_to_be(tmp_path: Path) -> None:
     (tmp_path / "tensorrt.py").write_text("__version__ = '8.6.1'\nclass IExecutionContext: pass\n")
     code = (
         "import sys\nsys.path.insert(0, sys.argv[1])\nfrom queryopt.runtime.tensorrt import load_flavour\n"
-        "from queryopt.errors import MissingError\ntry:\n    load_flavour()\nexcept MissingError as error:\n    print(error)"
+        "from queryopt.errors import MissingError\n"
+        "try:\n    load_flavour()\nexcept MissingError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("TensorRT 8.6.1 is too old, or too new: it lacks IExecutionContext.set_device_memory")
