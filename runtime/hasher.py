@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard, Preprocessing
 from queryopt.codes import code_bytes
-from queryopt.errors import ImageError, InputError, MissingError, UsageError
-from queryopt.runtime.backends import Backend, open_backend
+from queryopt.errors import ImageError, InputError, UsageError
+from queryopt.runtime.backends import Backend, BackendChoice, choose_backend, has_gpu, open_backend
 from queryopt.runtime.backends.base import BackendOutput, Pending, PipelinedBackend, in_flight
 from queryopt.runtime.backends.onnxruntime import usable_cores
 
@@ -73,7 +73,12 @@ class Hasher:
         for name, value in (("threads", threads), ("batch", batch)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UsageError(f"{name} is {value!r}: a whole number, at least 1")
-        self._backend = open_backend(model, backend, threads) if isinstance(backend, str) else backend
+        if isinstance(backend, str):
+            self._choice = choose_backend(model, backend)
+            self._backend = open_backend(model, self._choice.name, threads)
+        else:
+            self._choice = BackendChoice(backend.name, "opened by the caller")
+            self._backend = backend
         if isinstance(self._backend, PipelinedBackend):
             self._backend.check_batch(batch)
         self._model_path = Path(os.path.abspath(model))
@@ -99,6 +104,11 @@ class Hasher:
     def backend(self) -> str:
         """What runs the model, for people."""
         return self._backend.name
+
+    @property
+    def choice(self) -> BackendChoice:
+        """Which backend was taken, and why."""
+        return self._choice
 
     def close(self) -> None:
         """Free the model."""
@@ -284,22 +294,12 @@ def find_model(given: str | os.PathLike[str] | None) -> Path:
         found = [path for folder in folders for name in _MODEL_NAMES if (path := folder / name).is_file()]
         if found:
             newest = max(found, key=lambda path: (path.stat().st_mtime_ns, path)).parent
-            names = sorted((path.name for path in found if path.parent == newest), reverse=_has_gpu())
+            names = sorted((path.name for path in found if path.parent == newest), reverse=has_gpu())
             return newest / names[0]
     raise InputError(
         f"no model: give one with --model or in {MODEL_VARIABLE}, or make one here with qo-train and qo-export "
         "(looked for model.onnx and model.plan in ./, ./*/ and ./runs/*/)"
     )
-
-
-def _has_gpu() -> bool:
-    from queryopt.runtime.cuda.driver import find_gpu
-
-    try:
-        find_gpu()
-    except MissingError:
-        return False
-    return True
 
 
 def _check_picture(number: int, image: Any) -> None:

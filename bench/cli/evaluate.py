@@ -12,6 +12,7 @@ from queryopt.bench.cli.evaluate_checks import check_outputs, check_plot, check_
 from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
 from queryopt.codes import MAX_BITS
 from queryopt.errors import DataError, ExitCode, MismatchError, MissingError, UsageError
+from queryopt.runtime.cli.backend import backend_option
 from queryopt.runtime.search.ranked import RANKS, Rank
 from queryopt.text import install_extra
 
@@ -129,6 +130,7 @@ def _numbers(low: int) -> "Callable[[click.Context, click.Parameter, str], tuple
     show_default=True,
     help="With --bits-out: random bits for each bit's p-value.",
 )
+@backend_option
 @batch_option(32)
 @threads_option
 @common_options
@@ -153,6 +155,7 @@ def main(
     plot_path: str | None,
     bits_path: str | None,
     permutations: int,
+    backend: str,
     batch: int,
     threads: int | None,
     out: Output,
@@ -245,8 +248,8 @@ def main(
     ):
         for path in _models(model, index, compare):
             galleries: dict[Protocol, LabelledCodes] = {}
-            with Hasher(path, threads=threads, batch=batch) as hasher:
-                out.log(f"model: {display_path(path)}")
+            with Hasher(path, backend, threads, batch) as hasher:
+                out.log(f"model: {display_path(path)} ({hasher.card.precision}, {hasher.backend})")
                 if solved is not None:
                     assert run_path is not None
                     model_after = _iteration_of(run_path, path, hasher.card)

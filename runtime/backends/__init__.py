@@ -4,33 +4,24 @@ import os
 from pathlib import Path
 
 from queryopt.cli import display_path
-from queryopt.errors import ModelError, UsageError
+from queryopt.errors import ModelError
 from queryopt.runtime.backends.base import Backend, BackendOutput
-from queryopt.text import did_you_mean
+from queryopt.runtime.backends.choose import BACKENDS, BackendChoice, choose_backend, has_gpu
 
-__all__ = ["BACKENDS", "Backend", "BackendOutput", "open_backend"]
-
-BACKENDS = ("auto", "onnxruntime", "tensorrt")
+__all__ = ["BACKENDS", "Backend", "BackendChoice", "BackendOutput", "choose_backend", "has_gpu", "open_backend"]
 
 
 def open_backend(model: str | os.PathLike[str], backend: str = "auto", threads: int | None = None) -> Backend:
     """Load a model.onnx or a model.plan.
 
-    backend: a name in BACKENDS; auto takes what fits the file. threads: of the model's arithmetic; None is as many as
-    this process may use. Raises ModelError for a file that is no usable model (absent, empty, cut off, foreign,
-    newer), MissingError where the backend's package or a GPU is not there, MismatchError for an engine that was built
-    for something else, UsageError for an unknown name.
+    backend: a name in BACKENDS; auto takes what choose_backend says. threads: of the model's arithmetic on the CPU;
+    None is as many as this process may use. Raises ModelError for a file that is no usable model (absent, empty, cut
+    off, foreign, newer), MissingError where the backend's package or device is not there, UsageError for an unknown
+    name or one that doesn't fit the file, its MismatchError for an engine that was built for something else.
     """
-    if backend not in BACKENDS:
-        raise UsageError(
-            f"no backend is called {backend!r}: there are {', '.join(BACKENDS)}{did_you_mean(backend, BACKENDS)}"
-        )
+    name = choose_backend(model, backend).name
     path = Path(model)
-    is_plan = path.suffix.lower() == ".plan"
-    if backend != "auto" and is_plan != (backend == "tensorrt"):
-        fitting = "tensorrt" if is_plan else "onnxruntime"
-        raise UsageError(f"{display_path(path)}: {backend} doesn't run such files: take --backend {fitting}")
-    if is_plan:
+    if name == "tensorrt":
         from queryopt.runtime.backends.tensorrt import TensorRtBackend
 
         return TensorRtBackend(path)
@@ -40,6 +31,10 @@ def open_backend(model: str | os.PathLike[str], backend: str = "auto", threads: 
         raise ModelError(f"{display_path(path)}: a folder, not a model{hint}")
     if not path.is_file():
         raise ModelError(f"{display_path(path)}: no such model: qo-export --ckpt RUN makes one")
+    if name == "openvino":
+        from queryopt.runtime.backends.openvino import OpenVinoBackend
+
+        return OpenVinoBackend(path, threads)
     from queryopt.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(path, threads)
+    return OnnxRuntimeBackend(path, threads, cuda=name == "cuda")

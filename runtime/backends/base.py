@@ -1,7 +1,7 @@
 """What every backend is: something that runs a model of a known card on batches of pixels."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -9,9 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.card import ModelCard
-from queryopt.errors import UsageError
+from queryopt.codes import code_bytes
+from queryopt.errors import ModelError, UsageError
 
-__all__ = ["Backend", "BackendOutput", "Pending", "PipelinedBackend", "check_pixels", "in_flight"]
+__all__ = [
+    "Backend",
+    "BackendOutput",
+    "Pending",
+    "PipelinedBackend",
+    "Port",
+    "check_output",
+    "check_pixels",
+    "check_ports",
+    "in_flight",
+    "no_output",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +56,10 @@ class Backend(Protocol):
         """What runs the model, and on what, for people: "onnxruntime 1.32.0 (CPU, 2 threads)"."""
 
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        """Run the model on pixels, uint8 [b, s, s, 3], s the card's image size. UsageError for another shape."""
+        """Run the model on pixels, uint8 [b, s, s, 3], s the card's image size; b may be 0.
+
+        UsageError for another shape, and after close. ModelError where the model fails, or breaks its card's promise.
+        """
 
     def close(self) -> None:
         """Free what the model holds."""
@@ -79,6 +94,10 @@ def in_flight(backend: Backend, batches: Iterable[npt.NDArray[np.uint8]]) -> Ite
         yield waiting.popleft().result()
 
 
+Port = tuple[str, tuple[int | None, ...]]
+"""Type ("uint8", "float32", …) and shape of an input or output; None is a dimension of any size."""
+
+
 def check_pixels(images: npt.NDArray[np.uint8], card: ModelCard) -> npt.NDArray[np.uint8]:
     """Return `images` C-contiguous if they are what a model of this card takes; else UsageError."""
     size = card.preprocessing.image_size
@@ -86,3 +105,46 @@ def check_pixels(images: npt.NDArray[np.uint8], card: ModelCard) -> npt.NDArray[
         got = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
         raise UsageError(f"images are {got}: this model takes uint8 [batch, {size}, {size}, 3]")
     return np.ascontiguousarray(images)
+
+
+def check_ports(inputs: Mapping[str, Port], outputs: Mapping[str, Port], card: ModelCard, where: str) -> None:
+    """Raise ModelError where a model's inputs and outputs are not those that its card promises; `where` names it."""
+    size = card.preprocessing.image_size
+    if {name: (kind, shape[1:]) for name, (kind, shape) in inputs.items()} != {"images": ("uint8", (size, size, 3))}:
+        raise ModelError(
+            f"{where}: its inputs are {_described(inputs)}, not `images` uint8 [batch, {size}, {size}, 3] as its card "
+            "says: export it again with qo-export"
+        )
+    if inputs["images"][1][0] is not None:
+        raise ModelError(f"{where}: takes batches of one size only: export it again with qo-export")
+    promised = {"codes": ("uint8", (code_bytes(card.bits),)), "logits": ("float32", (card.bits,))}
+    given = {name: (kind, shape[1:]) for name, (kind, shape) in outputs.items()}
+    if any(given.get(name) != port for name, port in promised.items()):
+        raise ModelError(
+            f"{where}: its outputs are {_described(outputs)}, but its card promises codes and logits of {card.bits} "
+            "bits: export it again with qo-export"
+        )
+
+
+def check_output(
+    codes: npt.NDArray[np.uint8], logits: npt.NDArray[np.float32], count: int, card: ModelCard, where: str
+) -> BackendOutput:
+    """What a run on `count` images gave, if its shapes are those of the card; else ModelError."""
+    if (codes.shape, logits.shape) != ((count, code_bytes(card.bits)), (count, card.bits)):
+        raise ModelError(
+            f"{where}: gave codes {list(codes.shape)} and logits {list(logits.shape)} for {count} images of "
+            f"{card.bits} bits: export it again with qo-export"
+        )
+    return BackendOutput(codes, logits)
+
+
+def no_output(card: ModelCard) -> BackendOutput:
+    """What a run on no images gives."""
+    return BackendOutput(np.empty((0, code_bytes(card.bits)), np.uint8), np.empty((0, card.bits), np.float32))
+
+
+def _described(ports: Mapping[str, Port]) -> str:
+    return ", ".join(
+        f"`{name}` {kind} [{', '.join('any' if size is None else str(size) for size in shape)}]"
+        for name, (kind, shape) in ports.items()
+    )

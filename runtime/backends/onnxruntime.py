@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or on an NVIDIA GPU."""
 
 import os
 from pathlib import Path
@@ -9,18 +9,21 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard
 from queryopt.cli import display_path
-from queryopt.codes import code_bytes
 from queryopt.errors import MissingError, ModelError, UsageError
-from queryopt.runtime.backends.base import BackendOutput, check_pixels
-from queryopt.runtime.onnx_file import read_onnx
+from queryopt.runtime.backends.base import BackendOutput, Port, check_output, check_pixels, check_ports, no_output
+from queryopt.runtime.onnx_file import read_card, read_onnx
 from queryopt.text import counted, install_extra
 
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["OnnxRuntimeBackend", "usable_cores"]
+__all__ = ["OnnxRuntimeBackend", "has_cuda_provider", "usable_cores"]
 
-_PROVIDER = "CPUExecutionProvider"
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+
+_TYPES = {"float": "float32", "double": "float64"}
+"""ONNX Runtime's names of types, where they aren't NumPy's."""
 
 
 def usable_cores() -> int:
@@ -30,28 +33,40 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-class OnnxRuntimeBackend:
-    """A model.onnx in an ONNX Runtime session on the CPU.
+def has_cuda_provider() -> bool:
+    """Whether the ONNX Runtime that is installed was built for CUDA; whether a GPU is there, only a session shows."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return False
+    return _CUDA in onnxruntime.get_available_providers()
 
-    path: the file. threads: of the session (None: usable_cores()). Raises ModelError and MissingError as open_backend.
+
+class OnnxRuntimeBackend:
+    """A model.onnx in an ONNX Runtime session.
+
+    path: the file. threads: of the session on the CPU (None: usable_cores()). cuda: run it on GPU 0, or not at all:
+    ONNX Runtime itself goes on to the CPU without a word where it can't. Raises ModelError and MissingError as
+    open_backend.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int | None = None, cuda: bool = False) -> None:
         try:
             import onnxruntime
         except ImportError as error:
-            raise MissingError(f"running a model needs onnxruntime ({error}): {install_extra('cpu')}") from None
+            extra = "cuda" if cuda else "cpu"
+            raise MissingError(f"running a model needs onnxruntime ({error}): {install_extra(extra)}") from None
         self._where = where = display_path(path)
+        if cuda:
+            _check_cuda(onnxruntime)
         threads = threads or usable_cores()
-        self._session = _session(onnxruntime, read_onnx(path), where, threads)
-        if self._session.get_providers() != [_PROVIDER]:
-            raise MissingError(
-                f"onnxruntime runs {where} on {', '.join(self._session.get_providers())} instead of {_PROVIDER}: "
-                "reinstall it with: pip install --force-reinstall onnxruntime"
-            )
+        content = read_onnx(path)
+        self._session = _session(onnxruntime, content, where, threads, cuda)
+        _check_providers(self._session.get_providers(), where, cuda)
         self._card = ModelCard.from_metadata(self._session.get_modelmeta().custom_metadata_map, where)
-        _check_interface(self._session, self._card, where)
-        self._name = f"onnxruntime {onnxruntime.__version__} (CPU, {counted(threads, 'thread', 'threads')})"
+        check_ports(_ports(self._session.get_inputs()), _ports(self._session.get_outputs()), self._card, where)
+        on = "CUDA" if cuda else f"CPU, {counted(threads, 'thread', 'threads')}"
+        self._name = f"onnxruntime {onnxruntime.__version__} ({on})"
 
     @property
     def card(self) -> ModelCard:
@@ -64,17 +79,12 @@ class OnnxRuntimeBackend:
         return self._name
 
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        """Run the model on uint8 [b, s, s, 3]; b may be 0. UsageError for another shape or dtype.
-
-        ModelError where the model fails, or gives something else than its card promises.
-        """
+        """Run the model on uint8 [b, s, s, 3]: see Backend."""
         if self._session is None:
             raise UsageError(f"{self._where}: the model was closed: open it again")
         pixels = check_pixels(images, self._card)
-        bits = self._card.bits
-        expected = (len(pixels), code_bytes(bits)), (len(pixels), bits)
         if not len(pixels):
-            return BackendOutput(np.empty(expected[0], np.uint8), np.empty(expected[1], np.float32))
+            return no_output(self._card)
         try:
             codes, logits = self._session.run(["codes", "logits"], {"images": pixels})
         except Exception as error:  # its exceptions have no base of their own
@@ -82,19 +92,39 @@ class OnnxRuntimeBackend:
                 f"{self._where}: failed on a batch of {len(pixels)} ({_reason(error)}): if memory was short, take a "
                 "smaller batch; else export it again with qo-export"
             ) from None
-        if (codes.shape, logits.shape) != expected:
-            raise ModelError(
-                f"{self._where}: gave codes {list(codes.shape)} and logits {list(logits.shape)} for {len(pixels)} "
-                f"images of {bits} bits: export it again with qo-export"
-            )
-        return BackendOutput(codes, logits)
+        return check_output(codes, logits, len(pixels), self._card, self._where)
 
     def close(self) -> None:
         """Free the session."""
         self._session = None
 
 
-def _session(onnxruntime: Any, content: bytes, where: str, threads: int) -> "onnxruntime.InferenceSession":
+def _check_cuda(onnxruntime: Any) -> None:
+    """Before a session is made: the package must be the one for CUDA."""
+    if _CUDA not in onnxruntime.get_available_providers():
+        raise MissingError(
+            f"onnxruntime {onnxruntime.__version__} was built without CUDA: pip uninstall onnxruntime, then "
+            f"{install_extra('cuda')}; or take --backend onnxruntime"
+        )
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where they are installed so
+
+
+def _check_providers(providers: list[str], where: str, cuda: bool) -> None:
+    if cuda and _CUDA not in providers:
+        raise MissingError(
+            f"onnxruntime can't run {where} on CUDA and would run it on {', '.join(providers)}: there is no GPU, or "
+            "the driver, CUDA or cuDNN is missing or too old (nvidia-smi shows the GPU and what the driver can; the "
+            "extra [cuda] brings the rest)"
+        )
+    if not cuda and providers != [_CPU]:
+        raise MissingError(
+            f"onnxruntime runs {where} on {', '.join(providers)} instead of {_CPU}: reinstall it with: "
+            "pip install --force-reinstall onnxruntime"
+        )
+
+
+def _session(onnxruntime: Any, content: bytes, where: str, threads: int, cuda: bool) -> "onnxruntime.InferenceSession":
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -102,36 +132,36 @@ def _session(onnxruntime: Any, content: bytes, where: str, threads: int) -> "onn
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(content, options, providers=[_PROVIDER])
+        return onnxruntime.InferenceSession(content, options, providers=[_CUDA, _CPU] if cuda else [_CPU])
     except Exception as error:  # its exceptions have no base of their own
-        raise ModelError(
-            f"{where}: not a model that onnxruntime {onnxruntime.__version__} can load ({_reason(error)}): it is cut "
-            "off, damaged, or no ONNX file; export it again with qo-export"
-        ) from None
+        raise _load_error(onnxruntime, error, content, where) from None
+
+
+def _load_error(onnxruntime: Any, error: Exception, content: bytes, where: str) -> ModelError | MissingError:
+    try:
+        precision = read_card(content, where).precision
+    except ModelError:
+        precision = ""
+    if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
+        return MissingError(
+            f"{where}: onnxruntime {onnxruntime.__version__} can't compute in bfloat16 here ({_reason(error)}): take "
+            "--backend openvino on a CPU with AVX512-BF16 or AMX, an engine of TensorRT, or a model of another "
+            "--precision"
+        )
+    return ModelError(
+        f"{where}: not a model that onnxruntime {onnxruntime.__version__} can load ({_reason(error)}): it is cut "
+        "off, damaged, or no ONNX file; export it again with qo-export"
+    )
 
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _check_interface(session: Any, card: ModelCard, where: str) -> None:
-    """The inputs and outputs must be those that the card promises."""
-    size = card.preprocessing.image_size
-    inputs = {i.name: (i.type, i.shape[1:]) for i in session.get_inputs()}
-    if inputs != {"images": ("tensor(uint8)", [size, size, 3])}:
-        raise ModelError(
-            f"{where}: its inputs are {inputs}, not `images` uint8 [batch, {size}, {size}, 3] as its card says: "
-            "export it again with qo-export"
-        )
-    if isinstance(session.get_inputs()[0].shape[0], int):
-        raise ModelError(f"{where}: takes batches of one size only: export it again with qo-export")
-    outputs = {o.name: (o.type, o.shape[1:]) for o in session.get_outputs()}
-    expected = {
-        "codes": ("tensor(uint8)", [code_bytes(card.bits)]),
-        "logits": ("tensor(float)", [card.bits]),
-    }
-    if any(outputs.get(name) != value for name, value in expected.items()):
-        raise ModelError(
-            f"{where}: its outputs are {outputs}, but its card promises codes and logits of {card.bits} bits: "
-            "export it again with qo-export"
-        )
+def _ports(nodes: Any) -> dict[str, Port]:
+    ports = {}
+    for node in nodes:
+        kind = node.type.removeprefix("tensor(").removesuffix(")")
+        shape = tuple(size if isinstance(size, int) else None for size in node.shape)
+        ports[node.name] = (_TYPES.get(kind, kind), shape)
+    return ports

@@ -20,6 +20,7 @@ from queryopt.cli import (
     threads_option,
 )
 from queryopt.errors import ExitCode, InputError, UsageError
+from queryopt.runtime.cli.backend import backend_option
 from queryopt.text import counted
 
 if TYPE_CHECKING:
@@ -77,9 +78,7 @@ class _Summary:
 @click.option("--out", "out_path", type=click.Path(path_type=Path), help="Write the codes: .npz, .csv or .parquet.")
 @click.option("--prune", is_flag=True, help="Remove pictures from the index whose files are gone.")
 @click.option("--force", is_flag=True, help="With --prune: also where more than half of them are gone.")
-@click.option(
-    "--backend", default="auto", show_default=True, help="What runs the model: auto, onnxruntime or tensorrt."
-)
+@backend_option
 @device_option("cpu")
 @batch_option(32)
 @threads_option
@@ -143,6 +142,7 @@ def main(
         _rebuild(found, out)
     with Hasher(found, backend, threads, batch) as hasher:
         out.log(f"model: {display_path(hasher.model_path)} ({hasher.card.bits} bits, {hasher.backend})")
+        out.log(f"backend: {hasher.choice.name} ({hasher.choice.reason})")
         summary = _Summary(os.path.abspath(folder), str(hasher.model_path), hasher.backend)
         if no_index:
             assert out_path is not None

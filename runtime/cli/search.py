@@ -21,6 +21,7 @@ from queryopt.cli import (
     threads_option,
 )
 from queryopt.errors import ExitCode, InputError, UsageError
+from queryopt.runtime.cli.backend import backend_option
 from queryopt.runtime.search.ranked import RANKS, Rank
 from queryopt.text import counted
 
@@ -81,6 +82,7 @@ _PAGE_QUERIES = 500
     help="Write the results in place of tables: .jsonl has a line of JSON a query (- for stdout), .csv a row a hit.",
 )
 @device_option("cpu")
+@backend_option
 @batch_option(32)
 @threads_option
 @common_options
@@ -95,6 +97,7 @@ def main(
     page_path: Path | None,
     lines_path: Path | None,
     device: str,
+    backend: str,
     batch: int,
     threads: int | None,
     out: Output,
@@ -160,7 +163,7 @@ def main(
         for result in search_files(
             index,
             paths,
-            lambda: stack.enter_context(_open_hasher(index, model, batch, threads, out)),
+            lambda: stack.enter_context(_open_hasher(index, model, backend, batch, threads, out)),
             k=k,
             radius=radius,
             exclude_self=exclude_self,
@@ -228,7 +231,9 @@ def _default_index() -> Path:
     )
 
 
-def _open_hasher(index: "HashIndex", model: Path | None, batch: int, threads: int | None, out: Output) -> "Hasher":
+def _open_hasher(
+    index: "HashIndex", model: Path | None, backend: str, batch: int, threads: int | None, out: Output
+) -> "Hasher":
     from queryopt.runtime.hasher import Hasher, find_model
 
     if model is None and index.model_path is not None and index.model_path.exists():
@@ -238,7 +243,7 @@ def _open_hasher(index: "HashIndex", model: Path | None, batch: int, threads: in
             out.warn(f"{display_path(index.model_path)}, the model of the index, is gone: looking for another copy")
         model = find_model(None)
     out.log(f"model: {display_path(model)}")
-    return Hasher(model, threads=threads, batch=batch)
+    return Hasher(model, backend, threads, batch)
 
 
 @contextmanager

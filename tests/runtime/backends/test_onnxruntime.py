@@ -221,7 +221,7 @@ def test_wrong_backend_name(frozen_model: Path) -> None:
 def test_without_onnxruntime_it_says_what_to_install(frozen_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingError, match=r"pip install '\.\[cpu\]'"):
-        open_backend(frozen_model)
+        open_backend(frozen_model, "onnxruntime")
 
 
 def test_a_provider_that_is_not_the_asked_one_is_noticed(frozen_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

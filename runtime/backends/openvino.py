@@ -1,0 +1,114 @@
+"""OpenVINO on the CPU: float32, bfloat16 where the processor has it, and int8 of a graph that is quantised."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.card import ModelCard
+from queryopt.cli import display_path
+from queryopt.errors import MissingError, ModelError, UsageError
+from queryopt.runtime.backends.base import BackendOutput, Port, check_output, check_pixels, check_ports, no_output
+from queryopt.runtime.backends.onnxruntime import usable_cores
+from queryopt.runtime.onnx_file import read_card, read_onnx
+from queryopt.text import counted, install_extra
+
+__all__ = ["OpenVinoBackend"]
+
+
+class OpenVinoBackend:
+    """A model.onnx compiled by OpenVINO for the CPU.
+
+    path: the file. threads: of its arithmetic (None: usable_cores()). What is not quantised is computed in float32, in
+    a model of precision bf16 in bfloat16: OpenVINO's own choice would depend on the processor. Raises ModelError and
+    MissingError as open_backend.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingError(f"--backend openvino needs openvino ({error}): {install_extra('openvino')}") from None
+        self._where = where = display_path(path)
+        content = read_onnx(path)
+        self._card = read_card(content, where)
+        threads = threads or usable_cores()
+        core = openvino.Core()
+        bf16 = self._card.precision == "bf16"
+        if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise MissingError(
+                f"{where}: a model of precision bf16, and this processor has no bfloat16 (AVX512-BF16 or AMX): "
+                "qo-export --precision fp32 or int8 makes one for it"
+            )
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            # Threads bound to processors get in the way of those that decode, and of other models.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            model = core.read_model(io.BytesIO(content))
+            check_ports(_ports(model.inputs), _ports(model.outputs), self._card, where)
+            compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise ModelError(
+                f"{where}: not a model that openvino {_version(openvino)} can load ({_reason(error)}): it is cut off, "
+                "damaged, or no ONNX file; export it again with qo-export, or take --backend onnxruntime"
+            ) from None
+        self._request: Any = compiled.create_infer_request()
+        kind = ", bf16" if bf16 else ""
+        self._name = f"openvino {_version(openvino)} (CPU, {counted(threads, 'thread', 'threads')}{kind})"
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        return self._card
+
+    @property
+    def name(self) -> str:
+        """Version, device and threads."""
+        return self._name
+
+    def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
+        """Run the model on uint8 [b, s, s, 3]: see Backend."""
+        if self._request is None:
+            raise UsageError(f"{self._where}: the model was closed: open it again")
+        pixels = check_pixels(images, self._card)
+        if not len(pixels):
+            return no_output(self._card)
+        try:
+            self._request.infer({"images": pixels}, share_inputs=pixels.flags.writeable)
+        except RuntimeError as error:
+            raise ModelError(
+                f"{self._where}: failed on a batch of {len(pixels)} ({_reason(error)}): if memory was short, take a "
+                "smaller batch; else export it again with qo-export"
+            ) from None
+        # Copies: the request writes its next results over these.
+        codes, logits = (np.array(self._request.get_tensor(name).data) for name in ("codes", "logits"))
+        return check_output(codes, logits, len(pixels), self._card, self._where)
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        self._request = None
+
+
+def _version(openvino: Any) -> str:
+    """Without the number of the build: "2026.4.1"."""
+    return str(openvino.__version__).partition("-")[0]
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _ports(nodes: Any) -> dict[str, Port]:
+    return {
+        node.any_name: (
+            np.dtype(node.element_type.to_dtype()).name,
+            tuple(size.get_length() if size.is_static else None for size in node.partial_shape),
+        )
+        for node in nodes
+    }
