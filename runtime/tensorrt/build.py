@@ -29,7 +29,7 @@ from queryopt.runtime.tensorrt.manifest import (
     onnx_beside,
     read_manifest,
 )
-from queryopt.runtime.tensorrt.messages import collect_messages
+from queryopt.runtime.tensorrt.messages import collect_messages, stdout_kept_clean
 from queryopt.runtime.tensorrt.profile import DEFAULT_PROFILE, Profile
 from queryopt.text import did_you_mean
 
@@ -277,7 +277,8 @@ def _build(
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{name[3:]}"), number)
     if timing_cache is not None:
         _load_timing_cache(config, Path(timing_cache), package)
-    plan = builder.build_serialized_network(network, config)
+    with stdout_kept_clean():
+        plan = builder.build_serialized_network(network, config)
     if plan is None:
         target = f" for {', '.join(targets)}" if targets else ""
         raise ModelError(

@@ -12,7 +12,7 @@ from queryopt.runtime.cuda.base import Memory, Stream
 from queryopt.runtime.tensorrt.fit import FittingEngine
 from queryopt.runtime.tensorrt.flavours import Flavour
 from queryopt.runtime.tensorrt.manifest import rebuild_hint
-from queryopt.runtime.tensorrt.messages import collect_messages
+from queryopt.runtime.tensorrt.messages import collect_messages, stdout_kept_clean
 from queryopt.runtime.tensorrt.pipeline import Tensor
 
 __all__ = ["TensorRtEngine"]
@@ -35,7 +35,8 @@ class TensorRtEngine:
         self._runtime = fitting.flavour.module.Runtime(self._messages)
         # An engine may carry code for the processor: never run here, whatever the default is or becomes.
         self._runtime.engine_host_code_allowed = False
-        self._engine = self._runtime.deserialize_cuda_engine(fitting.plan)
+        with stdout_kept_clean():
+            self._engine = self._runtime.deserialize_cuda_engine(fitting.plan)
         if self._engine is None and "memory" in self._messages.errors().lower():
             raise DeviceMemoryError(
                 f"{self._where}: the GPU has no memory for this engine ({self._messages.errors()}): end what else uses "
@@ -62,9 +63,10 @@ class TensorRtEngine:
 
     def context(self, batch: int, stream: Stream) -> "TensorRtContext":
         """A context for batches of this size."""
-        return TensorRtContext(
-            self._engine, self._flavour, self._messages, self._where, self._tensors[0], batch, stream
-        )
+        with stdout_kept_clean():
+            return TensorRtContext(
+                self._engine, self._flavour, self._messages, self._where, self._tensors[0], batch, stream
+            )
 
     def close(self) -> None:
         """Free it."""

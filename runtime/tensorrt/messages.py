@@ -1,11 +1,19 @@
 """What TensorRT says: its functions return None where they fail, and the reason is only in its log."""
 
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-__all__ = ["Messages", "collect_messages"]
+__all__ = ["Messages", "collect_messages", "stdout_kept_clean"]
 
 _KEPT = 50
 _LONGEST = 600
+
+_log = logging.getLogger("queryopt")
 
 
 class Messages(Protocol):
@@ -38,3 +46,30 @@ def collect_messages(module: Any) -> Any:
             return "; ".join(message for bad, message in self.kept if bad)[:_LONGEST] or "it gave no reason"
 
     return Collector()
+
+
+@contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """Keep off the process's standard output what native code prints past every logger; it is logged (-v) instead.
+
+    JSON goes there. For the time of the block it is so for all threads.
+    """
+    sys.stdout.flush()
+    try:
+        saved = os.dup(1)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 1)
+            try:
+                yield
+            finally:
+                sys.stdout.flush()
+                os.dup2(saved, 1)
+                file.seek(0)
+                for line in file.read().decode(errors="replace").splitlines():
+                    _log.debug("TensorRT: %s", line)
+    finally:
+        os.close(saved)
