@@ -37,7 +37,7 @@ def measure_run(run: Path, *, threads: int | None = None, progress: Progress | N
     begun = time.perf_counter()
     checkpoint = load_checkpoint(run)
     config = checkpoint.config
-    network = checkpoint.network()
+    network = checkpoint.network().to("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     bits = config.network.bits
     source = DataSource.of_run(run)
     trained, queries = source.images("test", progress, trained_only=True)
@@ -78,6 +78,7 @@ def _figures(evaluation: Evaluation, gallery: LabelledCodes, queries: LabelledCo
 def _hash(network: HashNetwork, images: LabelledImages, threads: int | None, advance: Any) -> LabelledCodes:
     """Codes and logits of these pictures; those that can't be read are left out and named."""
     preprocessing = Preprocessing.for_size(network.config.image_size)
+    device = network.head.weight.device
     source = PictureSource(images, preprocessing, threads=threads)
     index = np.arange(len(images))
     batches = [index[start : start + _BATCH] for start in range(0, len(index), _BATCH)]
@@ -90,8 +91,8 @@ def _hash(network: HashNetwork, images: LabelledImages, threads: int | None, adv
             for batch in source.plain_batches(batches):
                 kept.append(batch.kept)
                 if batch.kept.any():
-                    pictures = to_input(batch.pictures, preprocessing, "cpu", False)
-                    logits.append(network(pictures, branches=1).numpy())
+                    pictures = to_input(batch.pictures, preprocessing, device, False)
+                    logits.append(network(pictures, branches=1).cpu().numpy())
                 advance(len(batch.kept))
     finally:
         torch.set_num_threads(before)

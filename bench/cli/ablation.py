@@ -11,7 +11,7 @@ import click
 
 from queryopt.bench.cli.lists import listed
 from queryopt.cli import Command, Output, common_options, display_path, threads_option
-from queryopt.errors import ExitCode, MissingError
+from queryopt.errors import ExitCode, MissingError, UsageError
 from queryopt.text import counted, install_extra
 from queryopt.train.presets import find_preset
 from queryopt.train.sources import absolute_source, check_source, official_source, with_root
@@ -110,6 +110,8 @@ def command(
     chosen = [find_study(name) for name in dict.fromkeys(studies)]
     if preset is not None:
         find_preset(preset)
+    if settings["codes"] is not None and (own := {"codes", "causes"} & {study.name for study in chosen}):
+        raise UsageError(f"--codes: the rows of --study {' and '.join(sorted(own))} say how codes start: leave it out")
     typed = with_root(data, root, any_size)
     source = absolute_source(typed)
     check_source(source)

@@ -93,6 +93,7 @@ class TensorRtContext:
         self._where = where
         self._flavour = flavour
         messages.clear()
+        handle = stream.handle  # asked for first: it makes the device this thread's
         strategy = flavour.module.ExecutionContextAllocationStrategy.USER_MANAGED
         if flavour.portable:
             config = engine.create_runtime_config()
@@ -106,7 +107,7 @@ class TensorRtContext:
         if context is None:
             self._fail("makes no execution context")
         self._context = context
-        self._check(context.set_optimization_profile_async(0, stream.handle), "refuses its own profile")
+        self._check(context.set_optimization_profile_async(0, handle), "refuses its own profile")
         self._check(context.set_input_shape(images.name, (batch, *images.row)), f"refuses a batch of {batch}")
         stream.synchronize()
         self._scratch = int(context.update_device_memory_size_for_shapes())

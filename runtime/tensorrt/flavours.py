@@ -14,7 +14,15 @@ FLAVOURS: Final = ("auto", "tensorrt", "tensorrt_rtx")
 """'auto' is tensorrt where it is installed, else tensorrt_rtx."""
 
 _EXTRAS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
-_OLDEST = {"tensorrt": (10,), "tensorrt_rtx": (1,)}
+_NEWEST_USED = {
+    "IExecutionContext": ("set_device_memory", "update_device_memory_size_for_shapes"),
+    "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
+    "NetworkDefinitionCreationFlag": ("STRONGLY_TYPED",),
+}
+"""What is used of the API and came last: a package that lacks it is too old."""
+
+_NEWEST_USED_OF_RTX = {"BuilderFlag": ("REQUIRE_USER_ALLOCATION",), "IExecutionContext": ("is_stream_capturable",)}
+
 _TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 
 
@@ -67,8 +75,13 @@ def load_flavour(name: str = "auto") -> Flavour:
     except ImportError as error:
         raise MissingError(f"{name} can't be loaded ({error}): {install_extra(_EXTRAS[name])}") from None
     version = str(module.__version__)
-    if tuple(int(part) for part in version.split(".") if part.isdecimal()) < _OLDEST[name]:
-        oldest = ".".join(map(str, _OLDEST[name]))
-        package = name.replace("_", "-")
-        raise MissingError(f"{flavour_text(name, version)} is too old: pip install '{package}>={oldest}'")
+    tables = (_NEWEST_USED, _NEWEST_USED_OF_RTX if name == "tensorrt_rtx" else {})
+    for owner, members in (item for table in tables for item in table.items()):
+        for member in members:
+            if not hasattr(getattr(module, owner, None), member):
+                package = name.replace("_", "-")
+                raise MissingError(
+                    f"{flavour_text(name, version)} is too old, or too new: it lacks {owner}.{member}; pip install "
+                    f"--upgrade {package}, or queryopt"
+                )
     return Flavour(name, version, module)

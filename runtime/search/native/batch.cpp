@@ -69,7 +69,7 @@ void each(const Request& request, std::uint64_t k, int limit, Done done) {
         Query query;
         for (std::size_t i = begin; i < end; ++i) {
             query.start(index, request.kernels, request.queries[i], k, limit, request.allowed);
-            if (query.look_up()) {
+            if (query.look_up(false)) {
                 done(i, query.finish());
                 continue;
             }

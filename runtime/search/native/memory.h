@@ -132,6 +132,17 @@ class Integers {
         for (std::size_t at = begin * 2 & ~std::size_t{63}; at < end * 2; at += 64) __builtin_prefetch(high + at);
     }
 
+    // As above, of the low halves alone, and no further than the second level of the cache: the first has fewer places
+    // for what is under way, and they limit how many buckets can be.
+    void prefetch_low(std::size_t begin, std::size_t end) const {
+        __asm__ volatile("");
+        const std::size_t width = low_width();
+        const auto* low = low_.data();
+        for (std::size_t at = begin * width & ~std::size_t{63}; at < end * width; at += 64) {
+            __builtin_prefetch(low + at, 0, 2);
+        }
+    }
+
     std::size_t low_width() const { return width_of(kind_); }
 
     static std::size_t width_of(Kind kind) {

@@ -10,8 +10,10 @@ namespace {
 constexpr std::size_t kPiece = 1024;      // codes of one call of a filter, after
 constexpr std::size_t kFirstPiece = 64;   // the first ones, of which most get into the candidates
 constexpr std::size_t kAhead = 32;        // look-ups under way at once
-constexpr std::size_t kBucketsAhead = 3;
+constexpr std::size_t kBucketsAhead = 3, kHalvesAhead = 8;
 constexpr std::size_t kPrefetched = 512;  // codes of a bucket
+constexpr double kWorth = 0.5, kWorthAtMost = 0.6;  // of the scan's cost: a forecast, and what comes of it
+constexpr int kFewLow = 11;               // of 32 bits: few random codes differ in no more
 constexpr std::size_t kUnweighed = 64;    // candidates of which nobody knows yet whether they may be found
 constexpr std::size_t kSpareCandidates = 1 << 16;
 constexpr std::size_t kLookUps = 15;      // that calibration measures
@@ -27,10 +29,24 @@ struct BitCounts {
 constexpr BitCounts kBits;
 inline int bits16(std::uint32_t x) { return kBits.of[x & 255] + kBits.of[x >> 8]; }
 
-// The processor's own prefetching starts too late for buckets of a few cache lines.
-void fetch(const Chunk& chunk, std::uint32_t bucket) {
+std::size_t buckets_at(const Chunk& chunk, int shell) {
+    const auto& all = masks().all[shell];
+    // Masks ascend: those within the chunk come first.
+    return static_cast<std::size_t>(chunk.width == kMaxChunkBits
+                                        ? all.end() - all.begin()
+                                        : std::lower_bound(all.begin(), all.end(), 1u << chunk.width) - all.begin());
+}
+
+// The processor's own prefetching starts too late for buckets of a few cache lines. `halves`: of codes in two halves, the
+// low ones alone.
+void fetch(const Chunk& chunk, std::uint32_t bucket, bool halves) {
     const std::uint32_t first = chunk.starts[bucket];
-    chunk.rest.prefetch(first, std::min<std::size_t>(chunk.starts[bucket + 1], first + kPrefetched));
+    const std::size_t end = std::min<std::size_t>(chunk.starts[bucket + 1], first + kPrefetched);
+    if (halves) {
+        chunk.rest.prefetch_low(first, end);
+    } else {
+        chunk.rest.prefetch(first, end);
+    }
 }
 
 }  // namespace
@@ -38,7 +54,7 @@ void fetch(const Chunk& chunk, std::uint32_t bucket) {
 Query::Found Query::run(const Index& index, const Kernels& kernels, std::uint64_t code, std::uint64_t k, int limit,
                         Allowed allowed) {
     start(index, kernels, code, k, limit, allowed);
-    if (!look_up()) {
+    if (!look_up(true)) {
         prepare_scan();
         if (index.words.size()) {
             std::size_t at = 0;
@@ -67,7 +83,8 @@ void Query::start(const Index& index, const Kernels& kernels, std::uint64_t code
     forget();
 }
 
-bool Query::look_up() {
+bool Query::look_up(bool alone) {
+    alone_ = alone;
     if (index_->n == 0) return true;
     if (index_->chunks.empty() || (k_ >= index_->n && k_ != kAll)) return false;
     const double budget = index_->share * index_->costs.scan;
@@ -90,6 +107,7 @@ bool Query::look_up() {
 // all codes within sum(r_i + 1) - 1 have been found. `few`: that this is the limit suffices, with any number of rows.
 bool Query::look_up_shells(double budget, bool few) {
     int complete = -1;
+    few_ = few;
     for (int shell = 0;; ++shell) {
         for (std::size_t i = 0; i < index_->chunks.size(); ++i) {
             const Chunk& chunk = index_->chunks[i];
@@ -111,26 +129,50 @@ bool Query::look_up_shells(double budget, bool few) {
 // the first is searched.
 void Query::fetch_nearest() const {
     for (const Chunk& chunk : index_->chunks) __builtin_prefetch(chunk.starts.data() + chunk.value(code_));
-    for (const Chunk& chunk : index_->chunks) fetch(chunk, chunk.value(code_));
+    for (const Chunk& chunk : index_->chunks) fetch(chunk, chunk.value(code_), false);
     if (index_->first.size()) __builtin_prefetch(index_->first.data() + index_->chunks[0].starts[index_->chunks[0].value(code_)]);
+}
+
+// ns of one shell of one chunk, going by what it holds on average.
+double Query::expected_cost(std::size_t at, int shell) const {
+    const Chunk& chunk = index_->chunks[at];
+    const auto count = static_cast<double>(buckets_at(chunk, shell));
+    const double codes = shell < kExpectedShells ? chunk.expected[shell]
+                                                 : count * static_cast<double>(index_->unique) /
+                                                       static_cast<double>(std::size_t{1} << chunk.width);
+    return count * index_->costs.bucket + codes * index_->costs.code;
+}
+
+// ns that look-ups may cost where it can be told what they will in all: the k-th code found so far is as far as the last
+// one can be. More than the usual share of the scan's cost then, where it should be worth it.
+double Query::allowance(std::size_t at, int shell) const {
+    if (!alone_ || !(few_ || within_ >= k_)) return 0;
+    const std::size_t chunks = index_->chunks.size();
+    const double most = kWorth * index_->costs.scan;
+    double forecast = cost_;
+    for (std::size_t step = static_cast<std::size_t>(shell) * chunks + at;
+         step <= static_cast<std::size_t>(limit_) && forecast <= most; ++step) {
+        const auto further = static_cast<int>(step / chunks);
+        if (further > index_->chunks[step % chunks].width) break;
+        forecast += expected_cost(step % chunks, further);
+    }
+    return forecast <= most ? kWorthAtMost * index_->costs.scan : 0;
 }
 
 bool Query::look_up_shell(std::size_t at, int shell, double budget) {
     if (shell > limit_) return true;  // nothing there is near enough
     const Chunk& chunk = index_->chunks[at];
     const auto& all = masks().all[shell];
-    // Masks ascend: those within the chunk come first.
-    const std::size_t count = static_cast<std::size_t>(
-        chunk.width == kMaxChunkBits ? all.end() - all.begin()
-                                     : std::lower_bound(all.begin(), all.end(), 1u << chunk.width) - all.begin());
-    const double mean = shell < kExpectedShells ? chunk.expected[shell]
-                                                : static_cast<double>(count) * static_cast<double>(index_->unique) /
-                                                      static_cast<double>(std::size_t{1} << chunk.width);
+    const std::size_t count = buckets_at(chunk, shell);
     const Costs& costs = index_->costs;
-    if (cost_ + static_cast<double>(count) * costs.bucket + mean * costs.code > budget) return false;
+    if (cost_ + expected_cost(at, shell) > budget) {
+        budget = std::max(budget, allowance(at, shell));
+        if (cost_ + expected_cost(at, shell) > budget) return false;
+    }
     const std::uint32_t value = chunk.value(code_);
     const std::uint32_t* starts = chunk.starts.data();
     std::uint32_t values[kAhead];
+    const int high = least_high(at, shell);
     for (std::size_t begin = 0; begin < count; begin += kAhead) {
         const std::size_t n = std::min(kAhead, count - begin);
         std::size_t filled = 0, codes = 0;
@@ -151,13 +193,70 @@ bool Query::look_up_shell(std::size_t at, int shell, double budget) {
         spent_.codes += codes;
         cost_ += static_cast<double>(n) * costs.bucket + static_cast<double>(codes) * costs.code;
         if (cost_ > budget) return false;
-        for (std::size_t i = 0; i < std::min(filled, kBucketsAhead) && shell > 0; ++i) fetch(chunk, values[i]);
+        const bool halves = by_halves(chunk, shell, high);
+        const std::size_t ahead = halves ? kHalvesAhead : kBucketsAhead;
+        for (std::size_t i = 0; i < std::min(filled, ahead) && shell > 0; ++i) fetch(chunk, values[i], halves);
         for (std::size_t i = 0; i < filled; ++i) {
-            if (i + kBucketsAhead < filled) fetch(chunk, values[i + kBucketsAhead]);
-            visit(at, values[i], shell);
+            if (i + ahead < filled) fetch(chunk, values[i + ahead], halves);
+            if (by_halves(chunk, shell, high)) {
+                visit_low(at, values[i], shell, high);
+            } else {
+                visit(at, values[i], shell);
+            }
         }
     }
+    settle(at, shell);
     return true;
+}
+
+// At least so many of the high 16 bits differ in a code of two halves that no earlier step has found. They are the top of
+// the first other chunk, of which every code up to this shell (or the one before it) was found there.
+int Query::least_high(std::size_t at, int shell) const {
+    if (index_->chunks.size() < 2) return 0;
+    const Chunk& other = index_->chunks[at == 0 ? 1 : 0];
+    const int high_bits = index_->bits - index_->chunks[at].width - 32;
+    return std::max(0, (at == 0 ? shell : shell + 1) - std::max(0, other.width - high_bits));
+}
+
+// Whether the low halves alone rule out nearly every code, so that the high ones need not come from memory.
+bool Query::by_halves(const Chunk& chunk, int shell, int high) const {
+    return shell > 0 && chunk.rest.kind() == Kind::u48 && limit_ - shell - high <= kFewLow;
+}
+
+void Query::visit_low(std::size_t at, std::uint32_t value, int shell, int high) {
+    const Chunk& chunk = index_->chunks[at];
+    const Filter filter = kernels_->filter[static_cast<int>(Kind::u32)];
+    const Column column = chunk.rest.column();
+    const std::uint64_t rest = chunk.rest_of(code_) & 0xffffffffu;
+    std::uint32_t positions[kPiece + kSlack];
+    std::uint8_t distances[kPiece + kSlack];
+    const std::size_t end = chunk.starts[value + 1];
+    for (std::size_t begin = chunk.starts[value]; begin < end && limit_ >= shell + high; begin += kPiece) {
+        const std::size_t piece = std::min(end - begin, kPiece);
+        const std::size_t n = filter(column, begin, begin + piece, rest, limit_ - shell - high, positions, distances);
+        for (std::size_t i = 0; i < n; ++i) {
+            if (halves_ == kHalves) settle(at, shell);
+            __builtin_prefetch(column.high + positions[i]);
+            half_[halves_++] = {positions[i], value, static_cast<std::uint8_t>(shell + distances[i])};
+        }
+    }
+}
+
+// The high halves of the codes that visit_low has left; they are there by now.
+void Query::settle(std::size_t at, int shell) {
+    if (halves_ == 0) return;
+    const Chunk& chunk = index_->chunks[at];
+    const std::uint16_t* high = chunk.rest.column().high;
+    const auto wanted = static_cast<std::uint32_t>(chunk.rest_of(code_) >> 32);
+    for (std::size_t i = 0; i < halves_; ++i) {
+        const Half& half = half_[i];
+        const int distance = half.distance + bits16(high[half.position] ^ wanted);
+        if (distance > limit_) continue;
+        const std::uint64_t code = chunk.join(half.value, chunk.rest.get(half.position));
+        if (index_->chunks.size() > 1 && seen_before(code, at, shell)) continue;
+        offer(code, at == 0 ? half.position : kUnknown, distance);
+    }
+    halves_ = 0;
 }
 
 void Query::visit(std::size_t at, std::uint32_t value, int shell) {
@@ -270,6 +369,7 @@ void Query::resolve(Candidate* begin, Candidate* end, int upto) {
 
 void Query::forget() {
     candidates_.clear();
+    halves_ = 0;
     within_ = 0;
     weighed_ = 0;
     std::fill(std::begin(counts_), std::end(counts_), 0);
@@ -414,11 +514,12 @@ void calibrate(Index& index, const Kernels& kernels) {
     }
     index.costs.scan = std::max(scan, 100.0);
     index.costs.code = index.costs.scan / static_cast<double>(index.unique);
+    const int near = index.bits / 5;  // about the limit that a look-up of that shell comes with
     // Look-ups of the second shell around codes that are there; what their codes cost is known from the scan.
     // The median: each looks elsewhere, so none is typical, and some are interrupted.
     std::vector<double> costs;
     for (std::size_t i = 0; i < kLookUps; ++i) {
-        query.start(index, kernels, index.code(index.unique / kLookUps * i), 10, limit, nullptr);
+        query.start(index, kernels, index.code(index.unique / kLookUps * i), 10, near, nullptr);
         const auto start = Clock::now();
         for (std::size_t chunk = 0; chunk < index.chunks.size(); ++chunk) query.look_up_shell(chunk, 2, INFINITY);
         const double spent = since(start) - static_cast<double>(query.spent().codes) * index.costs.code;

@@ -27,6 +27,12 @@ struct Candidate {
     std::uint8_t distance;
     bool weighed;  // its rows are counted
 };
+// A code whose high half is still to be looked at. distance: without it.
+struct Half {
+    std::uint32_t position, value;
+    std::uint8_t distance;
+};
+constexpr std::size_t kHalves = 64;  // that are fetched from memory at once
 constexpr std::uint64_t kUsualRows = 16;  // searches for up to so many rows start from Index::usual
 constexpr std::uint32_t kUnknown = std::numeric_limits<std::uint32_t>::max();
 constexpr std::uint8_t kGone = 255;  // a distance beyond every limit: none of its rows may be found
@@ -49,8 +55,8 @@ class Query {
     // The same in steps, for a scan that several queries share.
     void start(const Index& index, const Kernels& kernels, std::uint64_t code, std::uint64_t k, int limit,
                Allowed allowed);
-    // Look-ups in chunks; whether that was enough.
-    bool look_up();
+    // Look-ups in chunks; whether that was enough. `alone`: a scan would be this query's own, not shared with others.
+    bool look_up(bool alone);
     // Forget the candidates but not how near the k-th is: every code is offered again.
     void prepare_scan();
     // The words [begin, end).
@@ -71,7 +77,13 @@ class Query {
   private:
     void forget();
     void fetch_nearest() const;
+    double expected_cost(std::size_t chunk, int shell) const;
+    double allowance(std::size_t chunk, int shell) const;
     void visit(std::size_t chunk, std::uint32_t value, int shell);
+    int least_high(std::size_t chunk, int shell) const;
+    bool by_halves(const Chunk& chunk, int shell, int high) const;
+    void visit_low(std::size_t chunk, std::uint32_t value, int shell, int high);
+    void settle(std::size_t chunk, int shell);
     void offer(std::uint64_t code, std::uint32_t unique, int distance);
     bool seen_before(std::uint64_t code, std::size_t chunk, int shell) const;
     std::uint64_t rows_of(std::uint32_t unique) const;
@@ -86,6 +98,7 @@ class Query {
     Allowed allowed_ = nullptr;
     std::uint64_t code_ = 0, k_ = 0;
     int limit_ = 0;               // a row beyond this distance is not among the results
+    bool alone_ = false, few_ = false;
     bool ordered_ = false;        // candidates come in the order of rows: at the limit itself the first ones win
     std::uint64_t within_ = 0;    // rows counted at a distance <= limit_
     std::uint64_t counts_[kMaxBits + 1] = {};
@@ -93,6 +106,8 @@ class Query {
     std::size_t thin_at_ = 0;
     double cost_ = 0;
     Spent spent_;
+    Half half_[kHalves] = {};
+    std::size_t halves_ = 0;
     std::vector<Candidate> candidates_, sorted_;
     std::vector<std::uint32_t> rows_;
     FirstRows first_;

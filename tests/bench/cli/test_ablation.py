@@ -158,6 +158,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(birds: str, tmp_
         (["--study", "modules", "--only", "n9"], "--only n9: the arms are base"),
         (["--study", "modules", "--preset", "smal"], "did you mean small"),
         (["--study", "modules", "--iterations", "2"], "iterations: 2, not 1"),
+        (["--study", "codes", "--codes", "noise"], "say how codes start: leave it out"),
         (["--study", "modules", "--root", "x"], "--root goes with an official data set"),
     ],
 )

@@ -93,7 +93,9 @@ def test_equals_numpy(
 
 
 @pytest.mark.parametrize("path", NATIVE)
-@pytest.mark.parametrize(("bits", "flip"), [(12, 0.05), (20, 0.05), (24, 0.5), (32, 0.05), (48, 0.05), (64, 0.15)])
+@pytest.mark.parametrize(
+    ("bits", "flip"), [(12, 0.05), (20, 0.05), (24, 0.5), (32, 0.05), (48, 0.05), (57, 0.5), (64, 0.15)]
+)
 def test_large_enough_for_every_structure_of_its_own_accord(path: str, bits: int, flip: float) -> None:
     """Buckets of many codes, several shells, batches over several threads: what a few thousand codes don't reach."""
     rng = np.random.default_rng(bits)
@@ -104,6 +106,11 @@ def test_large_enough_for_every_structure_of_its_own_accord(path: str, bits: int
     same_search(native, numpy, queries[:20], 1000)
     same_search(native, numpy, queries, 10)
     same_radius(native, numpy, queries[:20], 3)
+    # Shells further out than it would look on its own.
+    assert native._state.core is not None
+    native._state.core.share = np.inf
+    same_search(native, numpy, queries[-20:], 10)
+    same_radius(native, numpy, queries[-20:], bits // 4)
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -172,3 +174,14 @@ class TestRebuild:
 )
 def test_sizes(text: str | int, size: int) -> None:
     assert parse_bytes(text) == size
+
+
+def test_a_package_that_is_too_old_is_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "tensorrt.py").write_text("__version__ = '8.6.1'\nclass IExecutionContext: pass\n")
+    code = (
+        "import sys\nsys.path.insert(0, sys.argv[1])\nfrom queryopt.runtime.tensorrt import load_flavour\n"
+        "from queryopt.errors import MissingError\n"
+        "try:\n    load_flavour()\nexcept MissingError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("TensorRT 8.6.1 is too old, or too new: it lacks IExecutionContext.set_device_memory")
