@@ -127,7 +127,10 @@ Presets:
     type=float,
     help="Also learn to classify from the code, with this weight (the paper's Table 5; 0 for not). Not exported.",
 )
-@click.option("--codes", help="How the training pictures' codes start: noise (the paper) or separated.")
+@click.option("--codes", help="How the training pictures' codes start: noise (the paper), separated or visual.")
+@click.option(
+    "--warm-up", type=int, help="With visual codes: outer iterations that train the trunk before they are read."
+)
 @click.option("--hold", type=int, help="Outer iterations, from the first, that leave these codes as they start.")
 @click.option("--hold-solver/--no-hold-solver", default=None, help="Leave these codes as they start for good.")
 @click.option("--crop-scale", type=float, nargs=2, help="Smallest and largest share of a picture in a random crop.")

@@ -65,8 +65,10 @@ class TrainConfig:
     """Lower gamma on sets smaller than CUB, so that it does not drown the hash term (see loss.scaled_gamma)."""
     codes: str = "noise"
     """How the gallery's codes B start: see queryopt.train.starts."""
+    warm_up: int = 0
+    """Of codes that are read off the trunk (visual): outer iterations, of all, that train it before they are read."""
     hold: int = 0
-    """Outer iterations, from the first, in which the solver leaves B alone."""
+    """Outer iterations, from the first (after the warm-up), in which the solver leaves B alone."""
     hold_solver: bool = False
     """The solver never runs: B stays as it started."""
     classification_weight: float = 0.0
@@ -97,7 +99,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("iterations", "hold", "seed"):
+        for name in ("iterations", "hold", "seed", "warm_up"):
             _check_int(name, getattr(self, name), 0)
         for name in ("epochs", "batch"):
             _check_int(name, getattr(self, name), 1)
@@ -111,6 +113,14 @@ class TrainConfig:
         _check_real("classification_weight", self.classification_weight, below=1e6)
         _check_real("validation_fraction", self.validation_fraction, below=1)
         _check_real("test_fraction", self.test_fraction, below=1)
+        if self.warm_up and self.codes != "visual":
+            raise UsageError(
+                f"warm_up is {self.warm_up}, but the codes are {self.codes}: only visual ones are read after a warm-up"
+            )
+        if self.warm_up and self.warm_up >= self.iterations:
+            raise UsageError(
+                f"warm_up is {self.warm_up} of {self.iterations} iterations: none would be left to learn the codes in"
+            )
         check_open_set(self.open_set)
         object.__setattr__(self, "open_set", float(self.open_set))
         for name in ("channels_last", "flip", "hold_solver", "scale_gamma"):
@@ -159,7 +169,7 @@ class TrainConfig:
         So a run that uses none of it is written as it was before, and is read by those versions.
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("classification_weight", "method_options", "open_set"):
+        for name in ("classification_weight", "method_options", "open_set", "warm_up"):
             if not values[name]:
                 del values[name]
         values["network"] = self.network.to_dict()

@@ -50,6 +50,7 @@ from queryopt.train.schedule import rates_at
 from queryopt.train.sources import absolute_source, load_data
 from queryopt.train.starts import StartContext
 from queryopt.train.validate import Validation, network_codes, validate
+from queryopt.train.visual_codes import ImageFeatures, pool_features
 
 __all__ = ["Report", "TrainResult", "train"]
 
@@ -200,9 +201,8 @@ class _Run:
 
     def _begin(self) -> None:
         config = self.config
-        context = StartContext(self.images, config.network.bits, config.network.branches, config.seed)
-        self.codes = torch.from_numpy(self.method.start(context)).to(self.device)
         load_backbone_weights(self.network, config.weights)
+        self.codes = torch.from_numpy(self.method.start(self._start_context())).to(self.device)
         self.folder.write_config(config, self._about())
         self.folder.cut_metrics(Position())
         if not config.iterations:
@@ -362,7 +362,11 @@ class _Run:
         if self.method.solves_codes:
             before = self.codes >= 0
             line["bit_accuracy"] = float(((outputs >= 0) == before[index])[:, : config.network.bits].double().mean())
-            self.codes = self.method.solve(self.codes, outputs, index, self.labels, outer)
+            restarted = self.method.restart(self._start_context(), outer)
+            if restarted is None:
+                self.codes = self.method.solve(self.codes, outputs, index, self.labels, outer)
+            else:
+                self.codes = torch.from_numpy(restarted).to(self.device)
             line["codes_changed"] = float(((self.codes >= 0) != before).double().mean())
         line["distinct_codes"] = len(torch.unique(self.codes[:, : config.network.bits] >= 0, dim=0))
         advance(0, "validation")
@@ -396,6 +400,29 @@ class _Run:
             self.images.labels[gallery],
         )
 
+    def _start_context(self) -> StartContext:
+        network = self.config.network
+        return StartContext(self.images, network.bits, network.branches, self.config.seed, self._trunk_features)
+
+    def _trunk_features(self) -> ImageFeatures:
+        """Of all training pictures that can be read."""
+        rows = np.arange(len(self.images))
+        values: list[npt.NDArray[np.float32]] = []
+        kept: list[npt.NDArray[np.bool_]] = []
+        self.network.eval()
+        with torch.inference_mode():
+            for batch in self._plain_batches(self.pictures, rows):
+                kept.append(batch.kept)
+                images = to_input(batch.pictures, self.preprocessing, self.device, self.channels_last)
+                values.append(pool_features(self.network.backbone(images)[0]).float().cpu().numpy())
+        return ImageFeatures(np.concatenate(values), rows[np.concatenate(kept)])
+
+    def _plain_batches(self, source: PictureSource, index: npt.NDArray[np.int64]) -> Iterator[Batch]:
+        asked = [index[start : start + _VALIDATION_BATCH] for start in range(0, len(index), _VALIDATION_BATCH)]
+        for batch in source.plain_batches(asked):
+            self._require_readable(batch, source)
+            yield batch
+
     def _network_codes(
         self, source: PictureSource, index: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
@@ -403,9 +430,7 @@ class _Run:
         kept: list[npt.NDArray[np.bool_]] = []
 
         def batches() -> Iterator[npt.NDArray[np.uint8]]:
-            asked = [index[start : start + _VALIDATION_BATCH] for start in range(0, len(index), _VALIDATION_BATCH)]
-            for batch in source.plain_batches(asked):
-                self._require_readable(batch, source)
+            for batch in self._plain_batches(source, index):
                 kept.append(batch.kept)
                 yield batch.pictures
 

@@ -121,7 +121,8 @@ def preset_table() -> list[str]:
 def preset_config(name: str, **overrides: Any) -> TrainConfig:
     """The configuration of a preset, with these fields of TrainConfig or NetworkConfig overridden (None: left alone).
 
-    Fields that go together follow: branches from bits; random weights for a backbone without pretrained ones, and then
+    Fields that go together follow: branches from bits (1 for visual codes, which are left as they start unless
+    something is said of that); random weights for a backbone without pretrained ones, and then
     no frozen layers; gamma as it is given; codes that start as noise, which nothing can be learnt from, are not held.
     What the method has no use for is left at its default. UsageError for an unknown preset or field, a value that makes
     no sense, or one that the method has no use for.
@@ -143,7 +144,11 @@ def preset_config(name: str, **overrides: Any) -> TrainConfig:
         settings["scale_gamma"] = False
     if given.get("codes") == "noise":
         settings["hold"] = 0
-    if method.has_queries and network.get("branches") is None and network.get("queries", True):
+    visual = given.get("codes", settings.get("codes")) == "visual"
+    if visual:
+        settings |= {} if {"hold", "hold_solver"} & set(given) else {"hold_solver": True}
+        network.setdefault("branches", 1)
+    elif method.has_queries and network.get("branches") is None and network.get("queries", True):
         network["branches"] = max(1, preset.columns // NetworkConfig(bits=network["bits"]).bits)
     if not check_backbone(network.get("backbone", "resnet50")).pretrained:
         settings["weights"] = "none"

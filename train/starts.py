@@ -5,6 +5,7 @@ To add a way, write a function StartContext -> float32 [n, columns] and name it 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from queryopt.text import did_you_mean
 from queryopt.train.data import LabelledImages
 from queryopt.train.draws import Stream, sample_rng
 
+if TYPE_CHECKING:
+    from queryopt.train.visual_codes import ImageFeatures
+
 __all__ = ["CODE_STARTS", "CodeStart", "StartContext", "start_codes"]
 
 
@@ -21,19 +25,24 @@ __all__ = ["CODE_STARTS", "CodeStart", "StartContext", "start_codes"]
 class StartContext:
     """What a start may use.
 
-    images: the n training pictures. bits: of one code. branches: copies of each query, the original included.
+    images: the n training pictures. bits: of one code. branches: copies of each query, the original included. features:
+    looks at the pictures with the trunk as it is now; None where there is none.
     """
 
     images: LabelledImages
     bits: int
     branches: int
     seed: int
+    features: "Callable[[], ImageFeatures] | None" = None
 
     @property
     def columns(self) -> int:
         """Columns of B: column roll * bits + query, as the network's outputs."""
         return self.bits * self.branches
 
+
+WARM_UP_CODES = "separated"
+"""What a network learns while its trunk is warmed up, until codes are read off it."""
 
 CodeStart = Callable[[StartContext], npt.NDArray[np.float32]]
 
@@ -52,7 +61,19 @@ def separated(context: StartContext) -> npt.NDArray[np.float32]:
     return codes.astype(np.float32)[context.images.labels]
 
 
-CODE_STARTS: dict[str, CodeStart] = {"noise": noise, "separated": separated}
+def visual(context: StartContext) -> npt.NDArray[np.float32]:
+    """One code a class, read off the trunk's features: what looks alike is near. The same bits in every branch."""
+    from queryopt.train.visual_codes import visual_codes
+
+    if context.features is None:
+        raise UsageError("visual codes are read off a trunk's features, and there is no trunk here: use separated")
+    found = context.features()
+    labels = context.images.labels
+    codes = visual_codes(found.values, labels[found.rows], len(context.images.classes), context.bits, context.seed)
+    return np.tile(codes, context.branches).astype(np.float32)[labels]
+
+
+CODE_STARTS: dict[str, CodeStart] = {"noise": noise, "separated": separated, "visual": visual}
 
 
 def start_codes(name: str, context: StartContext) -> npt.NDArray[np.float32]:

@@ -1,14 +1,20 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from queryopt.errors import UsageError
 from queryopt.train.data import load_image_folder
 from queryopt.train.starts import CODE_STARTS, StartContext, start_codes
+from queryopt.train.visual_codes import ImageFeatures
 
 
 @pytest.fixture
 def context(labelled_folder):
-    return StartContext(load_image_folder(labelled_folder).train, bits=8, branches=3, seed=7)
+    images = load_image_folder(labelled_folder).train
+    looks = np.random.default_rng(0).standard_normal((4, 10))[images.labels]
+    features = ImageFeatures(looks.astype(np.float32), np.arange(len(images)))
+    return StartContext(images, bits=8, branches=3, seed=7, features=lambda: features)
 
 
 @pytest.mark.parametrize("name", CODE_STARTS)
@@ -17,7 +23,7 @@ def test_every_start_has_a_row_a_picture_and_follows_the_seed(context, name):
     assert codes.shape == (len(context.images), 24)
     assert codes.dtype == np.float32
     assert np.array_equal(codes, start_codes(name, context))
-    other = StartContext(context.images, context.bits, context.branches, seed=8)
+    other = replace(context, seed=8)
     assert not np.array_equal(codes, start_codes(name, other))
 
 
@@ -34,6 +40,16 @@ def test_separated_gives_each_class_a_code_of_its_own_in_the_deployed_bits(conte
     assert [len(rows) for rows in per_class] == [1, 1, 1, 1]
     distances = [(per_class[a] != per_class[b]).sum() for a in range(4) for b in range(a)]
     assert min(distances) >= 4
+
+
+def test_visual_gives_each_class_a_code_and_every_branch_the_same(context):
+    codes = start_codes("visual", context)
+    rows = [np.unique(codes[context.images.labels == label], axis=0) for label in range(4)]
+    assert [len(row) for row in rows] == [1, 1, 1, 1]
+    assert len(np.unique(codes[:, :8], axis=0)) == 4
+    assert np.array_equal(codes, np.tile(codes[:, :8], 3))
+    with pytest.raises(UsageError, match="no trunk"):
+        start_codes("visual", replace(context, features=None))
 
 
 def test_unknown_start_gets_a_suggestion(context):

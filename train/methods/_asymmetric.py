@@ -11,7 +11,7 @@ from queryopt.train.config import TrainConfig
 from queryopt.train.loss import Loss, hashing_loss
 from queryopt.train.methods.base import Method, TrainingBatch
 from queryopt.train.solver import solve_codes
-from queryopt.train.starts import StartContext, start_codes
+from queryopt.train.starts import WARM_UP_CODES, StartContext, start_codes
 
 __all__ = ["AsymmetricMethod"]
 
@@ -29,8 +29,12 @@ class AsymmetricMethod(Method):
         self.gamma = config.effective_gamma(len(labels))
 
     def start(self, context: StartContext) -> npt.NDArray[np.float32]:
-        """B as `--codes` says."""
-        return start_codes(self.config.codes, context)
+        """B as `--codes` says; where that is read off a trunk that has to be warmed up first, far apart until then."""
+        return start_codes(WARM_UP_CODES if self.config.warm_up else self.config.codes, context)
+
+    def restart(self, context: StartContext, outer: int) -> npt.NDArray[np.float32] | None:
+        """B as `--codes` says, once the trunk is warm."""
+        return start_codes(self.config.codes, context) if outer + 1 == self.config.warm_up else None
 
     def relax(self, logits: Tensor, step: int) -> Tensor:
         """F = tanh."""
@@ -42,7 +46,7 @@ class AsymmetricMethod(Method):
 
     def solve(self, codes: Tensor, outputs: Tensor, index: Tensor, labels: Tensor, outer: int) -> Tensor:
         """See queryopt.train.solver."""
-        if self.config.hold_solver or outer < self.config.hold:
+        if self.config.hold_solver or outer < self.config.warm_up + self.config.hold:
             return codes
         return solve_codes(codes, outputs, index, labels, self.gamma)
 

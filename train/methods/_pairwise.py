@@ -48,7 +48,7 @@ class PairwiseMethod(Method):
     """
 
     solves_codes = False
-    unused = QUERY_FIELDS | {"codes", "gamma", "hold", "hold_solver", "scale_gamma"}
+    unused = QUERY_FIELDS | {"codes", "gamma", "hold", "hold_solver", "scale_gamma", "warm_up"}
 
     @classmethod
     def network(cls, config: NetworkConfig) -> HashNetwork:

@@ -103,6 +103,10 @@ class Method(ABC):
     def loss(self, outputs: Tensor, batch: TrainingBatch) -> Loss:
         """The loss of a batch's relaxed codes, [b, M]."""
 
+    def restart(self, context: StartContext, outer: int) -> npt.NDArray[np.float32] | None:
+        """Codes [n, M] that replace `codes` after outer iteration `outer`, in place of solving them; None to go on."""
+        return None
+
     def solve(self, codes: Tensor, outputs: Tensor, index: Tensor, labels: Tensor, outer: int) -> Tensor:
         """The codes after outer iteration `outer` (from 0), where the method solves them.
 

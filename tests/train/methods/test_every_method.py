@@ -167,7 +167,7 @@ def test_without_a_classification_head_the_other_weights_start_the_same(method):
 def test_what_a_method_has_no_use_for_is_refused(method):
     unused = {"dim": 64, "heads": 4, "feedforward": 64, "fusion": False, "queries": False, "branches": 1}
     if not find_method(method).solves_codes:
-        unused |= {"codes": "noise", "hold": 1, "hold_solver": True, "gamma": 3.0, "scale_gamma": True}
+        unused |= {"codes": "noise", "hold": 1, "hold_solver": True, "gamma": 3.0, "scale_gamma": True, "warm_up": 1}
     assert set(unused) == find_method(method).unused
     for name, value in unused.items():
         with pytest.raises(UsageError, match=f"^{name}: the method {method} has no use for it"):
