@@ -61,7 +61,7 @@ RTX_ONLY = {
 }
 """Used of TensorRT-RTX alone."""
 
-OTHERS = {"dtype", "name", "nbytes", "path", "read", "shape", "write"}
+OTHERS = {"dtype", "name", "nbytes", "path", "read", "seek", "shape", "write"}
 """Members of TensorRT's classes whose names are ordinary words, and that other objects have too."""
 
 GONE = {
