@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard, Preprocessing
 from queryopt.codes import code_bytes
-from queryopt.errors import ImageError, InputError, UsageError
+from queryopt.errors import ImageError, InputError, MismatchError, UsageError
 from queryopt.runtime.backends import Backend, BackendChoice, choose_backend, has_gpu, open_backend
 from queryopt.runtime.backends.base import BackendOutput, Pending, PipelinedBackend, in_flight
 from queryopt.runtime.backends.onnxruntime import usable_cores
@@ -59,8 +59,8 @@ class Hasher:
     model: a model.onnx or model.plan. backend: see `queryopt.runtime.backends.BACKENDS`; or one that is open,
     which the hasher closes. threads: for the model, and as many for decoding (None: as many as this process may use).
     batch: pictures in one run of the model. Memory is bounded by (2 + 2) batches of pixels, whatever the number of
-    pictures. Raises ModelError, MissingError, UsageError;
-    its MismatchError where an engine was not built for this GPU, package or batch.
+    pictures. Raises ModelError, MissingError, UsageError; its MismatchError where an engine was not built for this GPU,
+    package or batch.
     """
 
     def __init__(
@@ -80,7 +80,11 @@ class Hasher:
             self._choice = BackendChoice(backend.name, "opened by the caller")
             self._backend = backend
         if isinstance(self._backend, PipelinedBackend):
-            self._backend.check_batch(batch)
+            try:
+                self._backend.check_batch(batch)
+            except MismatchError:
+                self._backend.close()
+                raise
         self._model_path = Path(os.path.abspath(model))
         self._threads = threads or usable_cores()
         self._batch = batch

@@ -416,7 +416,7 @@ def test_piped_nothing_is_drawn_and_json_is_alone() -> None:
     done = subprocess.run([*COMMAND, "photos", "--json"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["hashed"] == 8
     assert "\x1b" not in done.stderr
-    assert all(line.startswith(("model: ", "index: ")) for line in done.stderr.splitlines())
+    assert all(line.startswith(("model: ", "backend: ", "index: ")) for line in done.stderr.splitlines())
     quiet = subprocess.run([*COMMAND, "photos", "-q"], capture_output=True, text=True, check=True)
     assert quiet.stderr == ""
 
