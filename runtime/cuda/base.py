@@ -32,6 +32,7 @@ __all__ = [
     "Stream",
     "check_copy",
     "dimensions",
+    "memory_bandwidth",
     "resident_blocks",
     "scalars",
 ]
@@ -46,7 +47,7 @@ class Device:
 
     name: for people. index: among the process's devices. capability: (major, minor), e.g. (9, 0).
     multiprocessors: how many there are. memory: bytes. clock: of the multiprocessors at most, in Hz; 0 where it isn't
-    known.
+    known. bandwidth: of the memory at most, in bytes a second; 0 where it isn't known.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Device:
     multiprocessors: int
     memory: int
     clock: int = 0
+    bandwidth: int = 0
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,11 @@ def resident_blocks(threads: int, resources: KernelResources, limits: Multiproce
     by_registers = (limits.registers // registers // 4 * 4) // warps if registers else by_threads
     by_shared = limits.shared // resources.shared if resources.shared else by_threads
     return max(1, min(by_threads, by_registers, by_shared, limits.blocks))
+
+
+def memory_bandwidth(clock: int, width: int) -> int:
+    """Bytes a second of a memory bus of `width` bits at `clock` kHz, which is used twice a cycle."""
+    return 2 * 1000 * clock * width // 8
 
 
 def dimensions(size: Dim) -> tuple[int, int, int]:

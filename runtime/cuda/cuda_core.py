@@ -23,6 +23,7 @@ from queryopt.runtime.cuda.base import (
     Stream,
     check_copy,
     dimensions,
+    memory_bandwidth,
     scalars,
 )
 from queryopt.runtime.cuda.images import device_image
@@ -55,13 +56,15 @@ class CudaCoreRuntime:
             raise MissingError(f"no GPU {index} can be used: {error} (nvidia-smi shows drivers and devices)") from None
         self._thread.ready = True
         capability = self._device.compute_capability
+        properties = self._device.properties
         self._description = Device(
             name=self._device.name,
             index=index,
             capability=(int(capability.major), int(capability.minor)),
-            multiprocessors=int(self._device.properties.multiprocessor_count),
+            multiprocessors=int(properties.multiprocessor_count),
             memory=self._memory_info()[1],
-            clock=1000 * int(self._device.properties.clock_rate),
+            clock=1000 * int(properties.clock_rate),
+            bandwidth=memory_bandwidth(int(properties.memory_clock_rate), int(properties.global_memory_bus_width)),
         )
         self._programs: dict[Program, dict[str, Kernel]] = {}
 

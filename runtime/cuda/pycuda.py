@@ -23,6 +23,7 @@ from queryopt.runtime.cuda.base import (
     Stream,
     check_copy,
     dimensions,
+    memory_bandwidth,
     resident_blocks,
     scalars,
 )
@@ -62,6 +63,10 @@ class PyCudaRuntime:
             multiprocessors=int(device.get_attribute(attribute.MULTIPROCESSOR_COUNT)),
             memory=int(device.total_memory()),
             clock=1000 * int(device.get_attribute(attribute.CLOCK_RATE)),
+            bandwidth=memory_bandwidth(
+                int(device.get_attribute(attribute.MEMORY_CLOCK_RATE)),
+                int(device.get_attribute(attribute.GLOBAL_MEMORY_BUS_WIDTH)),
+            ),
         )
         threads = int(device.get_attribute(attribute.MAX_THREADS_PER_MULTIPROCESSOR))
         self.limits = MultiprocessorLimits(

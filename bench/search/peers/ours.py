@@ -9,7 +9,7 @@ from queryopt.bench.search.peers.base import Hits, Searcher, Task
 from queryopt.runtime import HammingIndex
 from queryopt.runtime.search import RadiusResult, SearchResult
 
-__all__ = ["Ours"]
+__all__ = ["Ours", "hits_of"]
 
 
 class Ours(Searcher):
@@ -60,10 +60,14 @@ class Ours(Searcher):
 
     def hits(self, found: SearchResult | RadiusResult) -> list[Hits]:
         """Query by query."""
-        if isinstance(found, SearchResult):
-            return [Hits.of(ids, near) for ids, near in zip(found.ids, found.distances, strict=True)]
-        cuts = found.offsets[1:-1]
-        return [
-            Hits.of(ids, near)
-            for ids, near in zip(np.split(found.ids, cuts), np.split(found.distances, cuts), strict=True)
-        ]
+        return hits_of(found)
+
+
+def hits_of(found: SearchResult | RadiusResult) -> list[Hits]:
+    """What queryopt found, query by query."""
+    if isinstance(found, SearchResult):
+        return [Hits.of(ids, near) for ids, near in zip(found.ids, found.distances, strict=True)]
+    cuts = found.offsets[1:-1]
+    return [
+        Hits.of(ids, near) for ids, near in zip(np.split(found.ids, cuts), np.split(found.distances, cuts), strict=True)
+    ]

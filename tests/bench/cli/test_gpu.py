@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from queryopt.bench.cli.bench import main
 from queryopt.runtime.cuda import choose
 from queryopt.runtime.cuda.emulated import EmulatedRuntime
 
+NAMES = [("--peers", "torhc"), ("--sections", "serach")]
+
 
 def run(*arguments: Any) -> Result:
     return CliRunner().invoke(main, ["gpu", *(str(argument) for argument in arguments)])
@@ -16,12 +19,17 @@ def run(*arguments: Any) -> Result:
 
 def test_table_and_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    options = ("--runtime", "emulation", "--n", "1e3", "--bits", 32, "--batches", "1,3", "--radius", 2, "--rounds", 1)
+    sizes = ("--n", "1e3", "--bits", 32, "--batches", "1,3", "--radius", 2, "--rounds", 1)
+    options = ("--runtime", "emulation", "--peers", "faiss", *sizes)
     done = run(*options)
     assert done.exit_code == 0, done.output
     assert "emulation (" in done.output
-    assert done.output.count("yes") == 4
-    report = json.loads(run(*options, "--json").stdout)
+    assert done.output.count("ordered") == 4
+    assert re.search(r"faiss +all searches +(FAISS .* here is one for the CPU|FAISS .* sees no GPU)", done.output)
+    printed = json.loads(run(*options, "--json").stdout)
+    assert printed["left_out"] == {}
+    report = printed["sections"]["search"]
+    assert [one["searcher"] for one in report["left_out"]] == ["faiss"]
     assert [(row["queries"], row["k"], row["radius"]) for row in report["rows"]] == [
         (1, 10, None),
         (1, None, 2),
@@ -42,7 +50,9 @@ def test_an_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert run(*options, "--engine-batches", "257").exit_code == 2
 
 
-@pytest.mark.parametrize("options", [("--n", "many"), ("--batches", "0"), ("--runtime", "opencl"), ("--bits", "65")])
+@pytest.mark.parametrize(
+    "options", [("--n", "many"), ("--batches", "0"), ("--runtime", "opencl"), ("--bits", "65"), *NAMES]
+)
 def test_wrong_usage(options: tuple[str, str]) -> None:
     done = run(*options)
     assert done.exit_code == 2

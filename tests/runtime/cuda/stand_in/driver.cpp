@@ -104,7 +104,7 @@ int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = kMemory, kSuccess;
 int cuDeviceComputeCapability(int* major, int* minor, int) { return *major = 9, *minor = 0, kSuccess; }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
   static const std::map<int, int> values = {{1, 1024}, {10, 32}, {13, 1755000}, {16, 2},      {39, 2048},
-                                            {75, 9},   {76, 0},  {81, 233472},  {82, 65536}};
+                                            {36, 2619000}, {37, 5120}, {75, 9},   {76, 0},  {81, 233472},  {82, 65536}};
   const auto found = values.find(attribute);
   return *value = found == values.end() ? 0 : found->second, kSuccess;
 }

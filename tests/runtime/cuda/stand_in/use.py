@@ -91,6 +91,7 @@ def main(name: str) -> None:
     device = runtime.device
     assert (device.name, device.index, device.capability) == ("Stand-in", 0, (9, 0))
     assert (device.multiprocessors, device.memory, device.clock) == (2, 8 << 30, 1_755_000_000)
+    assert device.bandwidth == 3_352_320_000_000
     memory_is_counted(runtime)
     copies_events_and_graphs(runtime)
     another_runtimes_things_are_refused(runtime)

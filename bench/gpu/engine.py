@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from queryopt.runtime.backends.base import PipelinedBackend, in_flight
 from queryopt.runtime.tensorrt.profile import DEFAULT_PROFILE
@@ -71,6 +72,21 @@ class EngineReport:
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-serialisable."""
         return asdict(self) | {"rows": [row.to_dict() for row in self.rows]}
+
+    def tables(self) -> list[Table]:
+        """A row for each batch size."""
+        title = f"{self.backend}, {self.precision}"
+        table = Table(box=None, header_style="dim", title=title, title_justify="left")
+        for name in ("images a batch", "ms alone", "images/s, overlapped", "gain of overlap", "same codes"):
+            table.add_column(name, justify="right")
+        for row in self.rows:
+            figures = (f"{row.latency * 1e3:.3f}", f"{row.images_per_second:,.0f}", f"{row.gain:.2f}")
+            table.add_row(f"{row.batch:,}", *figures, "yes" if row.same else "NO")
+        return [table]
+
+    def problems(self) -> list[str]:
+        """Batches whose codes depend on how they were run."""
+        return [f"batches of {row.batch}: the codes depend on how batches are run: this is a bug" for row in self.wrong]
 
 
 def open_engine(path: Path, runtime: str = "auto") -> PipelinedBackend:

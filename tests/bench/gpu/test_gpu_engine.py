@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from queryopt.bench.gpu_engine import EngineRow, measure_engine
+from queryopt.bench.gpu.engine import EngineRow, measure_engine
 from queryopt.errors import MismatchError
 from queryopt.runtime.cuda.emulated import EmulatedRuntime
 from queryopt.runtime.tensorrt import Profile
 from queryopt.runtime.tensorrt.emulated import EmulatedBackend
 
-MODEL = Path(__file__).parents[1] / "data" / "v1" / "model.onnx"
+MODEL = Path(__file__).parents[2] / "data" / "v1" / "model.onnx"
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What qo-bench gpu measures on a GPU, section by section."""
