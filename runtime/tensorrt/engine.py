@@ -148,7 +148,7 @@ class TensorRtContext:
         if "memory" in reason.lower():
             raise DeviceMemoryError(f"{self._flavour.text} says {reason}")
         raise ModelError(
-            f"{self._where}: {self._flavour.text} {what} ({reason}): build the engine again with --rebuild"
+            f"{self._where}: {self._flavour.text} {what} ({reason}): build the engine again with qo-infer --rebuild"
         )
 
 

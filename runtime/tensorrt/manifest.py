@@ -120,7 +120,7 @@ class Manifest:
             if version > MANIFEST_VERSION:
                 raise ModelError(
                     f"{where}: format version {version}, but this queryopt reads up to {MANIFEST_VERSION}: upgrade "
-                    "queryopt, or build the engine again with --rebuild"
+                    "queryopt, or build the engine again with qo-infer --rebuild"
                 )
             card = ModelCard.from_json(json.dumps(values["card"]), where)
             plan = values["plan"]
@@ -145,7 +145,7 @@ class Manifest:
             raise
         except Exception as error:  # whatever a damaged file makes of the reading
             raise ModelError(
-                f"{where}: the manifest is damaged ({error!r}): build the engine again with --rebuild"
+                f"{where}: the manifest is damaged ({error!r}): build the engine again with qo-infer --rebuild"
             ) from None
         return manifest
 
@@ -160,7 +160,7 @@ class Manifest:
             raise MismatchError(
                 f"{display_path(plan)}: batches of {batch:,}, and this engine takes {self.profile.smallest:,} to "
                 f"{self.profile.largest:,} images in a run: take --batch {self.profile.largest}, or build it again "
-                f"with --profile {self.profile.smallest},{self.profile.best},{batch}"
+                f"with qo-export --engine --profile {self.profile.smallest},{self.profile.best},{batch}"
             )
 
 
@@ -226,8 +226,11 @@ def rebuild_hint(plan: str | os.PathLike[str]) -> str:
     """How to get an engine that fits, to end a message with."""
     source = onnx_beside(plan)
     if source.is_file():
-        return f"build it again here, from {display_path(source)}, with --rebuild"
-    return f"put the model.onnx that it was built from beside it as {source.name}, and build it again with --rebuild"
+        return f"build it again here: qo-infer --rebuild, or qo-export --onnx {display_path(source)} --engine"
+    return (
+        f"put the model.onnx that it was built from beside it as {source.name}, and build it again: qo-infer --rebuild, "
+        f"or qo-export --onnx {source.name} --engine"
+    )
 
 
 def _text(values: Mapping[str, Any], name: str) -> str:

@@ -123,7 +123,9 @@ class TestMismatch:
     def test_the_onnx_beside_it_is_named(self, plan: Path, built: BuiltEngine, change_manifest: Change) -> None:
         shutil.copy(built.path.with_suffix(".onnx"), plan.parent)
         change_manifest(version="1.0.0.21")
-        with pytest.raises(MismatchError, match=r"build it again here, from .*model\.onnx, with --rebuild"):
+        with pytest.raises(
+            MismatchError, match=r"build it again here: .*--rebuild, or qo-export --onnx .*model\.onnx --engine"
+        ):
             fitting_engine(plan)
 
     def test_another_gpu(self, plan: Path) -> None:
