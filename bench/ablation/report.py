@@ -130,7 +130,7 @@ def study_table(study: Study, bits: int, results: Sequence[Mapping[str, Any]], d
         values = {k: Value.of([v for v in some if v is not None]) for k, some in found.items() if None not in some}
         length = int(arm.settings.get("bits", bits))
         seeds = tuple(sorted(result["seed"] for result in own))
-        rows.append(Row(arm.name, arm.label, seeds, values, paper_map(data_set, arm.name.split("-")[-1], length)))
+        rows.append(Row(arm.name, arm.label, seeds, values, paper_map(data_set, arm.paper, length)))
     return StudyTable(study.name, study.title, bits, tuple(rows), tuple(missing))
 
 

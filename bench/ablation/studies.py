@@ -3,7 +3,7 @@ else. An arm that several studies have has one name, and is trained once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from queryopt.bench.ablation.paper import PAPER_BITS
@@ -15,6 +15,7 @@ __all__ = ["STUDIES", "Arm", "Study", "find_study", "select_arms"]
 
 _PAPER_COLUMNS = 96
 _BRANCHES = (1, 2, 4, 6, 8, 12)
+_PAIRS = 48
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,15 @@ class Arm:
 
     name: a part of its runs' folder names, unique for its settings. label: what the table calls it. settings: fields of
     TrainConfig and NetworkConfig by name, over those that all arms share. times: fields that are multiplied by a
-    factor, whatever they are otherwise (`gamma` stays scaled to the number of pictures).
+    factor, whatever they are otherwise (`gamma` stays scaled to the number of pictures). paper: the paper's row that
+    it re-runs, as `paper.paper_map` knows it.
     """
 
     name: str
     label: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     times: Mapping[str, float] = field(default_factory=dict)
+    paper: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,16 @@ class Study:
     arms: Callable[[int], tuple[Arm, ...]]
 
 
+_BASE = Arm("base", "adsh", {"method": "adsh"}, paper="base")
+
+
+def _named(label: str, arm: Arm) -> Arm:
+    """The same arm, as a study calls it."""
+    return replace(arm, label=label)
+
+
 def _branches(count: int) -> Arm:
-    return Arm(f"n{count}", f"N = {count}", {"branches": count})
+    return Arm(f"n{count}", f"N = {count}", {"branches": count}, paper=f"n{count}")
 
 
 def _most(bits: int) -> int:
@@ -60,10 +71,10 @@ def _module_arms(bits: int) -> tuple[Arm, ...]:
     """
     most = _most(bits)
     return (
-        Arm("base", "base (a hash layer: adsh)", {"method": "adsh"}),
-        Arm("S", "+ S (two scales, encoder)", {"queries": False, "fusion": True, "branches": 1}),
-        Arm("n1", "+ S + Q (queries: N = 1)", {"branches": 1}),
-        Arm(f"n{most}", f"+ S + Q + A (N = {most})", {"branches": most}),
+        _named("base (a hash layer: adsh)", _BASE),
+        Arm("S", "+ S (two scales, encoder)", {"queries": False, "fusion": True, "branches": 1}, paper="S"),
+        _named("+ S + Q (queries: N = 1)", _branches(1)),
+        _named(f"+ S + Q + A (N = {most})", _branches(most)),
     )
 
 
@@ -73,18 +84,26 @@ def _bit_arms(bits: int) -> tuple[Arm, ...]:
             f"n{_most(length)}" if length == bits else f"{length}bits-n{_most(length)}",
             f"{length} bits (N = {_most(length)})",
             {"bits": length, "branches": _most(length)},
+            paper=f"n{_most(length)}",
         )
         for length in PAPER_BITS
     )
 
 
 def _method_arms(bits: int) -> tuple[Arm, ...]:
+    """Table 1. dpsh and hashnet also with a batch in which there are pairs of one class: 16 pictures of 100 classes make
+    one such pair.
+    """
     most = _most(bits)
+    pairwise = (("dpsh", "dpsh"), ("hashnet", "hashnet"))
     return (
-        Arm("dpsh", "dpsh", {"method": "dpsh"}),
-        Arm("hashnet", "hashnet", {"method": "hashnet"}),
-        Arm("base", "adsh", {"method": "adsh"}),
-        Arm(f"n{most}", f"queryopt (N = {most})", {"branches": most}),
+        *(Arm(name, label, {"method": name}, paper=name) for name, label in pairwise),
+        *(
+            Arm(f"{name}-b{_PAIRS}", f"{label}, batches of {_PAIRS}", {"method": name, "batch": _PAIRS}, paper=name)
+            for name, label in pairwise
+        ),
+        _named("adsh", _BASE),
+        _named(f"queryopt (N = {most})", _branches(most)),
     )
 
 
@@ -95,7 +114,7 @@ def _code_arms(bits: int) -> tuple[Arm, ...]:
 
 def _start(codes: str, count: int) -> Arm:
     if codes == "noise":  # the paper's, and so the studies'
-        return Arm(f"n{count}", f"N = {count}, noise", {"branches": count})
+        return _named(f"N = {count}, noise", _branches(count))
     return Arm(f"n{count}-{codes}", f"N = {count}, {codes} start", {"branches": count, "codes": codes})
 
 
@@ -110,13 +129,13 @@ def _cause_arms(bits: int) -> tuple[Arm, ...]:
     one, many = {"branches": 1}, {"branches": most}
     sgd = {"optimizer": "sgd"}
     return (
-        Arm("n1", "N = 1", one),
+        _branches(1),
         Arm("n1-gamma-low", f"N = 1, gamma / {most} (as N = {most} weighs it)", one, {"gamma": 1 / most}),
         Arm("n1-lr-2", "N = 1, learning rate x 2", one, {"lr": 2.0}),
         Arm("n1-lr-half", "N = 1, learning rate / 2", one, {"lr": 0.5}),
         _start("separated", 1),
         Arm("n1-held", "N = 1, separated codes, never solved", {**one, "codes": "separated", "hold_solver": True}),
-        Arm(f"n{most}", f"N = {most}", many),
+        _branches(most),
         Arm(f"n{most}-gamma-high", f"N = {most}, gamma x {most} (as N = 1 weighs it)", many, {"gamma": float(most)}),
         _start("separated", most),
         Arm("n1-sgd", "N = 1, SGD", one | sgd, {"lr": 10.0}),

@@ -41,14 +41,14 @@ def test_shared_rows_are_trained_once_and_all_is_written(done: tuple[Path, Resul
     out, result = done
     assert result.exit_code == ExitCode.DONE, result.output
     runs = {path.name for path in out.iterdir() if path.is_dir()}
-    assert runs == {f"{name}-seed1" for name in ("base", "S", "n1", "n8", "dpsh", "hashnet")}
+    assert runs == {f"{name}-seed1" for name in ("base", "S", "n1", "n8", "dpsh", "hashnet", "dpsh-b48", "hashnet-b48")}
     modules, methods = json.loads(result.stdout)["tables"]
     assert [row["arm"] for row in modules["rows"]] == ["base", "S", "n1", "n8"]
-    assert [row["arm"] for row in methods["rows"]] == ["dpsh", "hashnet", "base", "n8"]
-    assert modules["rows"][0]["values"] == methods["rows"][2]["values"]
+    assert [row["arm"] for row in methods["rows"]] == ["dpsh", "hashnet", "dpsh-b48", "hashnet-b48", "base", "n8"]
+    assert modules["rows"][0]["values"] == methods["rows"][4]["values"]
     written = json.loads((out / "studies.json").read_text())
     assert {"command", "machine", "versions", "data"} <= set(written)
-    assert len(written["runs"]) == 6
+    assert len(written["runs"]) == 8
     assert "+ S + Q + A (N = 8)" in (out / "studies.md").read_text()
     assert (out / "modules.png").is_file()
     assert (out / "methods.png").is_file()
@@ -120,7 +120,7 @@ def test_the_papers_row_stands_beside_a_data_set_of_the_paper(tmp_path: Path) ->
     result = CliRunner().invoke(main, ["ablation", *where, *options, *budget], catch_exceptions=False)
     assert result.exit_code == ExitCode.DONE, result.output
     assert [line.split()[-3] for line in result.stdout.splitlines() if "%" in line] == ["35.64", "70.69"]
-    assert "not run yet: dpsh, hashnet" in result.stdout
+    assert "not run yet: dpsh, hashnet, dpsh-b48, hashnet-b48" in result.stdout
 
 
 def test_a_dry_run_names_the_runs_and_trains_nothing(birds: str, tmp_path: Path) -> None:
