@@ -76,9 +76,27 @@ def build_engine(
     (no such package; TensorRT without a GPU).
     """
     source = Path(onnx)
+    target = source.with_suffix(".plan") if plan is None else Path(plan)
+    if target.is_file() and target.stat().st_size and not manifest_path(target).is_file():
+        raise UsageError(
+            f"{display_path(target)}: what is there has no manifest, so qo-export did not write it: move it away, or "
+            "choose another name"
+        )
     wanted = Profile.of(profile)
     limit = None if workspace is None else parse_bytes(workspace)
-    target = source.with_suffix(".plan") if plan is None else Path(plan)
+    return _make(source, target, wanted, limit, timing_cache, targets, flavour)
+
+
+def _make(
+    source: Path,
+    target: Path,
+    profile: Profile,
+    workspace: int | None,
+    timing_cache: str | os.PathLike[str] | None,
+    targets: Sequence[str],
+    flavour: str,
+) -> BuiltEngine:
+    """As build_engine, over whatever lies there."""
     _check_target(target)
     content = read_onnx(source)
     card = read_card(content, display_path(source))
@@ -89,7 +107,7 @@ def build_engine(
     # TensorRT itself may crash the process where there is no driver.
     gpu = None if package.portable else find_gpu()
     started = time.monotonic()
-    built = _build(package, content, display_path(source), card, wanted, limit, timing_cache, chosen)
+    built = _build(package, content, display_path(source), card, profile, workspace, timing_cache, chosen)
     seconds = time.monotonic() - started
     size, digest, header = describe_plan(built)
     manifest = Manifest(
@@ -98,8 +116,8 @@ def build_engine(
         host=host(),
         gpu=None if gpu is None else gpu.name,
         capabilities=tuple(_capability(name) for name in chosen) if gpu is None else (gpu.capability,),
-        profile=wanted,
-        workspace=limit,
+        profile=profile,
+        workspace=workspace,
         plan_bytes=size,
         plan_sha256=digest,
         header=header,
@@ -119,7 +137,8 @@ def rebuild_engine(
 ) -> BuiltEngine:
     """Build an engine again, here, from the model.onnx beside it, with the profile and workspace of its manifest.
 
-    Without a manifest (or with one that can't be read) it is built as build_engine does by default. MismatchError
+    Without a manifest (or with one that can't be read) it is built as build_engine does by default, over whatever lies
+    there. MismatchError
     where the model.onnx beside it is of another checkpoint; else as build_engine.
     """
     target, source = Path(plan), onnx_beside(plan)
@@ -139,15 +158,8 @@ def rebuild_engine(
             f"same, delete {manifest_path(target).name} first"
         )
     package = load_flavour(flavour)
-    return build_engine(
-        source,
-        target,
-        profile=DEFAULT_PROFILE if old is None else old.profile,
-        workspace=None if old is None else old.workspace,
-        timing_cache=timing_cache,
-        targets=_rebuild_targets(package, old),
-        flavour=package.name,
-    )
+    profile, workspace = (DEFAULT_PROFILE, None) if old is None else (old.profile, old.workspace)
+    return _make(source, target, profile, workspace, timing_cache, _rebuild_targets(package, old), package.name)
 
 
 def refresh_engine(plan: str | os.PathLike[str]) -> BuiltEngine | None:
@@ -198,11 +210,8 @@ def _check_target(target: Path) -> None:
         raise UsageError(f"{where}: an engine's name ends in .plan")
     if not target.parent.is_dir():
         raise UsageError(f"{where}: there is no folder {display_path(target.parent)}: make it first")
-    if target.exists() and (not target.is_file() or (target.stat().st_size and not manifest_path(target).is_file())):
-        raise UsageError(
-            f"{where}: what is there has no manifest, so qo-export did not write it: move it away, or choose another "
-            "name"
-        )
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{where}: what is there is no file: choose another name")
 
 
 def _targets(package: Flavour, given: Sequence[str]) -> tuple[str, ...]:

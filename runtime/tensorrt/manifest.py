@@ -228,8 +228,8 @@ def rebuild_hint(plan: str | os.PathLike[str]) -> str:
     if source.is_file():
         return f"build it again here: qo-infer --rebuild, or qo-export --onnx {display_path(source)} --engine"
     return (
-        f"put the model.onnx that it was built from beside it as {source.name}, and build it again: qo-infer --rebuild, "
-        f"or qo-export --onnx {source.name} --engine"
+        f"put the model.onnx that it was built from beside it as {source.name}, and build it again: "
+        f"qo-infer --rebuild, or qo-export --onnx {source.name} --engine"
     )
 
 

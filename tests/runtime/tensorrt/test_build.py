@@ -152,8 +152,9 @@ class TestRebuild:
         assert again.manifest.capabilities == ((8, 6), (8, 9))
         assert read_manifest(plan) == again.manifest
 
-    def test_without_a_manifest_or_plan(self, frozen_model: Path, tmp_path: Path) -> None:
+    def test_without_a_manifest(self, frozen_model: Path, tmp_path: Path) -> None:
         shutil.copy(frozen_model, tmp_path / "model.onnx")
+        (tmp_path / "model.plan").write_bytes(b"whatever")
         assert rebuild_engine(tmp_path / "model.plan").manifest.profile == Profile(1, 32, 256)
 
     def test_without_the_onnx_file(self, plan: Path) -> None:
