@@ -91,9 +91,7 @@ def _bit_arms(bits: int) -> tuple[Arm, ...]:
 
 
 def _method_arms(bits: int) -> tuple[Arm, ...]:
-    """Table 1. dpsh and hashnet also with a batch in which there are pairs of one class: 16 pictures of 100 classes make
-    one such pair.
-    """
+    """Table 1. dpsh and hashnet also with batches that hold pairs of one class: 16 pictures of 100 classes make one."""
     most = _most(bits)
     pairwise = (("dpsh", "dpsh"), ("hashnet", "hashnet"))
     return (
