@@ -138,8 +138,7 @@ def rebuild_engine(
     """Build an engine again, here, from the model.onnx beside it, with the profile and workspace of its manifest.
 
     Without a manifest (or with one that can't be read) it is built as build_engine does by default, over whatever lies
-    there. MismatchError
-    where the model.onnx beside it is of another checkpoint; else as build_engine.
+    there. MismatchError where the model.onnx beside it is of another checkpoint; else as build_engine.
     """
     target, source = Path(plan), onnx_beside(plan)
     if not source.is_file():
