@@ -303,7 +303,9 @@ def _advice(reason: str, targets: Sequence[str]) -> str:
     if "memory" in reason.lower() or "workspace" in reason.lower():
         return "give more --workspace, or a --profile with a smaller largest batch"
     if "sm_75" in targets:
-        return "Turing (sm_75) lacks some operations in fp32: export the model in fp16, or leave that target out"
+        return (
+            "for Turing, sm_75, it has no products in fp32: leave that target out, or build with tensorrt on that GPU"
+        )
     return "export the model in another precision, or leave out options of the build to find the one that is in the way"
 
 

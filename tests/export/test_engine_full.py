@@ -40,8 +40,6 @@ def test_fp16(full_model, tmp_path, capfd):
     onnx.save(convert_float_to_float16(onnx.load(full_model), keep_io_types=True), half)
     assert 0.4 < share(build(half, tmp_path), full_model) < 0.6
     assert capfd.readouterr().out == "", "TensorRT prints of this graph, and JSON goes to standard output"
-    # Turing lacks fp32's matrix product there, not fp16's.
-    assert build_engine(half, tmp_path / "turing.plan", targets=["sm_75"]).manifest.capabilities == ((7, 5),)
 
 
 class Noise(quantization.CalibrationDataReader):  # type: ignore[misc]
