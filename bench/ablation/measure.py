@@ -22,7 +22,7 @@ from queryopt.train.methods import find_method
 from queryopt.train.pictures import PictureSource
 from queryopt.train.runs import RunFolder
 
-__all__ = ["measure_run"]
+__all__ = ["code_limit", "measure_run"]
 
 _BATCH = 64
 
@@ -52,12 +52,30 @@ def measure_run(run: Path, *, threads: int | None = None, progress: Progress | N
     if find_method(config.method).solves_codes:
         solved, _ = paper_gallery(run, trained)
         result["paper"] = _figures(evaluate(solved, codes["queries"], protocol="paper"), solved, codes["queries"])
+        result["limit"] = {"map": code_limit(solved, codes["queries"])}
     if unseen is not None:
         among_unseen = evaluate(codes["unseen gallery"], codes["unseen queries"])
         result["unseen"] = _figures(among_unseen, codes["unseen gallery"], codes["unseen queries"])
     result["codes"] = _class_codes(run, trained, codes["gallery"], bits)
     result["training"] = _training(run)
     return result | {"evaluation_seconds": round(time.perf_counter() - begun, 2)}
+
+
+def code_limit(solved: LabelledCodes, queries: LabelledCodes) -> float:
+    """The mAP if every picture, on both sides, had its class's solved code: what shared codes leave to be had.
+
+    solved: the gallery, as `paper_gallery` gives it. A class's code is the sign of its mean. Queries of classes that
+    the gallery has not are left out.
+    """
+    signs = np.where(unpack_codes(solved.codes, solved.bits), 1.0, -1.0)  # [n, bits]
+    code_of = {label: signs[solved.labels == label].mean(axis=0) >= 0 for label in np.unique(solved.labels).tolist()}
+
+    def ideal(pictures: LabelledCodes) -> LabelledCodes:
+        rows = [row for row, label in enumerate(pictures.labels.tolist()) if label in code_of]
+        codes = pack_codes(np.stack([code_of[pictures.labels[row]] for row in rows]))
+        return LabelledCodes(solved.bits, codes, pictures.labels[rows], tuple(pictures.paths[row] for row in rows), {})
+
+    return evaluate(ideal(solved), ideal(queries), protocol="paper").metrics.map
 
 
 def _figures(evaluation: Evaluation, gallery: LabelledCodes, queries: LabelledCodes) -> dict[str, Any]:

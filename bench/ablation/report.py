@@ -58,6 +58,7 @@ COLUMNS = (
     Column("deployed", "seen: deployed", _at("deployed", "map")),
     Column("deployed_weighted", "by logits", _at("deployed", "map_weighted")),
     Column("paper_protocol", "solved gallery", _at("paper", "map")),
+    Column("limit", "codes' limit", _at("limit", "map")),
     Column("unseen", "unseen: deployed", _at("unseen", "map")),
     Column("unseen_weighted", "by logits", _at("unseen", "map_weighted")),
     Column("distinct_solved", "distinct codes: solved", _at("codes", "distinct_solved"), 0),
@@ -71,10 +72,10 @@ COLUMNS = (
 
 LEGEND = (
     "mAP over the orders of ties. deployed: network codes on both sides; by logits: the same, ranked by the query's "
-    "logits; solved gallery: gallery codes solved from labels, as the paper ranks. distinct codes: among the seen "
-    "classes' (a bit is the sign of its class's mean). bit accuracy: of the network against the solved codes. rms "
-    "cosine and Welch bound: between the classes' solved codes over all columns of training. ±: standard deviation "
-    "over seeds."
+    "logits; solved gallery: gallery codes solved from labels, as the paper ranks; codes' limit: if every picture had "
+    "its class's solved code, what shared codes leave to be had. distinct codes: among the seen classes' (a bit is the "
+    "sign of its class's mean). bit accuracy: of the network against the solved codes. rms cosine and Welch bound: "
+    "between the classes' solved codes over all columns of training. ±: standard deviation over seeds."
 )
 """What the columns are."""
 
