@@ -135,6 +135,8 @@ def _cause_arms(bits: int) -> tuple[Arm, ...]:
         Arm("n1-held", "N = 1, separated codes, never solved", {**one, "codes": "separated", "hold_solver": True}),
         _branches(most),
         Arm(f"n{most}-gamma-high", f"N = {most}, gamma x {most} (as N = 1 weighs it)", many, {"gamma": float(most)}),
+        Arm(f"n{most}-lr-2", f"N = {most}, learning rate x 2", many, {"lr": 2.0}),
+        Arm(f"n{most}-lr-half", f"N = {most}, learning rate / 2", many, {"lr": 0.5}),
         _start("separated", most),
         Arm("n1-sgd", "N = 1, SGD", one | sgd, {"lr": 10.0}),
         Arm("n1-sgd-lr", f"N = 1, SGD, learning rate x {most}", one | sgd, {"lr": 10.0 * most}),
