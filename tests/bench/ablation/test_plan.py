@@ -8,6 +8,7 @@ from queryopt.bench.ablation.studies import STUDIES, find_study, select_arms
 from queryopt.errors import UsageError
 from queryopt.train.config import TrainConfig
 from queryopt.train.methods import build_network
+from queryopt.train.starts import CODE_STARTS
 
 ALL = tuple(STUDIES.values())
 TINY = {"bits": 12, "iterations": 6}
@@ -53,10 +54,11 @@ def test_what_rows_have_in_common_is_the_papers_and_the_budget() -> None:
         assert (config.iterations, config.epochs, config.samples) == (18, 2, 1200)
         assert config.validation_fraction == 0
         assert config.open_set == 0.5
-        separated = "separated" in run.arm.name or "held" in run.arm.name
+        last = run.arm.name.rpartition("-")[2]
+        codes = "separated" if last == "held" else last if last in CODE_STARTS else "noise"
         if config.method in ("queryopt", "adsh"):
-            assert config.codes == ("separated" if separated else "noise")
-            assert config.hold == (8 if separated else 0)
+            assert config.codes == codes
+            assert config.hold == (0 if codes == "noise" else 8)
     assert arm_config(find_study("codes").arms(12)[1], "small", {"bits": 12, "iterations": 9}, 1).hold == 4
     [paper] = plan_runs(find_study("modules").arms(12)[:1], "paper-cub200", {"bits": 12}, 1)
     assert (paper.config.iterations, paper.config.epochs, paper.config.samples) == (40, 30, 2000)
