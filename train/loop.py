@@ -405,7 +405,9 @@ class _Run:
         return StartContext(self.images, network.bits, network.branches, self.config.seed, self._trunk_features)
 
     def _trunk_features(self) -> ImageFeatures:
-        """Of all training pictures that can be read."""
+        """Of all training pictures that can be read: the second-to-last stage, which has more of what classes look like
+        than of which ones the trunk was trained on.
+        """
         rows = np.arange(len(self.images))
         values: list[npt.NDArray[np.float32]] = []
         kept: list[npt.NDArray[np.bool_]] = []

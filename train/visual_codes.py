@@ -43,7 +43,7 @@ class ImageFeatures:
 
 
 def pool_features(maps: Tensor) -> Tensor:
-    """Of a trunk's last maps [b, c, h, w] their mean, maximum, and means of the upper and the lower half: [b, 4 c]."""
+    """Of a trunk's maps [b, c, h, w] their mean, maximum, and means of the upper and the lower half: [b, 4 c]."""
     half = (maps.shape[2] + 1) // 2
     return torch.cat(
         [
@@ -58,7 +58,9 @@ def pool_features(maps: Tensor) -> Tensor:
 
 def least_distance(classes: int, bits: int) -> int:
     """The Hamming distance that `visual_codes` keeps any two classes at: 2; 1 or 0 where there are too few codes."""
-    return sum(classes <= 1 << (bits - 1 - spare) for spare in (0, -1))
+    if classes <= 1 << (bits - 1):
+        return 2
+    return 1 if classes <= 1 << bits else 0
 
 
 def visual_codes(
@@ -66,9 +68,10 @@ def visual_codes(
 ) -> Codes:
     """A code for each class, from its pictures' features.
 
-    features: finite [k, features]. labels: int64 [k], of 0..classes - 1; a class without pictures gets the code of the
-    mean over all classes. Returns int8 ±1 [classes, bits]; every bit is +1 for half of the classes, before flips. There
-    are at most classes - 1 directions between classes: bits beyond them cut the same directions in other ways.
+    features: finite [k, features]. labels: int64 [k], of 0..classes - 1; a class without pictures gets some free
+    code. Returns int8 ±1 [classes, bits]; every bit is +1 for half of the classes, before flips. There are at most
+    classes - 1 directions between classes: bits beyond them cut the same directions in other ways. UsageError for
+    features that are not finite or not one row a label.
     """
     check_bits(bits)
     if features.ndim != 2 or labels.shape != features.shape[:1] or not np.isfinite(features).all():
