@@ -55,8 +55,8 @@ def arm_config(arm: Arm, preset: str, settings: Mapping[str, Any], seed: int) ->
     unused = find_method(asked.get("method", DEFAULT_METHOD)).unused
     asked = {k: v for k, v in asked.items() if k not in unused}
     usual = find_preset(preset).settings
-    if asked.get("codes", "noise") != "noise" and "hold" not in asked and "hold" in usual:
-        # The same share of the run as in the preset.
+    if "codes" in asked and asked["codes"] == usual.get("codes") and "hold" in usual and "hold" not in asked:
+        # The preset holds its own start for a share of its iterations: here for the same share of these.
         iterations = usual.get("iterations", TrainConfig.iterations)
         asked["hold"] = max(1, round(usual["hold"] / iterations * asked.get("iterations", iterations)))
     config = preset_config(preset, **asked, seed=seed)

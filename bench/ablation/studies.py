@@ -45,6 +45,7 @@ class Study:
 
 
 _BASE = Arm("base", "adsh", {"method": "adsh"}, paper="base")
+_HELD = Arm("n1-held", "N = 1, separated, never solved", {"branches": 1, "codes": "separated", "hold_solver": True})
 
 
 def _named(label: str, arm: Arm) -> Arm:
@@ -106,8 +107,9 @@ def _method_arms(bits: int) -> tuple[Arm, ...]:
 
 
 def _code_arms(bits: int) -> tuple[Arm, ...]:
-    """Every way in which the solved codes can start, without and with the auxiliary branch."""
-    return tuple(_start(codes, count) for count in dict.fromkeys((1, _most(bits))) for codes in CODE_STARTS)
+    """Every way in which the solved codes can start, without and with the auxiliary branch. (Visual ones stay so.)"""
+    counts = dict.fromkeys((1, _most(bits)))
+    return (*(_start(codes, count) for count in counts for codes in CODE_STARTS), _HELD)
 
 
 def _start(codes: str, count: int) -> Arm:
@@ -132,7 +134,7 @@ def _cause_arms(bits: int) -> tuple[Arm, ...]:
         Arm("n1-lr-2", "N = 1, learning rate x 2", one, {"lr": 2.0}),
         Arm("n1-lr-half", "N = 1, learning rate / 2", one, {"lr": 0.5}),
         _start("separated", 1),
-        Arm("n1-held", "N = 1, separated codes, never solved", {**one, "codes": "separated", "hold_solver": True}),
+        _HELD,
         _branches(most),
         Arm(f"n{most}-gamma-high", f"N = {most}, gamma x {most} (as N = 1 weighs it)", many, {"gamma": float(most)}),
         Arm(f"n{most}-lr-2", f"N = {most}, learning rate x 2", many, {"lr": 2.0}),
