@@ -27,6 +27,7 @@ _EPILOG = """\b
 Examples:
   qo-export --ckpt runs/a
   qo-export --ckpt runs/a --images photos/ --out birds.onnx
+  qo-export --ckpt runs/a --precision int8 --calibrate photos/
   qo-export --ckpt best.safetensors --images photos/ --explain
   qo-export --ckpt runs/a --engine --profile 1,32,256 --target sm_86,sm_89
   qo-export --onnx model.onnx --engine
@@ -41,9 +42,19 @@ Examples:
 @click.option(
     "--max-flip-rate",
     type=click.FloatRange(0, 1),
-    default=1e-3,
+    help="Share of bits that may differ between network and model; above it nothing is written (exit 5).  "
+    "[default: fp32 and fp16 0.001, bf16 0.005, int8 0.01]",
+)
+@click.option(
+    "--precision",
+    metavar="NAME",
+    default="fp32",
     show_default=True,
-    help="Share of bits that may differ between network and model; above it nothing is written (exit 5).",
+    help="What is computed in: fp32, fp16, bf16 or int8.",
+)
+@click.option("--calibrate", metavar="FOLDER", help="Pictures for int8.  [default: some that the run was trained on]")
+@click.option(
+    "--backend", metavar="NAME", help="What the gate runs the model in.  [default: onnxruntime; for bf16 openvino]"
 )
 @click.option("--no-parity", is_flag=True, help="Don't compare on pictures; the model's card will say so.")
 @click.option("--no-fold", is_flag=True, help="Keep the trained network's own parts in the graph; slower, same codes.")
@@ -57,7 +68,10 @@ def main(
     onnx: str | None,
     path: str | None,
     images: str | None,
-    max_flip_rate: float,
+    max_flip_rate: float | None,
+    precision: str,
+    calibrate: str | None,
+    backend: str | None,
     no_parity: bool,
     no_fold: bool,
     explain: bool,
@@ -121,6 +135,9 @@ def main(
         pictures=images,
         parity=not no_parity,
         max_flip_rate=max_flip_rate,
+        precision=precision,
+        calibrate=calibrate,
+        backend=backend,
         fold=not no_fold,
         explain=explain,
         batch=batch,
@@ -169,6 +186,15 @@ def _print(out: Output, result: "ExportResult") -> None:
         for step in sorted(fold.steps, key=lambda step: -step.saved):
             if step.saved:
                 out.print(f"          {step.saved:>13,}  {step.name}")
+    if result.quantisation is not None:
+        done = result.quantisation
+        kept = ", ".join(done.kept) or "none"
+        out.print(
+            f"int8:     {len(done.layers) - len(done.kept)} of {len(done.layers)} layers, calibrated on "
+            f"{counted(done.pictures, 'picture', 'pictures')}; kept in fp32 by measurement: {kept}"
+        )
+        worst = ", ".join(f"{name} {error:.1e}" for name, error in done.layers[:3])
+        out.print(f"          most sensitive, change of the logits when quantised alone: {worst}")
     if parity is None:
         out.print("parity:   not checked (--no-parity)")
         return
@@ -198,6 +224,7 @@ def _values(result: "ExportResult", stopped: tuple[int, int] | None) -> dict[str
         "fold": None if result.fold is None else result.fold.to_dict(),
         "strip": result.strip.to_dict(),
         "parity": None if parity is None else {**parity.to_dict(), "failures": dict(parity.failures)},
+        "quantisation": None if result.quantisation is None else result.quantisation.to_dict(),
         "pictures": result.pictures,
         "stopped_early": None if stopped is None else {"iterations_done": stopped[0], "iterations": stopped[1]},
         "card": asdict(result.card),

@@ -10,21 +10,27 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 
 from queryopt import __version__
 from queryopt.card import ModelCard, Preprocessing, fingerprint
 from queryopt.cli import Progress, display_path, no_progress
-from queryopt.errors import MissingError, ParityError, UsageError
+from queryopt.errors import DataError, ImageError, MissingError, ParityError, UsageError
 from queryopt.export.fold import FoldReport
 from queryopt.export.fold import fold as fold_network
 from queryopt.export.folded import FoldedNetwork
-from queryopt.export.parity import MAX_FLIP_RATE, ParityReport, check_parity
-from queryopt.export.pictures import parity_pictures
+from queryopt.export.parity import ParityReport, check_parity
+from queryopt.export.pictures import PicturePath, calibration_pictures, parity_pictures
+from queryopt.export.precision import MAX_FLIP_RATES, PRECISIONS, lower_precision
+from queryopt.export.quantize import CALIBRATION_PICTURES, QuantisationReport, quantise
 from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
 from queryopt.files import replacing
+from queryopt.images import load_image
 from queryopt.runtime.backends import open_backend
+from queryopt.text import did_you_mean
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
 from queryopt.train.network import QueryOpt
 
@@ -61,6 +67,8 @@ class ExportResult:
     parity: ParityReport | None
     pictures: str
     replaced: str | None
+    quantisation: QuantisationReport | None = None
+    """What int8 quantised."""
 
 
 def export_onnx(
@@ -69,7 +77,10 @@ def export_onnx(
     *,
     pictures: str | os.PathLike[str] | Sequence[str | bytes | os.PathLike[Any]] | None = None,
     parity: bool = True,
-    max_flip_rate: float = MAX_FLIP_RATE,
+    max_flip_rate: float | None = None,
+    precision: str = "fp32",
+    calibrate: str | os.PathLike[str] | None = None,
+    backend: str | None = None,
     fold: bool = True,
     explain: bool = False,
     batch: int = 32,
@@ -81,8 +92,11 @@ def export_onnx(
     checkpoint: a run folder, a checkpoint file, or what load_checkpoint gave. path: the file to write, or a folder for
     a model.onnx in it; by default model.onnx beside the checkpoint. pictures: a folder or paths for the parity gate; by
     default the run's own validation pictures. parity=False writes a model that was not compared on pictures (its card
-    says so). fold: export what queryopt.export.fold makes of the network, or its own parts (networks of other methods
-    than queryopt have nothing that torch's exporter doesn't fold itself). explain: add the output `attention`. batch,
+    says so). max_flip_rate: of the gate, by default that of MAX_FLIP_RATES for the precision. precision: one of
+    PRECISIONS. calibrate: a folder of pictures for int8, by default some that the run was trained on. backend: what the
+    gate runs the model in, by default onnxruntime, and openvino for bf16, which onnxruntime lacks on CPUs.
+    fold: export what queryopt.export.fold makes of the network, or its own parts (networks of other methods than
+    queryopt have nothing that torch's exporter doesn't fold itself). explain: add the output `attention`. batch,
     threads: of the parity gate (None: all that torch and the process have). progress: see Progress.
 
     Nothing is written to `path` before everything is checked, and then in one step: a refused or interrupted export
@@ -90,6 +104,14 @@ def export_onnx(
     max_flip_rate, or the strip is not exact), UsageError (path, or a value out of range), MissingError (packages).
     """
     _check_packages()
+    if precision not in PRECISIONS:
+        raise UsageError(
+            f"precision is {precision!r}: one of {', '.join(PRECISIONS)}{did_you_mean(precision, PRECISIONS)}"
+        )
+    if calibrate is not None and precision != "int8":
+        raise UsageError("calibration pictures are for precision int8: leave them out")
+    max_flip_rate = MAX_FLIP_RATES[precision] if max_flip_rate is None else max_flip_rate
+    backend = backend or ("openvino" if precision == "bf16" else _BACKEND)
     if not 0 <= max_flip_rate <= 1:
         raise UsageError(f"the largest flip rate is {max_flip_rate}: it is a share, 0 to 1")
     for name, value in (("batch", batch), ("threads", threads)):
@@ -99,8 +121,10 @@ def export_onnx(
     target = _target(loaded, path)
     replaced = _existing(target)
     compared, described = parity_pictures(loaded, pictures, progress) if parity else ([], "none")
+    calibrating = calibration_pictures(loaded, calibrate, CALIBRATION_PICTURES, progress) if precision == "int8" else []
     network = loaded.network()
-    card = model_card(network)
+    card = replace(model_card(network), precision=precision)
+    quantisation: QuantisationReport | None = None
     foldable = network if fold and isinstance(network, QueryOpt) else None
     show = progress or no_progress
     with _torch_threads(threads), _candidate(target) as candidate:
@@ -111,12 +135,22 @@ def export_onnx(
                 folded, saved = (None, None) if foldable is None else fold_network(foldable)
                 advance(1, "tracing the graph")
                 model = build_graph(folded or network, explain=explain)
-                candidate.write_bytes(with_card(model, card))
+                candidate.write_bytes(with_card(model, replace(card, precision="fp32")))
                 advance(1, "proving that nothing of training is in it")
                 strip = _check_strip(network, model, candidate, threads, folded)
                 advance(1, "")
+            if precision == "int8":
+                pixels = _pixels(calibrating, card.preprocessing)
+                model, quantisation = quantise(model, pixels, threads, progress)
+                card = replace(card, quantisation=quantisation.to_dict())
+            elif precision != "fp32":
+                model = lower_precision(model, precision)
+            if precision != "fp32":
+                candidate.write_bytes(with_card(model, card))
             if parity:
-                report = check_parity(network, candidate, compared, batch=batch, threads=threads, progress=progress)
+                report = check_parity(
+                    network, candidate, compared, backend=backend, batch=batch, threads=threads, progress=progress
+                )
                 report.require(max_flip_rate)
         except ParityError as error:
             raise ParityError(f"{display_path(target)}: no model was written: {error}") from None
@@ -125,7 +159,7 @@ def export_onnx(
         content = with_card(model, card)
     with replacing(target) as file:
         file.write(content)
-    return ExportResult(target, len(content), card, saved, strip, report, described, replaced)
+    return ExportResult(target, len(content), card, saved, strip, report, described, replaced, quantisation)
 
 
 def build_graph(network: "HashNetwork | FoldedNetwork", explain: bool = False) -> onnx.ModelProto:
@@ -192,6 +226,17 @@ def _check_strip(
 ) -> StripReport:
     with contextlib.closing(open_backend(candidate, _BACKEND, threads)) as runner:
         return check_strip(network, model, runner, folded)
+
+
+def _pixels(pictures: Sequence[PicturePath], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """The pictures that can be read, uint8 [n, s, s, 3]. DataError where none can."""
+    rows = []
+    for picture in pictures:
+        with contextlib.suppress(ImageError):
+            rows.append(load_image(picture, preprocessing))
+    if not rows:
+        raise DataError(f"none of {len(pictures):,} pictures for calibration can be read: give others with --calibrate")
+    return np.stack(rows)
 
 
 def _target(checkpoint: Checkpoint, path: str | os.PathLike[str] | None) -> Path:

@@ -12,7 +12,7 @@ from queryopt.images import find_images
 if TYPE_CHECKING:
     from queryopt.train.checkpoint import Checkpoint
 
-__all__ = ["PicturePath", "parity_pictures", "pictures_in"]
+__all__ = ["PicturePath", "calibration_pictures", "parity_pictures", "pictures_in"]
 
 PicturePath = str | bytes | os.PathLike[Any]
 
@@ -48,7 +48,18 @@ def pictures_in(folder: str | os.PathLike[str]) -> list[PicturePath]:
     return paths
 
 
-def _of_run(checkpoint: "Checkpoint", progress: Progress | None) -> tuple[list[PicturePath], str]:
+def calibration_pictures(
+    checkpoint: "Checkpoint", given: str | os.PathLike[str] | None, count: int, progress: Progress | None = None
+) -> list[PicturePath]:
+    """At most `count` pictures to calibrate int8 on, evenly spread: of the given folder, else the run's training ones.
+
+    Not those of the parity gate, where the run set some aside. DataError where there are none.
+    """
+    paths = _of_run(checkpoint, progress, train=True)[0] if given is None else pictures_in(given)
+    return paths[:: max(1, -(-len(paths) // count))]
+
+
+def _of_run(checkpoint: "Checkpoint", progress: Progress | None, train: bool = False) -> tuple[list[PicturePath], str]:
     from queryopt.train.data import split_validation
     from queryopt.train.open_set import hold_out_classes
     from queryopt.train.sources import load_data
@@ -62,12 +73,14 @@ def _of_run(checkpoint: "Checkpoint", progress: Progress | None) -> tuple[list[P
     try:
         data = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
         images = hold_out_classes(data, config.open_set, config.seed).seen.train
-        _, validation = split_validation(images, config.validation_fraction, config.seed)
+        training, validation = split_validation(images, config.validation_fraction, config.seed)
     except (QueryOptError, OSError) as error:
         raise DataError(
             f"{display_path(checkpoint.path)}: the pictures that it was trained on can't be had "
             f"({error}): pass some with --images FOLDER"
         ) from None
+    if train:
+        return [Path(training.root, path) for path in training.paths], "the run's training pictures"
     chosen, words = (
         (validation, "the run's validation pictures") if len(validation) else (images, "the run's training pictures")
     )

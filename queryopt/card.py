@@ -66,6 +66,8 @@ class ModelCard:
     method: str = "queryopt"
     parity: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    quantisation: Mapping[str, Any] | None = None
+    """Of an int8 model: how many pictures calibrated, which layers stayed in float32."""
     created: str = ""
     """UTC, ISO 8601."""
     format_version: int = FORMAT_VERSION
