@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -449,20 +449,27 @@ def _check_rank(
 
 
 def _first(found: Sequence[SearchResult], queries: int, k: int, bits: int, rank: ranked.Rank) -> SearchResult:
-    """The first k of several results that have no id in common."""
-    ids = np.concatenate([np.full((queries, k), -1, np.int64), *(result.ids for result in found)], axis=1)
-    distances = np.concatenate(
-        [np.full((queries, k), bits + 1, np.int32), *(result.distances for result in found)], axis=1
-    )
+    """The first k of several results, of k each, that have no id in common."""
+    if not found:
+        shape = (queries, k)
+        ids, distances = np.full(shape, -1, np.int64), np.full(shape, bits + 1, np.int32)
+        return SearchResult(ids, distances, None if rank == "hamming" else np.full(shape, -1, np.int32))
+    ids = np.concatenate([result.ids for result in found], axis=1)
+    distances = np.concatenate([result.distances for result in found], axis=1)
     if rank == "hamming":
         # Where there are too few, -1 comes at bits + 1: last.
-        order = np.lexsort((ids, distances), axis=1)[:, :k]
-        return SearchResult(np.take_along_axis(ids, order, axis=1), np.take_along_axis(distances, order, axis=1))
-    none = np.full((queries, k), -1, np.int32)
-    scores = np.concatenate([none, *(result.scores for result in found if result.scores is not None)], axis=1)
+        return SearchResult(*_reordered(k, (ids, distances), ids, distances))
+    scores = np.concatenate([result.scores for result in found if result.scores is not None], axis=1)
     keys = (ids, distances, scores) if rank == "weighted" else (ids, scores, distances)
-    order = np.lexsort((*keys, ids < 0), axis=1)[:, :k]
-    return SearchResult(*(np.take_along_axis(array, order, axis=1) for array in (ids, distances, scores)))
+    return SearchResult(*_reordered(k, (*keys, ids < 0), ids, distances, scores))
+
+
+def _reordered(k: int, keys: tuple[npt.NDArray[Any], ...], *arrays: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """The first k columns of each array [queries, columns] in the order of the keys, of which the last counts most."""
+    order = np.lexsort(keys, axis=1)[:, :k]
+    if len(order) == 1:  # a third of the time of what does for any number
+        return (array[:, order[0]] for array in arrays)
+    return (np.take_along_axis(array, order, axis=1) for array in arrays)
 
 
 def _total(costs: Sequence[Cost]) -> Cost:

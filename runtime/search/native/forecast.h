@@ -10,10 +10,10 @@
 namespace qo {
 
 // How much look-ups may cost, going by what they will cost in all, as far as one can tell. With the usual budget of a
-// quarter of the scan's cost: as much as the scan where three quarters should do; soon no more where it would be twice
-// as much.
+// fifth of the scan's cost: three fifths where half of it should do; soon no more where they would take more than one and
+// a half times as much.
 inline double allowance(double budget, double forecast) {
-    return forecast <= 3 * budget ? 4 * budget : forecast > 8 * budget ? budget / 4 : budget;
+    return forecast <= 2.5 * budget ? 3 * budget : forecast > 8 * budget ? budget / 4 : budget;
 }
 
 // What look-ups in the order of 'weighted' will cost in all.

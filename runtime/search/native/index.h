@@ -74,6 +74,9 @@ struct Costs {
     double scan = 0;    // ns: all unique codes
     double bucket = 0;  // ns: one look-up in a chunk
     double code = 0;    // ns: one code looked at
+    double share = kShare;  // of the scan's cost that a query may spend on look-ups before it scans
+
+    double budget() const { return share * scan; }
 };
 
 struct Index {
@@ -87,7 +90,6 @@ struct Index {
     Array<std::uint32_t> first;        // [unique + 1] in postings; none where all codes are unique
     Costs costs;
     int usual = kMaxBits;              // the distance within which a code's nearest few rows mostly lie
-    double share = kShare;              // of the scan's cost that a query may spend on look-ups before it scans
 
     std::size_t bytes() const;
     std::uint64_t code(std::size_t number) const;                          // of a unique code, from chunk 0 or words

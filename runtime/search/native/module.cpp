@@ -283,7 +283,11 @@ class CoreIndex {
     }
 
     const qo::Index& index() const { return index_; }
-    void set_share(double share) { index_.share = share; }
+    // Of plain and of ranked searches.
+    void set_share(double share) {
+        ranked_costs();
+        index_.costs.share = ranked_costs_.share = share;
+    }
     const char* kernels() const { return kernels_.name; }
 
   private:
@@ -384,5 +388,5 @@ NB_MODULE(_core, m) {
                          return nb::make_tuple(costs.scan, costs.bucket, costs.code);
                      })
         .def_prop_rw(
-            "share", [](const CoreIndex& self) { return self.index().share; }, &CoreIndex::set_share);
+            "share", [](const CoreIndex& self) { return self.index().costs.share; }, &CoreIndex::set_share);
 }

@@ -87,7 +87,7 @@ bool Query::look_up(bool alone) {
     alone_ = alone;
     if (index_->n == 0) return true;
     if (index_->chunks.empty() || (k_ >= index_->n && k_ != kAll)) return false;
-    const double budget = index_->share * index_->costs.scan;
+    const double budget = index_->costs.budget();
     fetch_nearest();
     if (k_ <= kUsualRows && index_->usual < limit_) {
         // Most searches end within the usual distance. To know that from the start spares them all the candidates that
@@ -541,7 +541,7 @@ void calibrate(Index& index, const Kernels& kernels) {
     std::sort(distances.begin(), distances.end());
     index.usual = distances[kLookUps - 1 - kLookUps / 4];
     // Where most searches end in a scan, little is spent before it: enough to find what equals the query.
-    if (2 * scanned > kLookUps) index.share = kLeastShare;
+    if (2 * scanned > kLookUps) index.costs.share = kLeastShare;
 }
 
 }  // namespace qo

@@ -31,7 +31,7 @@ void each(const Request& request, const Weights& weights, const Costs& costs, st
     const std::size_t share = (count + threads - 1) / std::max(threads, 1u);
     const std::size_t grain = std::min(std::max<std::size_t>(share, 1), kTogether);
     const Steps steps(index);
-    const double budget = index.share * costs.scan;
+    const double budget = costs.budget();
     parallel(count, grain, threads, [&](std::size_t begin, std::size_t end) {
         std::vector<RankedQuery> together;
         std::vector<std::size_t> numbers;
@@ -108,7 +108,7 @@ Costs calibrate_ranked(const Index& index, const Kernels& kernels) {
     }
     const Weights weights{of, Rank::weighted};
     const Request request{index, kernels, queries, nullptr, nullptr, 1};
-    Costs costs{INFINITY, 1, 0};  // look-ups are counted, one each, until it is known what they cost
+    Costs costs{INFINITY, 1, 0, kShare};  // look-ups are counted, one each, until it is known what they cost
     RankedQuery query;
     const std::size_t all = Steps(index).count;
     double scan = INFINITY;
@@ -123,7 +123,7 @@ Costs calibrate_ranked(const Index& index, const Kernels& kernels) {
     }
     costs.scan = std::max(scan, 100.0);
     costs.code = costs.scan / static_cast<double>(index.unique);
-    const Costs counting{INFINITY, 1, 0};
+    const Costs counting{INFINITY, 1, 0, kShare};
     // What a few look-ups cost is left out: nearly every code of the first is a candidate. Of the others a low one: each
     // query looks elsewhere, so none is typical, and some are interrupted.
     std::vector<double> each;
@@ -142,6 +142,15 @@ Costs calibrate_ranked(const Index& index, const Kernels& kernels) {
     }
     std::sort(each.begin(), each.end());
     costs.bucket = each.empty() ? 1.0 : std::min(std::max(each[each.size() / 4], 1.0), 500.0);
+    // Where most queries end in a scan, little is spent before it. Rows as queries, as most pictures are near others; the
+    // weights leave more searches to look-ups than distances do.
+    std::size_t scanned = 0;
+    for (std::size_t i = 0; i < samples; ++i) queries[i] = code_of_posting(index, index.n / samples * i);
+    for (std::size_t i = 0; i < samples; ++i) {
+        query.run(request, weights, costs, i, k);
+        scanned += query.spent().scanned;
+    }
+    if (2 * scanned > samples) costs.share = kLeastShare;
     return costs;
 }
 

@@ -434,7 +434,7 @@ void RankedQuery::shrink() {
 RankedQuery::Found RankedQuery::run(const Request& request, const Weights& weights, const Costs& costs,
                                     std::size_t query, std::uint64_t k) {
     start(request, weights, costs, query, k);
-    if (!look_up(request.index.share * costs.scan)) {
+    if (!look_up(costs.budget())) {
         prepare_scan();
         scan(0, Steps(request.index).count);
     }

@@ -149,7 +149,8 @@ void check(const Gallery& gallery, const qo::Index& index, const qo::Kernels& ke
 }
 
 void check_ranked(const Gallery& gallery, const qo::Index& index, const qo::Kernels& kernels) {
-    const qo::Costs costs = qo::calibrate_ranked(index, kernels);
+    qo::Costs costs = qo::calibrate_ranked(index, kernels);
+    costs.share = index.costs.share;
     const auto bits = static_cast<std::size_t>(gallery.bits);
     for (const bool filtered : {false, true}) {
         const qo::Request request{
@@ -205,8 +206,8 @@ void check_all(int bits, std::size_t n) {
             qo::Index index = qo::build(gallery.input(), bits, structure, 2);
             qo::calibrate(index, *kernels);
             // No look-ups at all, as measured, and look-ups to the end.
-            for (const double share : {0.0, index.share, 1e30}) {
-                index.share = share;
+            for (const double share : {0.0, index.costs.share, 1e30}) {
+                index.costs.share = share;
                 check(gallery, index, *kernels);
             }
             check_ranked(gallery, index, *kernels);
@@ -226,14 +227,14 @@ void check_threads(std::size_t n) {
     const qo::Kernels& kernels = qo::find_kernels("");
     qo::Index index = qo::build(gallery.input(), gallery.bits, Structure::multi, 4);
     qo::calibrate(index, kernels);
-    const qo::Costs costs = qo::calibrate_ranked(index, kernels);
+    qo::Costs costs = qo::calibrate_ranked(index, kernels);
     std::vector<std::uint64_t> queries;
     while (queries.size() < 300) queries.push_back(gallery.codes[random_word() % n]);
     const std::vector<std::uint16_t> weights(queries.size() * 48, 1);  // so that both orders are the same
     const qo::Request request{index, kernels, queries, nullptr, nullptr, 3};
     constexpr std::size_t k = 10;
-    for (const double share : {0.0, index.share}) {
-        index.share = share;
+    for (const double share : {0.0, index.costs.share}) {
+        index.costs.share = costs.share = share;
         std::vector<std::vector<std::int64_t>> ids(4, std::vector<std::int64_t>(queries.size() * k));
         std::vector<std::thread> threads;
         for (std::size_t i = 0; i < ids.size(); ++i) {
