@@ -98,9 +98,11 @@ def main(
     if onnx is not None:
         if engine is None:
             raise click.UsageError("--onnx is for building an engine of it: give --engine too")
-        if path is not None or images is not None or no_parity or no_fold or explain:
+        given = (path, images, calibrate, backend, precision != "fp32", no_parity, no_fold, explain)
+        if any(given):
             raise click.UsageError(
-                "--out, --images, --no-parity, --no-fold and --explain go with --ckpt, not with --onnx"
+                "--out, --images, --precision, --calibrate, --backend, --no-parity, --no-fold and --explain go with "
+                "--ckpt: a model.onnx is taken as it is"
             )
         out.result(engine_values(engine.build(Path(onnx), out)))
         return ExitCode.DONE

@@ -54,6 +54,7 @@ def test_of_a_model_on_a_machine_without_torch(onnx, monkeypatch):
         (("--ckpt", "a", "--onnx", "b"), "one of the two"),
         (("--onnx", "a"), "give --engine too"),
         (("--onnx", "a", "--engine", "--explain"), "go with --ckpt"),
+        (("--onnx", "a", "--engine", "--precision", "fp16"), "go with --ckpt"),
         (("--ckpt", "a", "--profile", "1,2,3"), "--profile is for the engine"),
         (("--ckpt", "a", "--target", "sm_86"), "--target is for the engine"),
         (("--onnx", "a", "--engine", "--profile", "3,2"), "smallest, best and largest"),

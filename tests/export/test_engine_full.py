@@ -1,15 +1,13 @@
-"""Engines of the whole ResNet-50 network in each precision: built on the CPU, as TensorRT-RTX can. They are not run.
-
-The graphs of lower precision are ONNX Runtime's own making.
-"""
+"""Engines of the whole ResNet-50 network in each precision: built on the CPU, as TensorRT-RTX can. They are not run."""
 
 import numpy as np
 import onnx
 import pytest
 from onnxruntime import quantization
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from queryopt.export import build_engine
+from queryopt.export.precision import head_nodes, lower_precision
+from queryopt.export.quantize import quantise
 from queryopt.runtime.onnx_file import read_card
 
 pytest.importorskip("tensorrt_rtx", reason="there are wheels for Linux on x86-64 alone")
@@ -34,12 +32,12 @@ def test_fp32(full_model, tmp_path):
     assert 0.9 < share(build(full_model, tmp_path), full_model) < 1.2
 
 
-@pytest.mark.filterwarnings("ignore:the float32 number")
-def test_fp16(full_model, tmp_path, capfd):
-    half = tmp_path / "model.onnx"
-    onnx.save(convert_float_to_float16(onnx.load(full_model), keep_io_types=True), half)
-    assert 0.4 < share(build(half, tmp_path), full_model) < 0.6
-    assert capfd.readouterr().out == "", "TensorRT prints of this graph, and JSON goes to standard output"
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_lower_precision(full_model, tmp_path, capfd, precision):
+    lowered = tmp_path / "model.onnx"
+    onnx.save(lower_precision(onnx.load(full_model), precision), lowered)
+    assert 0.4 < share(build(lowered, tmp_path), full_model) < 0.6
+    assert capfd.readouterr().out == "", "whatever TensorRT prints: JSON goes to standard output"
 
 
 class Noise(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -53,16 +51,33 @@ class Noise(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 
 def test_int8(full_model, tmp_path):
+    # As qo-export quantises, without measuring each of its 71 layers first, which takes minutes.
     quantised = tmp_path / "model.onnx"
     quantization.quantize_static(
         full_model,
         quantised,
         Noise(),
         quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=["Conv"],
+        op_types_to_quantize=["Conv", "MatMul"],
         per_channel=True,
         weight_type=quantization.QuantType.QInt8,
         activation_type=quantization.QuantType.QInt8,
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+        nodes_to_exclude=sorted(head_nodes(onnx.load(full_model).graph)),
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "MatMulConstBOnly": True,
+            "OpTypesToExcludeOutputQuantization": ["Conv", "MatMul"],
+        },
     )
     assert 0.2 < share(build(quantised, tmp_path), full_model) < 0.5
+
+
+def test_int8_of_qo_export(graph, model_path, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    quantised, _ = quantise(graph, pixels, threads=1)
+    onnx.helper.set_model_props(quantised, {entry.key: entry.value for entry in onnx.load(model_path).metadata_props})
+    path = tmp_path / "model.onnx"
+    onnx.save(quantised, path)
+    assert build_engine(path, profile="1,2,4", targets=["sm_86"]).path.is_file()

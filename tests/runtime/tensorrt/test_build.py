@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from queryopt.runtime.tensorrt import (
     rebuild_engine,
 )
 from queryopt.runtime.tensorrt.build import parse_bytes
+from queryopt.runtime.tensorrt.messages import stdout_kept_clean
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="there are wheels for Linux on x86-64 alone")
 
@@ -188,3 +190,10 @@ def test_a_package_that_is_too_old_is_said_to_be(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("TensorRT 8.6.1 is too old, or too new: it lacks IExecutionContext.set_device_memory")
+
+
+def test_what_native_code_prints_stays_off_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    with stdout_kept_clean():
+        os.write(1, b"past every logger\n")
+    os.write(1, b"the result\n")
+    assert capfd.readouterr().out == "the result\n"
