@@ -30,7 +30,8 @@ def choose_backend(model: str | os.PathLike[str], backend: str = "auto") -> Back
     """The backend for a model file. UsageError for an unknown name, or one that doesn't fit the file.
 
     The rule of auto: a model.plan goes to tensorrt. A model.onnx goes to cuda where ONNX Runtime was built for CUDA and
-    there is an NVIDIA GPU; one of precision bf16 to openvino; all else to onnxruntime, or to openvino where that alone
+    there is an NVIDIA GPU; one of precision bf16 to openvino, and one of int8 where
+    that is installed; all else to onnxruntime, or to openvino where that alone
     is installed. Nothing is tried out, and nothing that fails is replaced by something slower without a word.
     """
     if backend not in BACKENDS:
@@ -51,6 +52,10 @@ def choose_backend(model: str | os.PathLike[str], backend: str = "auto") -> Back
         return BackendChoice("openvino", "the model's precision is bf16, which ONNX Runtime lacks on CPUs")
     if has_cuda_provider() and has_gpu():
         return BackendChoice("cuda", "ONNX Runtime is built for CUDA, and there is an NVIDIA GPU")
+    if precision == "int8" and _installed("openvino"):
+        return BackendChoice(
+            "openvino", "the model's precision is int8, which it computes faster than ONNX Runtime here"
+        )
     if _installed("onnxruntime") or not _installed("openvino"):
         return BackendChoice("onnxruntime", f"the default for {precision or 'a model.onnx'} on the CPU")
     return BackendChoice("openvino", "onnxruntime is not installed")
