@@ -54,6 +54,11 @@ Examples:
 )
 @click.option("--calibrate", metavar="FOLDER", help="Pictures for int8.  [default: some that the run was trained on]")
 @click.option(
+    "--activations",
+    type=click.Choice(["uint8", "int8"]),
+    help="Of int8: uint8 for CPUs, int8 for TensorRT.  [default: uint8; with --engine int8]",
+)
+@click.option(
     "--backend", metavar="NAME", help="What the gate runs the model in.  [default: onnxruntime; for bf16 openvino]"
 )
 @click.option("--no-parity", is_flag=True, help="Don't compare on pictures; the model's card will say so.")
@@ -71,6 +76,7 @@ def main(
     max_flip_rate: float | None,
     precision: str,
     calibrate: str | None,
+    activations: str | None,
     backend: str | None,
     no_parity: bool,
     no_fold: bool,
@@ -98,11 +104,11 @@ def main(
     if onnx is not None:
         if engine is None:
             raise click.UsageError("--onnx is for building an engine of it: give --engine too")
-        given = (path, images, calibrate, backend, precision != "fp32", no_parity, no_fold, explain)
+        given = (path, images, calibrate, activations, backend, precision != "fp32", no_parity, no_fold, explain)
         if any(given):
             raise click.UsageError(
-                "--out, --images, --precision, --calibrate, --backend, --no-parity, --no-fold and --explain go with "
-                "--ckpt: a model.onnx is taken as it is"
+                "--out, --images, --precision, --calibrate, --activations, --backend, --no-parity, --no-fold and "
+                "--explain go with --ckpt: a model.onnx is taken as it is"
             )
         out.result(engine_values(engine.build(Path(onnx), out)))
         return ExitCode.DONE
@@ -139,6 +145,7 @@ def main(
         max_flip_rate=max_flip_rate,
         precision=precision,
         calibrate=calibrate,
+        activations=activations or ("int8" if engine is not None and precision == "int8" else None),
         backend=backend,
         fold=not no_fold,
         explain=explain,

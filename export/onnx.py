@@ -25,7 +25,7 @@ from queryopt.export.folded import FoldedNetwork
 from queryopt.export.parity import ParityReport, check_parity
 from queryopt.export.pictures import PicturePath, calibration_pictures, parity_pictures
 from queryopt.export.precision import MAX_FLIP_RATES, PRECISIONS, lower_precision
-from queryopt.export.quantize import CALIBRATION_PICTURES, QuantisationReport, quantise
+from queryopt.export.quantize import ACTIVATIONS, CALIBRATION_PICTURES, QuantisationReport, quantise
 from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
 from queryopt.files import replacing
 from queryopt.images import load_image
@@ -80,6 +80,7 @@ def export_onnx(
     max_flip_rate: float | None = None,
     precision: str = "fp32",
     calibrate: str | os.PathLike[str] | None = None,
+    activations: str | None = None,
     backend: str | None = None,
     fold: bool = True,
     explain: bool = False,
@@ -93,8 +94,9 @@ def export_onnx(
     a model.onnx in it; by default model.onnx beside the checkpoint. pictures: a folder or paths for the parity gate; by
     default the run's own validation pictures. parity=False writes a model that was not compared on pictures (its card
     says so). max_flip_rate: of the gate, by default that of MAX_FLIP_RATES for the precision. precision: one of
-    PRECISIONS. calibrate: a folder of pictures for int8, by default some that the run was trained on. backend: what the
-    gate runs the model in, by default onnxruntime, and openvino for bf16, which onnxruntime lacks on CPUs.
+    PRECISIONS. calibrate: a folder of pictures for int8, by default some that the run was trained on. activations: of
+    int8, "uint8" (for CPUs, the default) or "int8" (for TensorRT): see queryopt.export.quantize. backend: what the gate
+    runs the model in, by default onnxruntime, and openvino for bf16, which onnxruntime lacks on CPUs.
     fold: export what queryopt.export.fold makes of the network, or its own parts (networks of other methods than
     queryopt have nothing that torch's exporter doesn't fold itself). explain: add the output `attention`. batch,
     threads: of the parity gate (None: all that torch and the process have). progress: see Progress.
@@ -110,6 +112,10 @@ def export_onnx(
         )
     if calibrate is not None and precision != "int8":
         raise UsageError("calibration pictures are for precision int8: leave them out")
+    if activations is not None and precision != "int8":
+        raise UsageError("activations are of precision int8: leave them out")
+    if activations is not None and activations not in ACTIVATIONS:
+        raise UsageError(f"activations are {activations!r}: {' or '.join(ACTIVATIONS)}")
     max_flip_rate = MAX_FLIP_RATES[precision] if max_flip_rate is None else max_flip_rate
     backend = backend or ("openvino" if precision == "bf16" else _BACKEND)
     if not 0 <= max_flip_rate <= 1:
@@ -141,7 +147,7 @@ def export_onnx(
                 advance(1, "")
             if precision == "int8":
                 pixels = _pixels(calibrating, card.preprocessing)
-                model, quantisation = quantise(model, pixels, threads, progress)
+                model, quantisation = quantise(model, pixels, threads, activations or ACTIVATIONS[0], progress)
                 card = replace(card, quantisation=quantisation.to_dict())
             elif precision != "fp32":
                 model = lower_precision(model, precision)

@@ -25,7 +25,7 @@ __all__ = ["command"]
 @click.option(
     "--model",
     "models",
-    type=click.Path(path_type=Path),
+    metavar="FILE[@BACKEND]",
     multiple=True,
     help="A model.onnx or model.plan; may be given again.  [default: an untrained one, plain and folded]",
 )
@@ -36,7 +36,7 @@ __all__ = ["command"]
     metavar="NAME,…",
     default="auto",
     show_default=True,
-    help="What runs the models: each model in each of them.",
+    help="What runs the models that name none: each in each of them.",
 )
 @click.option(
     "--peers",
@@ -66,7 +66,7 @@ __all__ = ["command"]
 @common_options
 def command(
     out: Output,
-    models: tuple[Path, ...],
+    models: tuple[str, ...],
     backends: tuple[str, ...],
     peers: tuple[str, ...],
     reference: int | None,
@@ -88,6 +88,7 @@ def command(
     Examples:
       qo-bench latency --peers eager,resnet50
       qo-bench latency --model model.onnx --backend onnxruntime,openvino --batch 1,8,32 --threads 1
+      qo-bench latency --model fp32.onnx@onnxruntime --model int8.onnx@openvino
     """
     names = () if peers == ("none",) else peers
     if models and (backbone is not None or bits is not None) and not set(names) & {"eager", "eager-bf16"}:
@@ -131,7 +132,7 @@ def command(
 
 def _open(
     out: Output,
-    models: tuple[Path, ...],
+    models: tuple[str, ...],
     backends: tuple[str, ...],
     peers: tuple[str, ...],
     subject: "Subject",
@@ -149,11 +150,19 @@ def _open(
 
     for name in peers:
         add(open_peer(name, subject))
-    named = [(path, display_path(path)) for path in models] or _untrained(out, subject, folder)
-    for path, name in named:
-        for backend in backends:
+    named = [_model(text) for text in models] or [(*one, None) for one in _untrained(out, subject, folder)]
+    for path, name, wanted in named:
+        for backend in backends if wanted is None else (wanted,):
             add(open_model(path, backend, subject.threads, name))
     return opened
+
+
+def _model(text: str) -> tuple[Path, str, str | None]:
+    """A model's path, its name, and what is to run it, of FILE[@BACKEND]."""
+    file, at, backend = text.rpartition("@")
+    if not at or Path(text).exists():
+        return Path(text), display_path(text), None
+    return Path(file), display_path(file), backend
 
 
 def _untrained(out: Output, subject: "Subject", folder: Path) -> list[tuple[Path, str]]:

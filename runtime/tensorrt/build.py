@@ -100,6 +100,11 @@ def _make(
     _check_target(target)
     content = read_onnx(source)
     card = read_card(content, display_path(source))
+    if (card.quantisation or {}).get("activations") == "uint8":
+        raise ModelError(
+            f"{display_path(source)}: its activations are quantised to uint8, for CPUs, and TensorRT takes int8 alone: "
+            "export it again with qo-export --precision int8 --engine (or --activations int8)"
+        )
     package = load_flavour(flavour)
     chosen = _targets(package, targets)
     if timing_cache is not None and package.portable:

@@ -141,7 +141,7 @@ def test_leaving_the_gate_out_is_said_aloud_and_so_is_what_was_replaced(network,
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "Missing option '--ckpt'"),
+        ([], 2, "give --ckpt RUN, or --onnx FILE"),
         (["--ckpt", "no/such/run"], 3, "no/such/run: no such file or folder"),
         (["--ckpt", "no/such/run", "--max-flip-rate", "2"], 2, "max-flip-rate"),
         (["--ckpt", "x", "--no-parity", "--images", "y"], 2, "drop one of them"),

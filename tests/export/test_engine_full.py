@@ -76,7 +76,7 @@ def test_int8(full_model, tmp_path):
 
 def test_int8_of_qo_export(graph, model_path, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
-    quantised, _ = quantise(graph, pixels, threads=1)
+    quantised, _ = quantise(graph, pixels, threads=1, activations="int8")
     onnx.helper.set_model_props(quantised, {entry.key: entry.value for entry in onnx.load(model_path).metadata_props})
     path = tmp_path / "model.onnx"
     onnx.save(quantised, path)

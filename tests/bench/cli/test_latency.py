@@ -18,7 +18,7 @@ def run(*args):
 def test_a_model_beside_eager_torch(tmp_path: Path) -> None:
     picture = tmp_path / "latency.png"
     peers = ["--peers", "eager", "--backbone", "tiny"]
-    result = run("--model", MODEL, *peers, "--batch", "1,2", *QUICK, "--png", picture, "--json")
+    result = run("--model", f"{MODEL}@onnxruntime", *peers, "--batch", "1,2", *QUICK, "--png", picture, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert [(row["batch"], row["name"] == "PyTorch eager") for row in report["rows"]] == [
@@ -44,6 +44,7 @@ def test_wrong_usage(tmp_path: Path) -> None:
         (["--model", MODEL, "--peers", "none", "--reference", "2", *QUICK], "there are 1 rows"),
         (["--batch", "0"], "not a list such as"),
         (["--model", MODEL, "--backend", "openvinno"], "no backend is called"),
+        (["--model", f"{MODEL}@openvinno", "--peers", "none"], "no backend is called"),
         (["--png", tmp_path / "none" / "a.png"], "there is no folder"),
     ):
         result = run(*args)
