@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from queryopt.errors import ExitCode
+from queryopt.errors import ExitCode, TrainingError
 from queryopt.train.checkpoint import BEST, LAST, METRICS, load_checkpoint
 from queryopt.train.cli import main
 from queryopt.train.presets import PRESETS, preset_config
@@ -183,6 +183,9 @@ def test_resume_keeps_the_runs_own_options(reference, tmp_path):
         (["--data", "no/such/folder", "--out", "x"], "no/such/folder"),
         (["--data", ".", "--out", "x", "--preset", "smal"], "did you mean small"),
         (["--data", ".", "--out", "x", "--bits", "65"], "64"),
+        (["--data", ".", "--out", "x", "--bits", "0"], "64"),
+        (["--data", ".", "--out", "x", "--branches", "0"], "branches"),
+        (["--data", ".", "--out", "x", "--branches", "385"], "branches"),
         (["--data", ".", "--out", "x", "--backbone", "resnet5"], "resnet50"),
         (["--data", ".", "--out", "x", "--lr", "nan"], "lr"),
         (["--data", ".", "--out", "x", "--method", "dpsg"], "did you mean dpsh"),
@@ -227,6 +230,23 @@ def test_simple_errors_do_not_wait_for_torch(arguments, tmp_path):
     )
     assert result.returncode in (ExitCode.USAGE, ExitCode.INPUT), result.stderr
     assert result.stdout == "False\n"
+
+
+def test_full_disk_ends_a_process_with_one_line_and_keeps_the_last_good_checkpoint(process, labelled_folder, tmp_path):
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    run = tmp_path / "run"
+    before = {name: (run / name).read_bytes() for name in (BEST, LAST) if (run / name).exists()}
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+    code += "from queryopt.train.cli import main; main()"
+    command = [sys.executable, "-c", code, "--data", str(labelled_folder), "--out", str(run), "--resume", *OPTIONS]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == TrainingError.exit_code, result.stderr
+    assert "can't be written" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert {name: (run / name).read_bytes() for name in before} == before
+    assert qo_train("--data", labelled_folder, "--out", run, "--resume", *OPTIONS).exit_code == ExitCode.DONE
 
 
 def test_out_in_use_and_out_that_is_a_file(reference, labelled_folder, tmp_path):
