@@ -202,7 +202,7 @@ def _has_room(connection: sqlite3.Connection) -> bool:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
         return _primary(error) not in _NO_ROOM
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):  # SQLite quotes what lies in the file
         pass  # met again, and explained, by whoever reads next
     return True
 
@@ -216,7 +216,7 @@ def _open_unwritable(path: Path, timeout: float) -> tuple[sqlite3.Connection, Ac
         connection.close()
         if _primary(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, *_NO_ROOM):
             raise _explain(error, path) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         connection.close()
         raise _explain(error, path) from error
     # WAL wants shared memory beside the file, which can't be made here. At rest the file alone is whole.

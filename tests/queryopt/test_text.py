@@ -34,6 +34,6 @@ def test_every_extra_that_a_message_names_exists() -> None:
     sources = [p for room in ("queryopt", "train", "export", "runtime", "bench") for p in (ROOT / room).rglob("*.py")]
     text = "\n".join(path.read_text() for path in sources)
     named = set(re.findall(r"install_extra\('(\w+)'\)", text))
-    assert {"bench", "cpu", "gpu", "parquet", "train"} <= named <= set(extras)
+    assert {"bench", "cuda", "gpu", "openvino", "parquet", "train"} <= named <= set(extras)
     # There is no package of this name to install.
     assert "pip install 'queryopt" not in text
