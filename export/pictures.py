@@ -37,13 +37,13 @@ def parity_pictures(
     return list(given), "the given pictures"
 
 
-def pictures_in(folder: str | os.PathLike[str]) -> list[PicturePath]:
-    """Paths of the pictures in a folder and its sub-folders. DataError where there are none."""
+def pictures_in(folder: str | os.PathLike[str], option: str = "--images") -> list[PicturePath]:
+    """Paths of the pictures in a folder and its sub-folders. DataError where there are none; it names `option`."""
     root = os.fsencode(folder)
     paths: list[PicturePath] = [os.path.join(root, name) for name in find_images(root)]
     if not paths:
         raise DataError(
-            f"{display_path(folder)}: no pictures in this folder: pass one that holds some with --images FOLDER"
+            f"{display_path(folder)}: no pictures in this folder: pass one that holds some with {option} FOLDER"
         )
     return paths
 
@@ -55,7 +55,7 @@ def calibration_pictures(
 
     Not those of the parity gate, where the run set some aside. DataError where there are none.
     """
-    paths = _of_run(checkpoint, progress, train=True)[0] if given is None else pictures_in(given)
+    paths = _of_run(checkpoint, progress, train=True)[0] if given is None else pictures_in(given, "--calibrate")
     return paths[:: max(1, -(-len(paths) // count))]
 
 
@@ -68,7 +68,7 @@ def _of_run(checkpoint: "Checkpoint", progress: Progress | None, train: bool = F
     if not config.data:
         raise DataError(
             f"{display_path(checkpoint.path)}: its configuration doesn't say where its pictures lie: pass some "
-            "with --images FOLDER"
+            f"with {'--calibrate' if train else '--images'} FOLDER"
         )
     try:
         data = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
