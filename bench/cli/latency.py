@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from queryopt.bench.cli.lists import count, listed
+from queryopt.bench.cli.picture import check_picture
 from queryopt.cli import Command, Output, common_options, display_path, threads_option
-from queryopt.errors import MissingError, UsageError
-from queryopt.text import counted, install_extra
+from queryopt.errors import UsageError
+from queryopt.text import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -96,7 +97,7 @@ def command(
     if not batches or not backends:
         raise UsageError("--batch and --backend: give at least one of each")
     if picture is not None:
-        _check_picture(picture)
+        check_picture(picture)
     from queryopt.bench.latency.contenders import Subject, check_peers
     from queryopt.bench.latency.report import measure_latency
     from queryopt.runtime.backends.onnxruntime import usable_cores
@@ -227,13 +228,3 @@ def _paper() -> "Table":
     for row in PAPER_TABLE_4:
         table.add_row(row.name, f"{row.parameters / 1e6:.2f} M", f"{row.inference / 1e9:.2f} G")
     return table
-
-
-def _check_picture(picture: Path) -> None:
-    """Say before the measurement, not after it, that no picture can be drawn."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingError(f"--png needs matplotlib: {install_extra('bench')}") from None
-    if not picture.parent.is_dir():
-        raise UsageError(f"--png: there is no folder {display_path(picture.parent)}")

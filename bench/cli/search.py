@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from queryopt.bench.cli.lists import count, listed
+from queryopt.bench.cli.picture import check_picture
 from queryopt.cli import Command, Output, common_options, display_path
-from queryopt.errors import ExitCode, MissingError, UsageError
-from queryopt.text import install_extra
+from queryopt.errors import ExitCode, UsageError
 
 __all__ = ["command"]
 
@@ -130,7 +130,7 @@ def command(
     if picture is not None:
         if "queries" not in measures:
             raise UsageError("--png draws latencies: it needs --measure queries")
-        _check_picture(picture)
+        check_picture(picture)
     from queryopt.bench.search.data import specifications
     from queryopt.bench.search.peers import Task, searcher_names
     from queryopt.bench.search.report import Settings, run_benchmark
@@ -163,13 +163,3 @@ def command(
     for row in report.wrong:
         out.warn(f"{row.searcher} at N = {row.n:,}: its results are not those of an exact search: this is a bug")
     return ExitCode.SOME_FAILED if report.wrong else ExitCode.DONE
-
-
-def _check_picture(picture: Path) -> None:
-    """Say before the measurement, not after it, that no picture can be drawn."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingError(f"--png needs matplotlib: {install_extra('bench')}") from None
-    if not picture.parent.is_dir():
-        raise UsageError(f"--png: there is no folder {display_path(picture.parent)}")

@@ -21,6 +21,8 @@ __all__ = [
     "check_output",
     "check_pixels",
     "check_ports",
+    "closed",
+    "failed",
     "in_flight",
     "no_output",
 ]
@@ -96,6 +98,19 @@ def in_flight(backend: Backend, batches: Iterable[npt.NDArray[np.uint8]]) -> Ite
 
 Port = tuple[str, tuple[int | None, ...]]
 """Type ("uint8", "float32", …) and shape of an input or output; None is a dimension of any size."""
+
+
+def closed(where: str) -> UsageError:
+    """What a backend raises that is run after `close`. where: the model's path, for people."""
+    return UsageError(f"{where}: the model was closed: open it again")
+
+
+def failed(where: str, batch: int, reason: str) -> ModelError:
+    """What a backend raises where its library fails on a batch of so many pictures."""
+    return ModelError(
+        f"{where}: failed on a batch of {batch} ({reason}): if memory was short, take a smaller batch; else export it "
+        "again with qo-export"
+    )
 
 
 def check_pixels(images: npt.NDArray[np.uint8], card: ModelCard) -> npt.NDArray[np.uint8]:

@@ -9,8 +9,17 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard
 from queryopt.cli import display_path
-from queryopt.errors import MissingError, ModelError, UsageError
-from queryopt.runtime.backends.base import BackendOutput, Port, check_output, check_pixels, check_ports, no_output
+from queryopt.errors import MissingError, ModelError
+from queryopt.runtime.backends.base import (
+    BackendOutput,
+    Port,
+    check_output,
+    check_pixels,
+    check_ports,
+    closed,
+    failed,
+    no_output,
+)
 from queryopt.runtime.onnx_file import read_card, read_onnx
 from queryopt.text import counted, install_extra
 
@@ -81,17 +90,14 @@ class OnnxRuntimeBackend:
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
         """Run the model on uint8 [b, s, s, 3]: see Backend."""
         if self._session is None:
-            raise UsageError(f"{self._where}: the model was closed: open it again")
+            raise closed(self._where)
         pixels = check_pixels(images, self._card)
         if not len(pixels):
             return no_output(self._card)
         try:
             codes, logits = self._session.run(["codes", "logits"], {"images": pixels})
         except Exception as error:  # its exceptions have no base of their own
-            raise ModelError(
-                f"{self._where}: failed on a batch of {len(pixels)} ({_reason(error)}): if memory was short, take a "
-                "smaller batch; else export it again with qo-export"
-            ) from None
+            raise failed(self._where, len(pixels), _reason(error)) from None
         return check_output(codes, logits, len(pixels), self._card, self._where)
 
     def close(self) -> None:

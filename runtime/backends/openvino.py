@@ -9,8 +9,17 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard
 from queryopt.cli import display_path
-from queryopt.errors import MissingError, ModelError, UsageError
-from queryopt.runtime.backends.base import BackendOutput, Port, check_output, check_pixels, check_ports, no_output
+from queryopt.errors import MissingError, ModelError
+from queryopt.runtime.backends.base import (
+    BackendOutput,
+    Port,
+    check_output,
+    check_pixels,
+    check_ports,
+    closed,
+    failed,
+    no_output,
+)
 from queryopt.runtime.backends.onnxruntime import usable_cores
 from queryopt.runtime.onnx_file import read_card, read_onnx
 from queryopt.text import counted, install_extra
@@ -75,17 +84,14 @@ class OpenVinoBackend:
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
         """Run the model on uint8 [b, s, s, 3]: see Backend."""
         if self._request is None:
-            raise UsageError(f"{self._where}: the model was closed: open it again")
+            raise closed(self._where)
         pixels = check_pixels(images, self._card)
         if not len(pixels):
             return no_output(self._card)
         try:
             self._request.infer({"images": pixels}, share_inputs=pixels.flags.writeable)
         except RuntimeError as error:
-            raise ModelError(
-                f"{self._where}: failed on a batch of {len(pixels)} ({_reason(error)}): if memory was short, take a "
-                "smaller batch; else export it again with qo-export"
-            ) from None
+            raise failed(self._where, len(pixels), _reason(error)) from None
         # Copies: the request writes its next results over these.
         codes, logits = (np.array(self._request.get_tensor(name).data) for name in ("codes", "logits"))
         return check_output(codes, logits, len(pixels), self._card, self._where)

@@ -128,7 +128,7 @@ def test_a_dry_run_names_the_runs_and_trains_nothing(birds: str, tmp_path: Path)
     assert result.exit_code == ExitCode.DONE
     runs = json.loads(result.stdout)["runs"]
     assert [(run["run"], run["state"]) for run in runs] == [("n1-seed1", "to do"), ("n8-gamma-high-seed1", "to do")]
-    assert all(run["seconds"] >= 0 for run in runs)
+    assert all(isinstance(run["seconds"], float) for run in runs)  # a forecast
     assert not (tmp_path / "out").exists()
 
 
