@@ -26,29 +26,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from queryopt import __version__
-from queryopt.card import Preprocessing
 from queryopt.cli import Advance, Progress, display_path, no_progress
-from queryopt.errors import CheckpointError, DataError, MissingError, TrainingError, UsageError
-from queryopt.train.augment import Augmentation
+from queryopt.errors import CheckpointError, DataError, TrainingError, UsageError
 from queryopt.train.checkpoint import BEST, LAST
 from queryopt.train.config import TrainConfig
 from queryopt.train.data import DataSplits, LabelledImages, split_validation
-from queryopt.train.draws import Stream, epoch_batches, epoch_order, iteration_samples, sample_rng
-from queryopt.train.hash_network import HashNetwork
+from queryopt.train.draws import Stream, epoch_order, iteration_samples, sample_rng
 from queryopt.train.inputs import to_input
-from queryopt.train.methods import build_network, find_method
-from queryopt.train.methods.base import TrainingBatch
 from queryopt.train.network import load_backbone_weights
 from queryopt.train.open_set import hold_out_classes
 from queryopt.train.pictures import Batch, PictureSource
 from queryopt.train.runs import Position, RunFolder, RunState, check_unused
-from queryopt.train.schedule import rates_at
 from queryopt.train.sources import absolute_source, load_data
 from queryopt.train.starts import StartContext
+from queryopt.train.step import TrainingStep
 from queryopt.train.validate import Validation, network_codes, validate
 from queryopt.train.visual_codes import ImageFeatures, pool_features
 
@@ -151,31 +145,20 @@ class _Run:
         self.images, self.validation = split_validation(images, config.validation_fraction, config.seed)
         if config.validation_fraction and not len(self.validation):
             _log.warning("too few pictures to set some aside for validation: the last iteration will be kept")
-        self.device = _device(config.device)
-        self.preprocessing = Preprocessing.for_size(config.network.image_size)
-        augmentation = Augmentation(scale=config.crop_scale, flip=config.flip)
-        self.pictures = PictureSource(self.images, self.preprocessing, augmentation, threads=config.threads)
+        self.step = TrainingStep(config, self.images.labels)
+        self.network, self.method, self.optimizer = self.step.network, self.step.method, self.step.optimizer
+        self.device, self.labels = self.step.device, self.step.labels
+        self.preprocessing, self.channels_last = self.step.preprocessing, self.step.channels_last
+        self.samples, self.batches = self.step.samples, self.step.batches
+        self.pictures = PictureSource.for_training(config, self.images)
         self.validation_pictures = PictureSource(self.validation, self.preprocessing, threads=config.threads)
         self.unseen_classes: tuple[str, ...] = ()
         self.digest = self.images.digest()
-        self.labels = torch.from_numpy(self.images.labels).to(self.device)  # [n]
-        self.samples = min(config.samples, len(self.images))
-        self.method = find_method(config.method)(config, self.images.labels)
-        self.batches = epoch_batches(self.samples, config.batch)
-        self.steps = config.iterations * config.epochs * len(self.batches)
-
-        self.channels_last = _channels_last(config, self.device)
-        self.network = _new_network(config).to(self.device)
-        if self.channels_last:
-            self.network.to(memory_format=torch.channels_last)
-        self.parameters = [p for group in self.network.parameter_groups() for p in group["params"]]
-        self.optimizer = _optimizer(config, self.parameters)
         self.codes = torch.zeros(0)  # B [n, M], the method's; _begin or _restore sets it
         self.columns = config.network.bits * config.network.branches
         self.outputs = self._no_outputs()
         self.position = Position()
-        # Of the current epoch: hash loss, quantisation, pictures, and where there is a classification head its loss.
-        self.sums = torch.zeros(4 if config.network.classes else 3, dtype=torch.float64, device=self.device)
+        self.sums = self.step.no_sums()  # of the current epoch
         self.best: dict[str, float] = {}
         self.skipped: dict[str, str] = {}
         self.earlier_seconds = 0.0
@@ -303,9 +286,10 @@ class _Run:
             self._require_readable(view, self.pictures)
             if view.kept.any():
                 index = torch.from_numpy(drawn[row[view.kept]]).to(self.device)
-                outputs = self._step(view.pictures, index, outer, self._steps_before(outer, inner) + step)
+                result = self.step(view.pictures, index, self.codes, outer, self._steps_before(outer, inner) + step)
+                self.sums += result.sums
                 if last:
-                    self.outputs[torch.from_numpy(row[view.kept]).to(self.device)] = outputs
+                    self.outputs[torch.from_numpy(row[view.kept]).to(self.device)] = result.outputs
             self.position = Position(outer, inner, step + 1)
             if self.device.type == "cpu" or step % _CHECK_STEPS == 0 or step + 1 == len(rows):
                 self._require_finite_loss()
@@ -325,32 +309,6 @@ class _Run:
         if not last:
             self._write_metrics(self._epoch_line(outer, inner))
         self.position = Position(outer, inner + 1)
-
-    def _step(self, pictures: npt.NDArray[np.uint8], index: Tensor, outer: int, step: int) -> Tensor:
-        """Train on one batch: uint8 [b, s, s, 3], rows int64 [b] of B. Returns its outputs, [b, M]."""
-        config = self.config
-        rates = rates_at(config, outer, step, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rates.lr
-            if rates.beta1 is not None:
-                group["betas"] = (rates.beta1, group["betas"][1])
-        images = to_input(pictures, self.preprocessing, self.device, self.channels_last)
-        outputs = self.method.relax(self.network(images), step)  # [b, M]
-        self.method.remember(self.codes, index, outputs.detach())
-        labels = self.labels[index]
-        loss = self.method.loss(outputs, TrainingBatch(index, labels, self.codes, self.labels, step))
-        total, parts = loss.total, [loss.hash, loss.quantisation, loss.hash.new_ones(())]
-        if self.network.classifier is not None:
-            # On the bits that are deployed, not on the rolled copies: it is them that have to tell classes apart.
-            classes = self.network.classifier(outputs[:, : config.network.bits])  # [b, classes]
-            classification = config.classification_weight * F.cross_entropy(classes, labels)
-            total = total + classification
-            parts.append(classification)
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.sums += torch.stack([part.detach() for part in parts]).double() * len(index)
-        return outputs.detach()
 
     def _finish_outer(self, drawn: npt.NDArray[np.int64], advance: Advance) -> None:
         """Let the method solve the codes, measure, keep what is best, write the iteration's line, and move on."""
@@ -570,40 +528,6 @@ class _Run:
             skipped=dict(self.skipped),
             already_finished=already_finished,
         )
-
-
-def _new_network(config: TrainConfig) -> HashNetwork:
-    # The seed decides the weights, and the caller's generators are left as they were (torch.manual_seed would also set
-    # those of the GPUs).
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)
-        return build_network(config.network)
-
-
-def _channels_last(config: TrainConfig, device: torch.device) -> bool:
-    """Whether pictures lie with their channels last: on a GPU, where asked for.
-
-    On the CPU torch 2.14 (oneDNN) then writes beyond its arrays in the backward pass of some convolutions, of 8 to 16
-    channels, 1 x 1, stride 2, and odd batches for one: the process ends, or goes on with damaged memory.
-    """
-    if config.channels_last and device.type == "cpu":
-        _log.info("channels last is left out: on the CPU torch's convolutions damage memory with it")
-    return config.channels_last and device.type != "cpu"
-
-
-def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, config.lr, momentum=0.9, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
-
-
-def _device(name: str) -> torch.device:
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise MissingError(
-            "no CUDA device that torch can use: leave --device out, or install a driver and torch for CUDA"
-        )
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ from queryopt.train.draws import sample_rng
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from queryopt.train.config import TrainConfig
+
 __all__ = ["CACHE_BYTES", "Batch", "PictureSource"]
 
 CACHE_BYTES = 1 << 30
@@ -86,6 +88,13 @@ class PictureSource:
         self._cache: dict[int, Image] = {}
         self._free = cache_bytes
         self._failures: dict[int, str] = {}
+
+    @classmethod
+    def for_training(cls, config: "TrainConfig", images: LabelledImages) -> "PictureSource":
+        """The source of a run's training views, as its configuration has them."""
+        preprocessing = Preprocessing.for_size(config.network.image_size)
+        augmentation = Augmentation(scale=config.crop_scale, flip=config.flip)
+        return cls(images, preprocessing, augmentation, threads=config.threads)
 
     @property
     def failures(self) -> dict[str, str]:
