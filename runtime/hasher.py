@@ -16,8 +16,9 @@ import numpy.typing as npt
 from queryopt.card import ModelCard, Preprocessing
 from queryopt.codes import code_bytes
 from queryopt.errors import ImageError, InputError, MismatchError, UsageError
+from queryopt.runtime.attention_maps import merge_attention
 from queryopt.runtime.backends import Backend, BackendChoice, choose_backend, has_gpu, open_backend
-from queryopt.runtime.backends.base import BackendOutput, Pending, PipelinedBackend, in_flight
+from queryopt.runtime.backends.base import BackendOutput, ExplainingBackend, Pending, PipelinedBackend, in_flight
 from queryopt.runtime.backends.onnxruntime import usable_cores
 
 __all__ = ["MODEL_VARIABLE", "HashBatch", "Hasher", "find_model"]
@@ -41,12 +42,14 @@ class HashBatch:
 
     paths: what was given (for arrays: their numbers), without the failures, in the order given. codes: uint8
     [n, ceil(bits / 8)]. logits: float32 [n, bits], before tanh. failures: what could not be read, with the reason.
+    maps: float32 [n, bits, g, g], where each bit looked (see `merge_attention`), of `explain_pixels` alone.
     """
 
     paths: tuple[Any, ...]
     codes: npt.NDArray[np.uint8]
     logits: npt.NDArray[np.float32]
     failures: dict[Any, str] = field(default_factory=dict)
+    maps: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """How many pictures were hashed."""
@@ -113,6 +116,11 @@ class Hasher:
     def choice(self) -> BackendChoice:
         """Which backend was taken, and why."""
         return self._choice
+
+    @property
+    def explains(self) -> bool:
+        """Whether the model says where each bit looked: it was exported with --explain, and not to an engine."""
+        return isinstance(self._backend, ExplainingBackend) and self._backend.tokens is not None
 
     def close(self) -> None:
         """Free the model."""
@@ -196,6 +204,21 @@ class Hasher:
             tuple(range(len(pixels))),
             np.concatenate([output.codes for output in outputs]),
             np.concatenate([output.logits for output in outputs]),
+        )
+
+    def explain_pixels(self, pixels: npt.NDArray[np.uint8]) -> HashBatch:
+        """As `hash_pixels`, with maps of where each bit looked. UsageError where the model can't say (`explains`)."""
+        if not isinstance(self._backend, ExplainingBackend):
+            raise UsageError(f"{self.backend} gives no attention: take a model.onnx of qo-export --explain")
+        outputs = [
+            self._backend.explain(pixels[i : i + self._batch]) for i in range(0, max(1, len(pixels)), self._batch)
+        ]
+        maps = [merge_attention(output.attention) for output in outputs if output.attention is not None]
+        return HashBatch(
+            tuple(range(len(pixels))),
+            np.concatenate([output.codes for output in outputs]),
+            np.concatenate([output.logits for output in outputs]),
+            maps=np.concatenate(maps),
         )
 
     def _stream(self, items: Iterable[Any], load: Callable[[Any], _Pixels]) -> Generator[HashBatch, None, None]:

@@ -15,15 +15,18 @@ from queryopt.errors import ModelError, UsageError
 __all__ = [
     "Backend",
     "BackendOutput",
+    "ExplainingBackend",
     "Pending",
     "PipelinedBackend",
     "Port",
+    "attention_tokens",
     "check_output",
     "check_pixels",
     "check_ports",
     "closed",
     "failed",
     "in_flight",
+    "no_attention",
     "no_output",
 ]
 
@@ -32,11 +35,13 @@ __all__ = [
 class BackendOutput:
     """What a run of the model gave; row i is image i.
 
-    codes: uint8 [b, ceil(bits / 8)]. logits: float32 [b, bits], before tanh. Both are the caller's own.
+    codes: uint8 [b, ceil(bits / 8)]. logits: float32 [b, bits], before tanh. attention: float32 [b, bits, tokens], of
+    `explain` alone. All are the caller's own.
     """
 
     codes: npt.NDArray[np.uint8]
     logits: npt.NDArray[np.float32]
+    attention: npt.NDArray[np.float32] | None = None
 
 
 class Pending(Protocol):
@@ -65,6 +70,18 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free what the model holds."""
+
+
+@runtime_checkable
+class ExplainingBackend(Backend, Protocol):
+    """A backend that can also give a model's attention, where the model has that output."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of the picture that attention is over; None where the model was exported without --explain."""
+
+    def explain(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
+        """As `run`, with attention. UsageError where the model has none."""
 
 
 @runtime_checkable
@@ -141,8 +158,27 @@ def check_ports(inputs: Mapping[str, Port], outputs: Mapping[str, Port], card: M
         )
 
 
+def attention_tokens(outputs: Mapping[str, Port], card: ModelCard, where: str) -> int | None:
+    """Tokens of a model's output `attention`, None where it has none; ModelError where it is no attention."""
+    if "attention" not in outputs:
+        return None
+    kind, shape = outputs["attention"]
+    tokens = shape[2] if len(shape) == 3 else None
+    if kind != "float32" or tokens is None or shape[1] != card.bits:
+        raise ModelError(
+            f"{where}: its outputs are {_described(outputs)}, but attention is float32 [batch, {card.bits}, tokens]: "
+            "export it again with qo-export --explain"
+        )
+    return tokens
+
+
 def check_output(
-    codes: npt.NDArray[np.uint8], logits: npt.NDArray[np.float32], count: int, card: ModelCard, where: str
+    codes: npt.NDArray[np.uint8],
+    logits: npt.NDArray[np.float32],
+    count: int,
+    card: ModelCard,
+    where: str,
+    attention: npt.NDArray[np.float32] | None = None,
 ) -> BackendOutput:
     """What a run on `count` images gave, if its shapes are those of the card; else ModelError."""
     if (codes.shape, logits.shape) != ((count, code_bytes(card.bits)), (count, card.bits)):
@@ -150,12 +186,20 @@ def check_output(
             f"{where}: gave codes {list(codes.shape)} and logits {list(logits.shape)} for {count} images of "
             f"{card.bits} bits: export it again with qo-export"
         )
-    return BackendOutput(codes, logits)
+    return BackendOutput(codes, logits, attention)
 
 
-def no_output(card: ModelCard) -> BackendOutput:
-    """What a run on no images gives."""
-    return BackendOutput(np.empty((0, code_bytes(card.bits)), np.uint8), np.empty((0, card.bits), np.float32))
+def no_output(card: ModelCard, tokens: int | None = None) -> BackendOutput:
+    """What a run on no images gives; with attention over so many tokens."""
+    attention = None if tokens is None else np.empty((0, card.bits, tokens), np.float32)
+    return BackendOutput(
+        np.empty((0, code_bytes(card.bits)), np.uint8), np.empty((0, card.bits), np.float32), attention
+    )
+
+
+def no_attention(where: str) -> UsageError:
+    """What a backend raises that is to explain a model without attention. where: the model's path, for people."""
+    return UsageError(f"{where}: has no attention to show: qo-export --ckpt RUN --explain makes a model that has")
 
 
 def _described(ports: Mapping[str, Port]) -> str:

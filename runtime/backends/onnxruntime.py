@@ -13,11 +13,13 @@ from queryopt.errors import MissingError, ModelError
 from queryopt.runtime.backends.base import (
     BackendOutput,
     Port,
+    attention_tokens,
     check_output,
     check_pixels,
     check_ports,
     closed,
     failed,
+    no_attention,
     no_output,
 )
 from queryopt.runtime.onnx_file import read_card, read_onnx
@@ -73,7 +75,9 @@ class OnnxRuntimeBackend:
         self._session = _session(onnxruntime, content, where, threads, cuda)
         _check_providers(self._session.get_providers(), where, cuda)
         self._card = ModelCard.from_metadata(self._session.get_modelmeta().custom_metadata_map, where)
-        check_ports(_ports(self._session.get_inputs()), _ports(self._session.get_outputs()), self._card, where)
+        outputs = _ports(self._session.get_outputs())
+        check_ports(_ports(self._session.get_inputs()), outputs, self._card, where)
+        self._tokens = attention_tokens(outputs, self._card, where)
         on = "CUDA" if cuda else f"CPU, {counted(threads, 'thread', 'threads')}"
         self._name = f"onnxruntime {onnxruntime.__version__} ({on})"
 
@@ -87,18 +91,32 @@ class OnnxRuntimeBackend:
         """Version, device and threads."""
         return self._name
 
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that attention is over: see ExplainingBackend."""
+        return self._tokens
+
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
         """Run the model on uint8 [b, s, s, 3]: see Backend."""
+        return self._run(images, ["codes", "logits"])
+
+    def explain(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
+        """Run the model for its attention, too: see ExplainingBackend."""
+        if self._tokens is None:
+            raise no_attention(self._where)
+        return self._run(images, ["codes", "logits", "attention"])
+
+    def _run(self, images: npt.NDArray[np.uint8], names: list[str]) -> BackendOutput:
         if self._session is None:
             raise closed(self._where)
         pixels = check_pixels(images, self._card)
         if not len(pixels):
-            return no_output(self._card)
+            return no_output(self._card, self._tokens if "attention" in names else None)
         try:
-            codes, logits = self._session.run(["codes", "logits"], {"images": pixels})
+            codes, logits, *attention = self._session.run(names, {"images": pixels})
         except Exception as error:  # its exceptions have no base of their own
             raise failed(self._where, len(pixels), _reason(error)) from None
-        return check_output(codes, logits, len(pixels), self._card, self._where)
+        return check_output(codes, logits, len(pixels), self._card, self._where, *attention)
 
     def close(self) -> None:
         """Free the session."""

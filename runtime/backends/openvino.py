@@ -13,11 +13,13 @@ from queryopt.errors import MissingError, ModelError
 from queryopt.runtime.backends.base import (
     BackendOutput,
     Port,
+    attention_tokens,
     check_output,
     check_pixels,
     check_ports,
     closed,
     failed,
+    no_attention,
     no_output,
 )
 from queryopt.runtime.backends.onnxruntime import usable_cores
@@ -60,7 +62,9 @@ class OpenVinoBackend:
         }
         try:
             model = core.read_model(io.BytesIO(content))
-            check_ports(_ports(model.inputs), _ports(model.outputs), self._card, where)
+            outputs = _ports(model.outputs)
+            check_ports(_ports(model.inputs), outputs, self._card, where)
+            self._tokens = attention_tokens(outputs, self._card, where)
             compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ModelError(
@@ -81,20 +85,34 @@ class OpenVinoBackend:
         """Version, device and threads."""
         return self._name
 
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that attention is over: see ExplainingBackend."""
+        return self._tokens
+
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
         """Run the model on uint8 [b, s, s, 3]: see Backend."""
+        return self._run(images, ["codes", "logits"])
+
+    def explain(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
+        """Run the model for its attention, too: see ExplainingBackend."""
+        if self._tokens is None:
+            raise no_attention(self._where)
+        return self._run(images, ["codes", "logits", "attention"])
+
+    def _run(self, images: npt.NDArray[np.uint8], names: list[str]) -> BackendOutput:
         if self._request is None:
             raise closed(self._where)
         pixels = check_pixels(images, self._card)
         if not len(pixels):
-            return no_output(self._card)
+            return no_output(self._card, self._tokens if "attention" in names else None)
         try:
             self._request.infer({"images": pixels}, share_inputs=pixels.flags.writeable)
         except RuntimeError as error:
             raise failed(self._where, len(pixels), _reason(error)) from None
         # Copies: the request writes its next results over these.
-        codes, logits = (np.array(self._request.get_tensor(name).data) for name in ("codes", "logits"))
-        return check_output(codes, logits, len(pixels), self._card, self._where)
+        codes, logits, *attention = (np.array(self._request.get_tensor(name).data) for name in names)
+        return check_output(codes, logits, len(pixels), self._card, self._where, *attention)
 
     def close(self) -> None:
         """Free the compiled model."""

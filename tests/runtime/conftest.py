@@ -17,6 +17,12 @@ def frozen_model() -> Path:
 
 
 @pytest.fixture(scope="session")
+def explained_model() -> Path:
+    """The frozen model, exported with --explain."""
+    return _DATA / "v1-explained" / "model.onnx"
+
+
+@pytest.fixture(scope="session")
 def frozen_pictures() -> Path:
     """Eight pictures in two sub-folders; never written to."""
     return _DATA / "pictures"

@@ -262,3 +262,26 @@ class TestFindModel:
         monkeypatch.setenv(MODEL_VARIABLE, "other.onnx")
         assert find_model(None) == Path("other.onnx")
         assert find_model("given.onnx") == Path("given.onnx")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_model_with_attention_says_where_each_bit_looked(
+    backend: str, explained_model: Path, frozen_model: Path, frozen_pictures: Path
+) -> None:
+    pixels = np.stack(
+        [load_image(path, Preprocessing.for_size(32)) for path in sorted(frozen_pictures.glob("finch/*.jpg"))]
+    )
+    with Hasher(explained_model, backend, batch=2) as explained, Hasher(frozen_model, backend) as plain:
+        assert explained.explains
+        assert not plain.explains
+        batch, expected = explained.explain_pixels(pixels), plain.hash_pixels(pixels)
+        assert batch.maps is not None
+        assert batch.maps.shape == (3, 12, 4, 4)
+        np.testing.assert_allclose(batch.maps.sum(axis=(2, 3)), 1, rtol=1e-4)
+        assert np.ptp(batch.maps, axis=0).max() > 0.01  # another picture, another map
+        np.testing.assert_array_equal(batch.codes, expected.codes)
+        np.testing.assert_allclose(batch.logits, expected.logits, atol=1e-3)
+        assert explained.hash_pixels(pixels).maps is None
+        assert explained.explain_pixels(pixels[:0]).maps.shape == (0, 12, 4, 4)  # type: ignore[union-attr]
+        with pytest.raises(UsageError, match="--explain makes a model"):
+            plain.explain_pixels(pixels)
