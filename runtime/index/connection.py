@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from queryopt.errors import IndexFileError, InputError, QueryOptError, UsageError
 from queryopt.files import sync_folder, temporary_beside
+from queryopt.runtime.index.heads import CountedConnection, read_head
 
 __all__ = [
     "APPLICATION_ID",
@@ -88,8 +89,7 @@ def check_header(path: Path) -> None:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise IndexFileError(f"{path}: not a regular file, so not an index")
-        with open(path, "rb") as file:
-            header = file.read(100)
+        header = read_head(path, 100)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no index here: make it with qo-infer FOLDER --index {path}") from None
     except OSError as error:
@@ -186,7 +186,9 @@ def open_uri(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
     """A connection with SQLite's URI parameters `mode`, in autocommit, without the checks of `connect`."""
     uri = f"file://{quote(os.fsencode(os.path.abspath(path)))}?{mode}"
     with explained(path):
-        connection = sqlite3.connect(uri, timeout=timeout, isolation_level=None, check_same_thread=False, uri=True)
+        connection = CountedConnection(
+            uri, timeout=timeout, isolation_level=None, check_same_thread=False, uri=True, file=path
+        )
     with explained(path, connection):
         connection.text_factory = bytes
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
@@ -264,8 +266,7 @@ def _explain(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> Exception
 def _cut_off(path: Path) -> str | None:
     """How the file falls short of the size in its header; None where it doesn't."""
     try:
-        with open(path, "rb") as file:
-            header = file.read(100)
+        header = read_head(path, 100)
         size = os.stat(path).st_size
     except OSError:
         return None

@@ -108,6 +108,29 @@ def test_a_reader_sees_what_others_commit(index: HashIndex, fill: Callable[..., 
         assert sorted(index.search_radius(zero, 12).ids.tolist()) == [2, 3]
 
 
+@pytest.mark.parametrize("writes", [False, True])
+def test_an_index_that_is_opened_twice_in_a_process_keeps_its_locks(
+    index: HashIndex, fill: Callable[..., list[int]], writes: bool
+) -> None:
+    fill(index, ["a", "b"])
+    index.close()
+    with HashIndex.open(index.path, readonly=not writes) as first:
+        HashIndex.open(index.path, readonly=True).close()
+        with running(WRITER, index.path, "other", 3, 1) as other:
+            other.wait()  # it is not the last to close, so the log stays
+        before = len(first)
+        assert before == 5
+        if writes:
+            first.remove(next(iter(first)).id)
+            before -= 1
+        with running(WRITER, index.path, "third", 4, 1) as third:
+            third.wait()
+        assert len(first) == before + 4
+    with HashIndex.open(index.path) as again:
+        assert len(again) == before + 4
+        assert again.verify().ok
+
+
 def test_a_writer_waits_and_then_says_why_not(index: HashIndex, fill: Callable[..., list[int]]) -> None:
     fill(index, ["a"])
     with HashIndex.open(index.path, timeout=0.05) as other, index._store.change():
