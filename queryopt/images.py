@@ -38,6 +38,7 @@ __all__ = [
     "NOT_FOLLOWED",
     "SUFFIXES",
     "ImageSource",
+    "crop_box",
     "find_images",
     "load_image",
     "open_rgb",
@@ -82,18 +83,19 @@ NOT_FOLLOWED = "a link to a folder: not followed"
 _log = logging.getLogger("queryopt")
 
 
-def open_rgb(source: ImageSource, at_least: int | None = None) -> "Image.Image":
+def open_rgb(source: ImageSource, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> "Image.Image":
     """Decode a picture to a Pillow image of mode RGB, 8 bits a channel, upright, as a person sees it.
 
     at_least: for a thumbnail: a JPEG may come at a half, a quarter or an eighth of its size, as long as neither side
-    falls below so many pixels. That is several times quicker, and not what a model may be shown.
+    falls below so many pixels. That is several times quicker, and not what a model may be shown. max_pixels: more are
+    refused before anything is decoded; at most MAX_PIXELS.
 
     A stream is read from its start and not closed. ImageError (the reason alone, without the file's name) for what
     can't be read: not a picture, of another format, cut off, too many pixels, not a regular file, no permission.
     """
     if isinstance(source, str | bytes | os.PathLike):
         with _open_regular(source) as file:
-            return _decode(file, at_least)
+            return _decode(file, at_least, min(max_pixels, MAX_PIXELS))
     if not callable(getattr(source, "read", None)):
         raise UsageError(f"a picture is given as {type(source).__name__}: give a path or a binary stream")
     with _reasons():
@@ -103,7 +105,7 @@ def open_rgb(source: ImageSource, at_least: int | None = None) -> "Image.Image":
         file.seek(0)
     if empty:
         raise ImageError("zero bytes")
-    return _decode(file, at_least)
+    return _decode(file, at_least, min(max_pixels, MAX_PIXELS))
 
 
 def resize_crop(image: "Image.Image", preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -116,8 +118,8 @@ def resize_crop(image: "Image.Image", preprocessing: Preprocessing) -> npt.NDArr
     from PIL import Image
 
     size = preprocessing.image_size
-    left, width = _crop_box(image.width, min(image.size), preprocessing)
-    top, height = _crop_box(image.height, min(image.size), preprocessing)
+    left, top, right, bottom = crop_box(image.size, preprocessing)
+    width, height = right - left, bottom - top
     # Pillow keeps the box as float32, too coarse at the middle of a very long picture: cut out the neighbourhood of the
     # crop first. The filter reaches one output pixel (or one input pixel) beyond the box; what is kept is more.
     margin_x, margin_y = (max(2, int(2 * extent / size) + 2) for extent in (width, height))
@@ -128,6 +130,13 @@ def resize_crop(image: "Image.Image", preprocessing: Preprocessing) -> npt.NDArr
         left, top = left - x0, top - y0
     box = (left, top, min(left + width, image.width), min(top + height, image.height))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def crop_box(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[float, float, float, float]:
+    """What `resize_crop` cuts out of a picture of this (width, height): left, top, right, bottom, in its pixels."""
+    left, width = _crop_box(size[0], min(size), preprocessing)
+    top, height = _crop_box(size[1], min(size), preprocessing)
+    return left, top, left + width, top + height
 
 
 def load_image(source: ImageSource, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -266,7 +275,7 @@ def _reasons() -> Iterator[None]:
         raise ImageError(f"not a picture that can be read ({text or type(error).__name__})") from None
 
 
-def _decode(file: BinaryIO, at_least: int | None) -> "Image.Image":
+def _decode(file: BinaryIO, at_least: int | None, max_pixels: int) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
     _quiet_pillow()
@@ -278,9 +287,9 @@ def _decode(file: BinaryIO, at_least: int | None) -> "Image.Image":
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise ImageError(f"more than {MAX_PIXELS:,} pixels (a decompression bomb?)") from None
         with image:
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > max_pixels:
                 raise ImageError(
-                    f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels (a decompression bomb?)"
+                    f"{image.width} x {image.height} is more than {max_pixels:,} pixels (a decompression bomb?)"
                 )
             if at_least is not None:
                 image.draft(None, (at_least, at_least))

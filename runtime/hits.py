@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from queryopt.codes import unpack_codes
 
-__all__ = ["FailedQuery", "Hit", "QueryResult", "code_hex", "differing_bits"]
+__all__ = ["FailedQuery", "Hit", "QueryResult", "code_hex", "differing_bits", "json_text"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +47,8 @@ class Hit:
             "distance": self.distance,
             "score": self.score,
             "id": self.id,
-            "path": _json_text(self.path),
-            "label": None if self.label is None else _json_text(self.label),
+            "path": json_text(self.path),
+            "label": None if self.label is None else json_text(self.label),
             "code": code_hex(self.code),
             "differs": {str(bit): [int(asked[bit]), int(found[bit])] for bit in self.differs},
             "stale": self.stale,
@@ -81,9 +81,9 @@ class QueryResult:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
-            "query": _json_text(self.path),
+            "query": json_text(self.path),
             "id": self.id,
-            "label": None if self.label is None else _json_text(self.label),
+            "label": None if self.label is None else json_text(self.label),
             "code": code_hex(self.code),
             "stored": self.stored,
             "ties": self.ties,
@@ -100,7 +100,7 @@ class FailedQuery:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"query": _json_text(self.path), "error": self.reason}
+        return {"query": json_text(self.path), "error": self.reason}
 
 
 def code_hex(code: npt.NDArray[np.uint8]) -> str:
@@ -113,7 +113,7 @@ def differing_bits(code: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) ->
     return tuple(np.flatnonzero(np.unpackbits(code ^ other, bitorder="little")).tolist())
 
 
-def _json_text(name: bytes | str) -> str:
+def json_text(name: bytes | str) -> str:
     """A path or label for JSON: itself where it is text, and with escapes where the file system's bytes are none."""
     text = os.fsdecode(name)
     try:

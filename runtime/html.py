@@ -7,16 +7,13 @@ allows only these makes sure of it.
 import base64
 import hashlib
 import importlib.resources
-import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TextIO
-
-import numpy as np
-import numpy.typing as npt
 
 from queryopt import __version__
 from queryopt.codes import unpack_codes
+from queryopt.runtime.code_strip import bit_cell, code_strip
 from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, code_hex
 from queryopt.runtime.markup import Markup, breakable, element
 from queryopt.runtime.thumbnails import Thumbnails
@@ -27,12 +24,8 @@ __all__ = ["MAX_HITS", "HtmlPage"]
 MAX_HITS = 200
 """Hits of a query that a page shows; a note tells of the others."""
 
-_STRIP_ROW = 21
-"""Height of a row of bits: 12 for the squares, and above them their numbers."""
 _HIT_PIXELS = 192
 _QUERY_PIXELS = 320
-_SURENESS = (8, 24, 48)
-"""Margins (of 127) from which a bit is drawn in the next stronger of four shades."""
 
 
 class HtmlPage:
@@ -100,7 +93,7 @@ class HtmlPage:
                 ),
             ),
             element("p", breakable(result.label), class_="label") if result.label is not None else None,
-            _strip(result.code, result.bits, result.margins, (), "Code of the query: "),
+            code_strip(result.code, result.bits, result.margins, (), "Code of the query: "),
             element("p", code_hex(result.code), class_="code"),
             element("p", _summary(result), class_="summary"),
         ]
@@ -154,7 +147,7 @@ class HtmlPage:
             element("p", "code of an earlier state of this file", class_="stale") if hit.stale else None,
             class_="about",
         )
-        strip = _strip(hit.code, query.bits, hit.margins, hit.differs, "Code: ")
+        strip = code_strip(hit.code, query.bits, hit.margins, hit.differs, "Code: ")
         return element("li", picture, about, strip, _differences(hit, query.bits), class_="card")
 
     def _picture(self, path: bytes, pixels: int, square: bool, alt: str) -> Markup:
@@ -188,7 +181,7 @@ def _head(title: str, facts: Mapping[str, str]) -> str:
 
 def _legend() -> Markup:
     def cells(*kinds: str) -> Markup:
-        rects = [_cell(kind, 12 * i, 0) for i, kind in enumerate(kinds)]
+        rects = [bit_cell(kind, 12 * i, 0) for i, kind in enumerate(kinds)]
         return element("svg", *rects, viewBox=f"0 0 {12 * len(kinds) - 2} 10", aria_hidden="true")
 
     return element(
@@ -209,52 +202,6 @@ def _legend() -> Markup:
         ),
         class_="legend",
     )
-
-
-def _strip(
-    code: npt.NDArray[np.uint8],
-    bits: int,
-    margins: npt.NDArray[np.int8] | None,
-    differs: Collection[int],
-    label: str,
-) -> Markup:
-    """A code as an SVG (which prints, where backgrounds don't): a square a bit, full for 1, hollow for 0.
-
-    Every eighth bit has its number above it; the others say theirs when pointed at.
-    """
-    rows = math.ceil(bits / (12 if bits % 12 == 0 else 16))
-    columns = math.ceil(bits / rows)
-    values = unpack_codes(code[None], bits)[0]
-    cells = []
-    for bit in range(bits):
-        kind = "one" if values[bit] else "zero"
-        tip = f"bit {bit}: {values[bit]}"
-        if bit in differs:
-            kind += " other"
-            tip = f"bit {bit}: query {1 - values[bit]}, this {values[bit]}"
-        if margins is not None:
-            margin = abs(int(margins[bit]))
-            kind += f" m{sum(margin >= step for step in _SURENESS)}"
-            tip += f", margin {margin} of 127"
-        x, y = bit % columns * 12, bit // columns * _STRIP_ROW
-        if bit % 8 == 0:
-            cells.append(element("text", str(bit), x=x + 1, y=y + 7))
-        cells.append(_cell(kind, x, y + _STRIP_ROW - 12, tip))
-    width, height = columns * 12 - 2, rows * _STRIP_ROW - 2
-    return element(
-        "svg",
-        *cells,
-        class_="strip",
-        viewBox=f"0 0 {width} {height}",
-        width=width * 3 // 2,
-        role="img",
-        aria_label=label + code_hex(code),
-    )
-
-
-def _cell(kind: str, x: int, y: int, tip: str | None = None) -> Markup:
-    title = element("title", tip) if tip is not None else None
-    return element("rect", title, class_=kind, x=x + 1, y=y + 1, width=8, height=8, rx=2)
 
 
 def _differences(hit: Hit, bits: int) -> Markup:

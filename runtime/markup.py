@@ -7,21 +7,24 @@ from queryopt.cli import display_path
 
 __all__ = ["Markup", "breakable", "element"]
 
-_VOID = frozenset({"img", "meta"})
+_VOID = frozenset({"img", "input", "link", "meta"})
 
 
 class Markup(str):
     """Text that is HTML already."""
 
 
-def element(tag: str, *children: str | None, **attributes: str | int | None) -> Markup:
+def element(tag: str, *children: str | None, **attributes: str | int | bool | None) -> Markup:
     """An element of children (Markup stays, other strings are escaped, None is left out).
 
-    Attributes of None are left out; `class_` is class, and other underscores are hyphens, so SVG's viewBox is itself.
+    Attributes of None and False are left out, those of True have no value; `class_` is class, and other underscores are
+    hyphens, so SVG's viewBox is itself.
     """
     parts = [f"<{tag}"]
     for name, value in attributes.items():
-        if value is not None:
+        if value is True:
+            parts.append(f" {name.rstrip('_').replace('_', '-')}")
+        elif value is not None and value is not False:
             parts.append(f' {name.rstrip("_").replace("_", "-")}="{_escape(str(value))}"')
     parts.append(">")
     if tag in _VOID:

@@ -1,7 +1,7 @@
 """Search an index with picture files: the stored code of a picture that is in the index, the model for the others."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -18,11 +18,13 @@ from queryopt.runtime.search import Rank, SearchResult
 if TYPE_CHECKING:
     from queryopt.runtime.hasher import Hasher
 
-__all__ = ["search_files"]
+__all__ = ["Found", "Query", "count_ties", "find_hits", "make_hits", "search_files"]
 
 
 @dataclass(frozen=True, eq=False)
-class _Query:
+class Query:
+    """A picture to search with. image: its row, where it is in the index. stored: the code is that row's."""
+
     path: bytes
     code: npt.NDArray[np.uint8]
     margins: npt.NDArray[np.int8]
@@ -60,7 +62,7 @@ def search_files(
     while chunk := list(islice(waiting, batch)):
         images = {path: index.find(os.path.abspath(path)) for path in chunk}
         queries = {
-            path: _Query(path, image.code, image.margins, image.margins.astype(np.float32), image, stored=True)
+            path: Query(path, image.code, image.margins, image.margins.astype(np.float32), image, stored=True)
             for path, image in images.items()
             if image is not None and _unchanged(path, image)
         }
@@ -74,7 +76,7 @@ def search_files(
             margins = encode_margins(hashed.codes, hashed.logits, index.bits, index.card.logit_scale)
             rows = zip(map(os.fsencode, hashed.paths), hashed.codes, margins, hashed.logits, strict=True)
             for path, code, margin, logits in rows:
-                queries[path] = _Query(path, code, margin, logits, images[path], stored=False)
+                queries[path] = Query(path, code, margin, logits, images[path], stored=False)
             failures = {os.fsencode(path): reason for path, reason in hashed.failures.items()}
         results = _search(index, [queries[path] for path in chunk if path in queries], k, radius, exclude_self, rank)
         for path in chunk:
@@ -90,8 +92,8 @@ def _unchanged(path: bytes, image: IndexedImage) -> bool:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What was found for a query, a list each, in the order of the search."""
+class Found:
+    """What was found for a query, a list each, in the order of the search. Scores are None for the rank 'hamming'."""
 
     ids: list[int]
     distances: list[int]
@@ -99,13 +101,13 @@ class _Found:
 
 
 def _search(
-    index: HashIndex, queries: list[_Query], k: int | None, radius: int | None, exclude_self: bool, rank: Rank
+    index: HashIndex, queries: list[Query], k: int | None, radius: int | None, exclude_self: bool, rank: Rank
 ) -> Iterator[QueryResult]:
     if not queries:
         return
     # More than asked for: the query itself may be among them, and the next one says whether others are as near.
     most = None if k is None else min(k + exclude_self + (rank == "hamming"), len(index))
-    for query, found in zip(queries, _find(index, queries, most, radius, rank), strict=True):
+    for query, found in zip(queries, find_hits(index, queries, most, radius, rank), strict=True):
         own = query.image.id if query.image is not None else None
         kept = [i for i, id in enumerate(found.ids) if not (exclude_self and id == own)]
         shown = kept[:k]
@@ -115,9 +117,8 @@ def _search(
             ties = sum(found.distances[i] == last for i in kept[len(shown) :])
             if ties and k is not None:
                 # Only one of them were asked for.
-                near = index.search_radius(query.code[None], last)
-                at_last = {*near.ids[near.distances == last].tolist()} - {found.ids[i] for i in shown}
-                ties = len(at_last - {own} if exclude_self else at_last)
+                without = {found.ids[i] for i in shown} | ({own} if exclude_self and own is not None else set())
+                ties = count_ties(index, query.code, last, without)
         yield QueryResult(
             path=query.path,
             bits=index.bits,
@@ -126,20 +127,28 @@ def _search(
             label=query.image.label if query.image is not None else None,
             id=own,
             stored=query.stored,
-            hits=tuple(_hits(index, query.code, [(found.ids[i], found.scores[i]) for i in shown])),
+            hits=tuple(make_hits(index, query.code, [(found.ids[i], found.scores[i]) for i in shown])),
             ties=ties,
         )
 
 
-def _find(index: HashIndex, queries: list[_Query], k: int | None, radius: int | None, rank: Rank) -> Iterator[_Found]:
-    """The first k of each query, or all within the radius."""
+def count_ties(index: HashIndex, code: npt.NDArray[np.uint8], distance: int, without: Set[int]) -> int:
+    """How many pictures are at this very distance of a code, those of the ids `without` not counted."""
+    near = index.search_radius(code[None], distance)
+    return len({*near.ids[near.distances == distance].tolist()} - without)
+
+
+def find_hits(
+    index: HashIndex, queries: Sequence[Query], k: int | None, radius: int | None, rank: Rank
+) -> Iterator[Found]:
+    """The first k of each query, or all within the radius, or the first k of these."""
     codes, logits = np.stack([query.code for query in queries]), np.stack([query.logits for query in queries])
     if radius is not None and (k is None or rank != "hamming"):
         near = index.search_radius(codes, radius)
         for i, ids in enumerate(np.split(near.ids, near.offsets[1:-1])):
             if rank == "hamming":
                 distances = near.distances[near.offsets[i] : near.offsets[i + 1]]
-                yield _Found(ids.tolist(), distances.tolist(), [None] * len(ids))
+                yield Found(ids.tolist(), distances.tolist(), [None] * len(ids))
                 continue
             # A code of a low score may lie beyond the radius: only those within it are ranked.
             most = len(ids) if k is None else min(k, len(ids))
@@ -152,16 +161,18 @@ def _find(index: HashIndex, queries: list[_Query], k: int | None, radius: int | 
     )
 
 
-def _rows(found: SearchResult, radius: int) -> Iterator[_Found]:
+def _rows(found: SearchResult, radius: int) -> Iterator[Found]:
     for i, distances in enumerate(found.distances):
         # Rows are filled up with id -1, at a distance beyond all.
         kept = distances <= radius
         scores = None if found.scores is None else found.scores[i, kept].tolist()
-        yield _Found(found.ids[i, kept].tolist(), distances[kept].tolist(), scores or [None] * int(kept.sum()))
+        yield Found(found.ids[i, kept].tolist(), distances[kept].tolist(), scores or [None] * int(kept.sum()))
 
 
-def _hits(index: HashIndex, code: npt.NDArray[np.uint8], found: list[tuple[int, int | None]]) -> Iterator[Hit]:
-    rank = 0
+def make_hits(
+    index: HashIndex, code: npt.NDArray[np.uint8], found: Iterable[tuple[int, int | None]], rank: int = 0
+) -> Iterator[Hit]:
+    """Ids with their scores as hits, whose ranks begin after `rank`, without pictures that were removed meanwhile."""
     for id, score in found:
         try:
             image = index[id]

@@ -1,13 +1,17 @@
-"""Small pictures as data URIs."""
+"""Small pictures: as JPEGs, and as data URIs of these."""
 
 import base64
 import io
 import os
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 from queryopt.errors import ImageError
 
-__all__ = ["Thumbnails"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Thumbnails", "small_jpeg"]
 
 
 class Thumbnails:
@@ -33,20 +37,33 @@ class Thumbnails:
 
 
 def _thumbnail(path: bytes, pixels: int, square: bool) -> tuple[str | None, str]:
-    from PIL import Image, ImageOps
-
     from queryopt.images import open_rgb
 
     try:
         image = open_rgb(path, at_least=2 * pixels)
     except ImageError as error:
         return None, str(error) if os.path.lexists(path) else "file not found"
-    if square:
-        side = min(pixels, *image.size)
-        image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    data = small_jpeg(image, pixels, (left, top, left + side, top + side) if square else None)
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode(), ""
+
+
+def small_jpeg(image: "Image.Image", pixels: int, square: tuple[float, float, float, float] | None = None) -> bytes:
+    """A Pillow image of mode RGB as a JPEG of at most `pixels` a side; it is never enlarged.
+
+    square: left, top, right and bottom of a square to cut out; what of it lies outside is left out.
+    """
+    from PIL import Image
+
+    if square is None:
+        small = image.copy()
+        small.thumbnail((pixels, pixels), Image.Resampling.LANCZOS, reducing_gap=3.0)
     else:
-        image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        to = max(1, min(pixels, round(square[2] - square[0])))
+        box = (square[0], square[1], min(square[2], image.width), min(square[3], image.height))
+        small = image.resize((to, to), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
     data = io.BytesIO()
     # Colour at half the resolution shows in pictures of a few dozen pixels.
-    image.save(data, "JPEG", quality=82, optimize=True, subsampling=2 if max(image.size) > 128 else 0)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode(), ""
+    small.save(data, "JPEG", quality=82, optimize=True, subsampling=2 if max(small.size) > 128 else 0)
+    return data.getvalue()

@@ -44,6 +44,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names} == {"queryopt", wheel.name.rsplit("-", 3)[0] + ".dist-info"}
     assert {"queryopt/py.typed", "queryopt/train/__init__.py", "queryopt/runtime/__init__.py"} <= set(names)
+    static = {"page.css", "serve/static/app.css", "serve/static/app.js", "serve/static/icon.svg"}
+    assert {f"queryopt/runtime/{name}" for name in static} <= set(names)
 
 
 def test_the_source_distribution_holds_what_a_wheel_is_made_from_and_no_more(tmp_path: Path) -> None:

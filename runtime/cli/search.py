@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Sink: TypeAlias = Callable[[QueryResult | FailedQuery], object]
 
-__all__ = ["main"]
+__all__ = ["default_index", "main"]
 
 _DEFAULT_K = 10
 _PICTURES = click.Path(path_type=bytes, readable=False)
@@ -144,7 +144,7 @@ def main(
     failed: dict[bytes, str] = {}
     hits = 0
     with ExitStack() as stack:
-        index = stack.enter_context(HashIndex.open(index_path or _default_index(), readonly=True))
+        index = stack.enter_context(HashIndex.open(index_path or default_index(), readonly=True))
         out.log(f"index: {display_path(index.path)} ({counted(len(index), 'picture', 'pictures')})")
         sinks: list[Sink] = []
         if lines_path == _STDOUT:
@@ -216,7 +216,7 @@ def _query_paths(given: tuple[bytes, ...]) -> list[bytes]:
     return paths
 
 
-def _default_index() -> Path:
+def default_index() -> Path:
     """./photos.db, which qo-infer makes, or the only index there is."""
     if Path("photos.db").exists():
         return Path("photos.db")

@@ -10,7 +10,7 @@ only what is new. A block without a live slot is not stored.
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,17 @@ from queryopt.codes import code_bytes
 from queryopt.errors import IndexFileError
 from queryopt.runtime.index.connection import REBUILD
 
-__all__ = ["BLOCKS", "BLOCK_IDS", "Block", "describe", "read_blocks", "read_revisions", "write_block"]
+__all__ = [
+    "BLOCKS",
+    "BLOCK_IDS",
+    "Block",
+    "block_ids",
+    "describe",
+    "join_blocks",
+    "read_blocks",
+    "read_revisions",
+    "write_block",
+]
 
 BLOCK_IDS = 4096
 BLOCKS = (1 << 63) // BLOCK_IDS - 1
@@ -92,6 +102,22 @@ def write_block(connection: sqlite3.Connection, block: Block, revision: int) -> 
         "SET revision = excluded.revision, crc = excluded.crc, live = excluded.live, codes = excluded.codes",
         (block.number, revision, _crc(block.number, revision, live, codes), live, codes),
     )
+
+
+def block_ids(numbers: Iterable[int]) -> npt.NDArray[np.int64]:
+    """All ids of these blocks, ascending."""
+    first = np.array(sorted(numbers), np.int64) * BLOCK_IDS
+    ids: npt.NDArray[np.int64] = (first[:, None] + np.arange(BLOCK_IDS)).ravel()
+    return ids
+
+
+def join_blocks(blocks: Sequence[Block], bits: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """The ids that are there, ascending, and their codes; of blocks in the order of their numbers."""
+    if not blocks:
+        return np.empty(0, np.int64), np.empty((0, code_bytes(bits)), np.uint8)
+    live = np.concatenate([block.live for block in blocks])
+    codes = np.concatenate([block.codes for block in blocks])
+    return block_ids(block.number for block in blocks)[live], codes[live]
 
 
 def _decode(row: tuple[Any, ...], source: str, bits: int) -> Block:

@@ -20,11 +20,12 @@ from queryopt.runtime.index import merge as merging
 from queryopt.runtime.index import root as moving
 from queryopt.runtime.index import update as updating
 from queryopt.runtime.index import verify as verifying
+from queryopt.runtime.index.blocks import join_blocks, read_blocks
 from queryopt.runtime.index.connection import Access, wal_bytes
 from queryopt.runtime.index.merge import MergeReport
 from queryopt.runtime.index.meta import Meta
 from queryopt.runtime.index.root import RootReport
-from queryopt.runtime.index.rows import IndexedImage
+from queryopt.runtime.index.rows import IndexedImage, read_margins, read_page
 from queryopt.runtime.index.schema import SCHEMA_VERSION
 from queryopt.runtime.index.searcher import Searcher
 from queryopt.runtime.index.store import CHOOSE, Store
@@ -311,6 +312,41 @@ class HashIndex:
     def __iter__(self) -> Iterator[IndexedImage]:
         """All images, in id order."""
         return self._store.images()
+
+    def page(self, after: int, count: int) -> list[IndexedImage]:
+        """Up to `count` images with ids above `after`, in id order."""
+        with self._store.read() as connection:
+            rows = read_page(connection, after, count)
+        return [self._store.decode(row) for row in rows]
+
+    def margins(self) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]]:
+        """The margins of all images in id order, part by part: ids int64 [n], margins int8 [n, bits].
+
+        A quick look over millions: checksums of rows are not compared. IndexFileError where one has no `bits` margins.
+        """
+        after = -1
+        while True:
+            with self._store.read() as connection:
+                ids, margins = read_margins(connection, after, self.bits, self._store.source)
+            if not len(ids):
+                return
+            yield ids, margins
+            after = int(ids[-1])
+
+    def codes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+        """All ids, ascending int64 [n], and their codes, uint8 [n, ceil(bits / 8)], as of now."""
+        with self._store.read(snapshot=True) as connection:
+            return join_blocks(list(read_blocks(connection, self._store.source, self.bits)), self.bits)
+
+    @property
+    def last_id(self) -> int:
+        """The largest id that was ever given; 0 before the first."""
+        return self._store.state().last_id
+
+    @property
+    def revision(self) -> int:
+        """The number of the last change; it grows with each, whoever makes it."""
+        return self._store.state().revision
 
     def find(self, path: StrPath) -> IndexedImage | None:
         """The image of a path (absolute, or relative to the root); None where it is not in the index."""

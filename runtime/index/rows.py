@@ -22,6 +22,7 @@ __all__ = [
     "encode_margins",
     "insert_row",
     "label_of",
+    "read_margins",
     "read_page",
     "read_range",
     "read_row",
@@ -152,12 +153,27 @@ def decode_row(row: tuple[Any, ...], source: str, root: Path, bits: int) -> Inde
     )
 
 
-def read_page(connection: sqlite3.Connection, after: int) -> list[tuple[Any, ...]]:
-    """Up to 1,000 rows with ids above `after`, in id order.
+def read_page(connection: sqlite3.Connection, after: int, count: int = _PAGE) -> list[tuple[Any, ...]]:
+    """Up to `count` rows with ids above `after`, in id order.
 
     Reading in pages leaves no read transaction open between them, which would keep the log from being folded.
     """
-    return connection.execute(f"{SELECT} WHERE id > ? ORDER BY id LIMIT {_PAGE}", (after,)).fetchall()
+    return connection.execute(f"{SELECT} WHERE id > ? ORDER BY id LIMIT ?", (after, count)).fetchall()
+
+
+def read_margins(
+    connection: sqlite3.Connection, after: int, bits: int, source: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+    """Ids above `after`, ascending int64 [n], and their margins, int8 [n, bits]; some thousands at a time."""
+    rows = connection.execute(
+        "SELECT id, margins FROM images WHERE id > ? ORDER BY id LIMIT ?", (after, 4 * _PAGE)
+    ).fetchall()
+    for id, margins in rows:
+        if not isinstance(margins, bytes) or len(margins) != bits:
+            raise IndexFileError(f"{source}: the row of image {id} is damaged: qo-index verify names all that are")
+    ids = np.array([id for id, _ in rows], np.int64)
+    joined = np.frombuffer(b"".join(margins for _, margins in rows), np.int8)
+    return ids, joined.reshape(len(rows), bits)
 
 
 def read_range(connection: sqlite3.Connection, first: int, end: int) -> list[tuple[Any, ...]]:

@@ -2,11 +2,7 @@
 
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
-from queryopt.codes import code_bytes
-from queryopt.runtime.index.blocks import BLOCK_IDS, Block, read_blocks, read_revisions
+from queryopt.runtime.index.blocks import block_ids, join_blocks, read_blocks, read_revisions
 from queryopt.runtime.index.store import Store
 from queryopt.runtime.search import HammingIndex
 
@@ -61,24 +57,9 @@ class Searcher:
             blocks = list(read_blocks(connection, self._store.source, self._store.bits, numbers))
         if self._index is not None and some:
             if changed or gone:
-                self._index.replace(_range(changed + gone), *_join(blocks, self._store.bits))
+                ids, codes = join_blocks(blocks, self._store.bits)
+                self._index.replace(block_ids(changed + gone), codes, ids)
         else:
-            codes, ids = _join(blocks, self._store.bits)
+            ids, codes = join_blocks(blocks, self._store.bits)
             self._index = HammingIndex(codes, self._store.bits, ids, structure="scan" if self._scans else "auto")
         self._revisions = revisions
-
-
-def _range(numbers: list[int]) -> npt.NDArray[np.int64]:
-    """All ids of these blocks."""
-    first = np.array(sorted(numbers), np.int64) * BLOCK_IDS
-    ids: npt.NDArray[np.int64] = (first[:, None] + np.arange(BLOCK_IDS)).ravel()
-    return ids
-
-
-def _join(blocks: list[Block], bits: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The codes that are there, and their ids, ascending."""
-    if not blocks:
-        return np.empty((0, code_bytes(bits)), np.uint8), np.empty(0, np.int64)
-    live = np.concatenate([block.live for block in blocks])
-    codes = np.concatenate([block.codes for block in blocks])
-    return codes[live], _range([block.number for block in blocks])[live]

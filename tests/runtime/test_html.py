@@ -11,6 +11,7 @@ from PIL import Image
 
 from queryopt.codes import pack_codes
 from queryopt.runtime import html as module
+from queryopt.runtime.code_strip import code_strip
 from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, differing_bits
 from queryopt.runtime.html import HtmlPage
 from queryopt.runtime.thumbnails import Thumbnails
@@ -121,7 +122,7 @@ def test_hits_are_cards_in_order_with_what_differs(picture):
 @pytest.mark.parametrize("bits", [1, 12, 24, 31, 48, 64])
 def test_a_strip_shows_every_bit_once_within_its_frame(bits):
     values = np.arange(bits) % 3 == 0
-    strip = module._strip(pack_codes(values[None])[0], bits, None, (), "code")
+    strip = code_strip(pack_codes(values[None])[0], bits, None, (), "code")
     width, height = map(int, re.search(r'viewBox="0 0 (\d+) (\d+)"', strip).groups())
     cells = re.findall(r'<rect class="(\w+)" x="(\d+)" y="(\d+)".*?bit (\d+): (\d)', strip)
     assert [int(c[3]) for c in cells] == list(range(bits))

@@ -1,0 +1,302 @@
+"""What the application shows, without a web: an index, its pictures, its bits, and a model for new pictures."""
+
+import os
+import random
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.codes import code_bytes
+from queryopt.errors import ImageError, UsageError
+from queryopt.images import resize_crop
+from queryopt.runtime.backends.onnxruntime import usable_cores
+from queryopt.runtime.hasher import Hasher
+from queryopt.runtime.hits import Hit
+from queryopt.runtime.index import HashIndex, IndexedImage
+from queryopt.runtime.index.rows import encode_margins
+from queryopt.runtime.query import Query, count_ties, find_hits, make_hits
+from queryopt.runtime.search import Rank
+from queryopt.runtime.serve.background import Background
+from queryopt.runtime.serve.bit_cards import BitMeaning
+from queryopt.runtime.serve.duplicates import MAX_RADIUS, Duplicates, find_duplicates
+from queryopt.runtime.serve.errors import BadRequestError, BusyError, NotFoundError, UnavailableError
+from queryopt.runtime.serve.metrics import Metrics
+from queryopt.runtime.serve.pictures import Jpeg, Pictures, View
+from queryopt.runtime.serve.queries import Queries, UploadedQuery
+from queryopt.runtime.serve.settings import MAX_K, MAX_PAGE, ServeSettings
+from queryopt.runtime.serve.survey import BitSurvey, survey
+from queryopt.runtime.serve.worker import Hashed, ModelWorker
+
+__all__ = ["Gallery", "Results"]
+
+_MODEL_SECONDS = 60
+_PREVIEW = 640
+"""Pixels of what is kept of an upload."""
+_MAPS = 512
+"""Pictures of the index whose attention is kept: 38 kB each at 48 bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """One page of what a search found.
+
+    query: what was searched for. hits: from number `offset` on. total: hits there are, at most k. ties: pictures beyond
+    them that are as near as the last; None for another rank than by distance.
+    """
+
+    query: Query
+    hits: tuple[Hit, ...]
+    offset: int
+    total: int
+    ties: int | None
+    k: int
+    radius: int | None
+    rank: Rank
+
+
+class Gallery:
+    """An index for many clients at once; its methods may be called from several threads. Close it.
+
+    index: open, for reading alone will do; others may write to its file, and what they commit is seen. hasher: of
+    the index's model (MismatchError for another); None: pictures can't be uploaded, all else works. Both are closed
+    with the gallery. meanings: what is known of each bit.
+    """
+
+    def __init__(
+        self,
+        index: HashIndex,
+        hasher: Hasher | None = None,
+        settings: ServeSettings | None = None,
+        meanings: Sequence[BitMeaning] | None = None,
+    ) -> None:
+        if hasher is not None:
+            index.check_card(hasher.card, f"the model {hasher.model_path}")
+        self.index = index
+        self.settings = settings or ServeSettings()
+        self.meanings = tuple(meanings or ())
+        self.explains = hasher is not None and hasher.explains
+        self.metrics = Metrics()
+        self.pictures = Pictures(index.card.preprocessing, self.settings.image_bytes, usable_cores())
+        self.queries = Queries(self.settings.queries)
+        self._worker: ModelWorker | None = None
+        if hasher is not None:
+            limits = self.settings
+            self._worker = ModelWorker(hasher, limits.batch, limits.wait_ms, limits.queue, self.metrics.model_run)
+        self._maps: OrderedDict[tuple[int, str], npt.NDArray[np.float32]] = OrderedDict()
+        self._maps_lock = threading.Lock()
+        path = index.path
+        self._survey = Background(lambda: survey(path), "survey of the bits")
+        self._duplicates = [
+            Background(lambda radius=radius: find_duplicates(path, radius), f"duplicates within {radius} bits")  # type: ignore[misc]
+            for radius in range(MAX_RADIUS + 1)
+        ]
+
+    def close(self) -> None:
+        """Let the model finish what it was given, stop all else, close the index."""
+        self._survey.close()
+        for work in self._duplicates:
+            work.close()
+        if self._worker is not None:
+            self._worker.close()
+        self.index.close()
+
+    @property
+    def can_hash(self) -> bool:
+        """Whether new pictures can be searched for."""
+        return self._worker is not None
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that wait for the model."""
+        return 0 if self._worker is None else self._worker.waiting
+
+    @property
+    def model(self) -> str:
+        """What runs the model, for people."""
+        return "no model" if self._worker is None else self._worker.hasher.backend
+
+    # Queries
+
+    def upload(self, data: bytes, name: str) -> tuple[str, UploadedQuery]:
+        """Hash a picture that a client sent, and keep it under a name. BadRequestError where it is no picture."""
+        worker = self._need_worker()
+        with worker.expecting():
+            try:
+                image = self.pictures.decode(data, self.settings.max_pixels)
+            except ImageError as error:
+                raise BadRequestError(f"{name}: {error}") from None
+            job = worker.submit(resize_crop(image, self.pictures.preprocessing), self.explains)
+        previews: list[bytes] = [self.pictures.encode(image, _PREVIEW, view) for view in ("model", "whole")]
+        hashed = self._result(job)
+        margins = encode_margins(hashed.code[None], hashed.logits[None], self.index.bits, self.index.card.logit_scale)
+        query = UploadedQuery(name, hashed.code, margins[0], hashed.logits, hashed.maps, previews[0], previews[1])
+        return self.queries.add(query), query
+
+    def uploaded(self, name: str) -> UploadedQuery:
+        """An upload by its name. NotFoundError where it is not kept (any more)."""
+        query = self.queries.get(name)
+        if query is None:
+            raise NotFoundError("this picture is not kept any more: give it again")
+        return query
+
+    @staticmethod
+    def query_of_upload(query: UploadedQuery) -> Query:
+        """An upload, to search for."""
+        return Query(os.fsencode(query.name), query.code, query.margins, query.logits, None, stored=False)
+
+    def query_of_image(self, id: int) -> Query:
+        """A picture of the index, to search for with its stored code. NotFoundError where there is none."""
+        image = self.image(id)
+        return Query(image.relative, image.code, image.margins, image.margins.astype(np.float32), image, stored=True)
+
+    def query_of_code(self, text: str) -> Query:
+        """A code as an integer, decimal or 0x…, to search for; nothing is known of its margins. BadRequestError."""
+        bits = self.index.bits
+        try:
+            value = int(text, 0)
+        except ValueError:
+            raise BadRequestError(f"code {text[:40]!r}: give an integer, such as 0x1f or 31") from None
+        if not 0 <= value < 1 << bits:
+            raise BadRequestError(f"code {text[:40]!r}: codes of this index have {bits} bits")
+        code = np.frombuffer(value.to_bytes(code_bytes(bits), "little"), np.uint8)
+        # Each bit as sure as any other: what a rank by margins makes of it is the rank by distance.
+        signs = np.unpackbits(code, bitorder="little", count=bits).astype(np.int8) * 2 - 1
+        return Query(b"", code, signs, signs.astype(np.float32), None, stored=False)
+
+    def search(
+        self,
+        query: Query,
+        k: int = 10,
+        radius: int | None = None,
+        rank: Rank = "hamming",
+        offset: int = 0,
+        limit: int = MAX_PAGE,
+        exclude_self: bool = False,
+    ) -> Results:
+        """One page of the first k pictures (of those within the radius, if there is one). BadRequestError."""
+        _check(k, "k", 1, MAX_K)
+        _check(limit, "limit", 1, MAX_PAGE)
+        _check(offset, "offset", 0, MAX_K)
+        if radius is not None:
+            _check(radius, "radius", 0, self.index.bits)
+        own = query.image.id if query.image is not None else None
+        with self.metrics.searching():
+            # One more than asked for, for the query itself, and one to say whether others are as near as the last.
+            most = min(k + exclude_self + 1, len(self.index))
+            found = next(find_hits(self.index, [query], most, radius, rank))
+            kept = [i for i, id in enumerate(found.ids) if not (exclude_self and id == own)]
+            beyond, kept = kept[k:], kept[:k]
+            ties: int | None = None
+            if rank == "hamming":
+                ties = 0
+                if beyond and found.distances[beyond[0]] == found.distances[kept[-1]]:
+                    without = {found.ids[i] for i in kept} | ({own} if exclude_self and own is not None else set())
+                    ties = count_ties(self.index, query.code, found.distances[kept[-1]], without)
+            shown = [(found.ids[i], found.scores[i]) for i in kept[offset : offset + limit]]
+            hits = tuple(make_hits(self.index, query.code, shown, offset))
+        return Results(query, hits, offset, len(kept), ties, k, radius, rank)
+
+    # Pictures
+
+    def image(self, id: int) -> IndexedImage:
+        """A picture's row. NotFoundError where there is none."""
+        try:
+            return self.index[id]
+        except UsageError:
+            raise NotFoundError(f"there is no picture with the id {id}") from None
+
+    def images(self, ids: Sequence[int]) -> list[IndexedImage]:
+        """The rows of those that are (still) there."""
+        return list(self._images(ids))
+
+    def _images(self, ids: Sequence[int]) -> Iterator[IndexedImage]:
+        for id in ids:
+            try:
+                yield self.index[id]
+            except UsageError:
+                continue
+
+    def page(self, after: int, count: int) -> list[IndexedImage]:
+        """Pictures in id order, those after an id."""
+        return self.index.page(max(after, 0), count)
+
+    def sample(self, count: int) -> list[IndexedImage]:
+        """Some pictures from all over the index, in id order; others each time."""
+        last = self.index.last_id
+        ids = {image.id: image for _ in range(2 * count) for image in self.index.page(random.randint(0, last), 1)}
+        return [ids[id] for id in sorted(random.sample(sorted(ids), min(count, len(ids))))]
+
+    def jpeg(self, id: int, size: int, view: View) -> Jpeg:
+        """A picture of the index. NotFoundError where there is none, ImageError where its file can't be shown."""
+        return self.pictures.jpeg(self.index.root, self.image(id), size, view)
+
+    def attention(self, id: int) -> npt.NDArray[np.float32]:
+        """Where each bit looks in a picture of the index: float32 [bits, g, g]. Raises as jpeg and need_attention."""
+        self.need_attention()
+        worker = self._need_worker()
+        image = self.image(id)
+        key = (id, self.pictures.tag(self.index.root, image))
+        with self._maps_lock:
+            if key in self._maps:
+                self._maps.move_to_end(key)
+                return self._maps[key]
+        pixels = resize_crop(self.pictures.open(self.index.root, image), self.pictures.preprocessing)
+        maps = self._result(worker.submit(pixels, explain=True)).maps
+        assert maps is not None
+        with self._maps_lock:
+            self._maps[key] = maps
+            if len(self._maps) > _MAPS:
+                self._maps.popitem(last=False)
+        return maps
+
+    def need_attention(self) -> None:
+        """Raise UnavailableError where the model doesn't say where bits look."""
+        if not self.explains:
+            raise UnavailableError(
+                "the model of this server has no attention output: export it with qo-export --ckpt RUN --explain, and "
+                "start qo-serve with that model (the index stays as it is)"
+            )
+
+    # Bits
+
+    def survey(self) -> BitSurvey | None:
+        """What each bit splits the index into, as far as is known: the first look takes seconds for a million."""
+        return self._survey.get(self.index.revision)
+
+    def meaning(self, bit: int) -> BitMeaning | None:
+        """What is known of a bit from its card."""
+        return self.meanings[bit] if self.meanings else None
+
+    def duplicates(self, radius: int) -> Duplicates | None:
+        """Groups within a radius, as far as they were found."""
+        _check(radius, "radius", 0, MAX_RADIUS)
+        return self._duplicates[radius].get(self.index.revision)
+
+    def wait(self) -> None:
+        """Until the survey and the duplicates that were asked for are there."""
+        self._survey.wait()
+        for work in self._duplicates:
+            work.wait()
+
+    def _need_worker(self) -> ModelWorker:
+        if self._worker is None:
+            raise UnavailableError("this server has no model, and can't hash new pictures: start qo-serve with --model")
+        return self._worker
+
+    @staticmethod
+    def _result(job: "Future[Hashed]") -> Hashed:
+        try:
+            return job.result(_MODEL_SECONDS)
+        except FutureTimeoutError:
+            raise BusyError("the model did not get to this picture in time: try again in a second") from None
+
+
+def _check(value: int, name: str, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise BadRequestError(f"{name} is {value}: it is a whole number from {low} to {high:,}")

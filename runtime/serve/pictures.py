@@ -1,0 +1,106 @@
+"""Pictures of the index, by id: decoded, made small, and kept for a while. None lies outside of the index's root."""
+
+import io
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from queryopt.card import Preprocessing
+from queryopt.errors import ImageError
+from queryopt.images import crop_box, open_rgb
+from queryopt.runtime.index import IndexedImage
+from queryopt.runtime.thumbnails import small_jpeg
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["MAX_SIZE", "MIN_SIZE", "Jpeg", "Pictures", "View", "confined"]
+
+View = Literal["model", "whole"]
+"""The square in the middle that the model looks at, or all of the picture."""
+
+MIN_SIZE, MAX_SIZE = 16, 2048
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """A JPEG, and a tag that changes with the file that it was made from."""
+
+    data: bytes
+    tag: str
+
+
+class Pictures:
+    """Makes JPEGs of pictures of an index.
+
+    preprocessing: of the index's model. keep_bytes: of JPEGs that are kept, the last used ones. decoders: pictures that
+    are decoded at once; further ones wait, which bounds the memory.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, keep_bytes: int, decoders: int) -> None:
+        self.preprocessing = preprocessing
+        self._keep = keep_bytes
+        self._made: OrderedDict[tuple[object, ...], Jpeg] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._decoding = threading.BoundedSemaphore(decoders)
+
+    def tag(self, root: Path, image: IndexedImage) -> str:
+        """The tag of a picture's JPEGs now. ImageError where the file is not there, or lies outside of the root."""
+        return _tag(confined(root, image.relative))
+
+    def jpeg(self, root: Path, image: IndexedImage, size: int, view: View) -> Jpeg:
+        """A picture of the index, upright, of at most `size` pixels a side, without any metadata.
+
+        ImageError (the reason, without a path) where it can't be read or lies outside of the root.
+        """
+        path = confined(root, image.relative)
+        key = (path, _tag(path), size, view)
+        with self._lock:
+            if key in self._made:
+                self._made.move_to_end(key)
+                return self._made[key]
+        with self._decoding:
+            made = Jpeg(self.encode(open_rgb(path, at_least=2 * size), size, view), key[1])
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = made
+                self._bytes += len(made.data)
+            while self._bytes > self._keep:
+                self._bytes -= len(self._made.popitem(last=False)[1].data)
+        return made
+
+    def open(self, root: Path, image: IndexedImage) -> "Image.Image":
+        """A picture of the index as the model is to be shown it: mode RGB, of full size. ImageError as in `jpeg`."""
+        path = confined(root, image.relative)
+        with self._decoding:
+            return open_rgb(path)
+
+    def decode(self, data: bytes, max_pixels: int) -> "Image.Image":
+        """A picture that was uploaded. ImageError where it is none, or has more pixels."""
+        with self._decoding:
+            return open_rgb(io.BytesIO(data), max_pixels=max_pixels)
+
+    def encode(self, image: "Image.Image", size: int, view: View) -> bytes:
+        """A decoded picture as a JPEG of at most `size` pixels a side."""
+        return small_jpeg(image, size, crop_box(image.size, self.preprocessing) if view == "model" else None)
+
+
+def confined(root: Path, relative: bytes) -> bytes:
+    """The real path of a picture below the root. ImageError where a link leads out of it."""
+    base = os.path.realpath(os.fsencode(root))
+    path = os.path.realpath(os.path.join(base, relative))
+    if os.path.commonpath([base, path]) != base:
+        raise ImageError("a link that leaves the folder of the index")
+    return path
+
+
+def _tag(path: bytes) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:
+        raise ImageError("the file is not there any more") from None
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
