@@ -1,22 +1,26 @@
 """qo-export: from a training checkpoint to model.onnx."""
 
+import contextlib
 import importlib.util
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
+from queryopt.cli import Command, Output, Progress, batch_option, common_options, display_path, threads_option
 from queryopt.errors import ExitCode, MissingError
 from queryopt.export.engine import EngineOptions, engine_options, engine_values
 from queryopt.export.parity import MIN_BITS
-from queryopt.export.pictures import pictures_in
+from queryopt.export.parity_text import print_parity
+from queryopt.export.pictures import ParityPictures, labelled_in, parity_pictures
 from queryopt.text import counted, install_extra
 from queryopt.train.run_files import find_checkpoint
 
 if TYPE_CHECKING:
+    from queryopt.export.engine_gate import Comparison
     from queryopt.export.onnx import ExportResult
+    from queryopt.train.checkpoint import Checkpoint
 
 __all__ = ["main"]
 
@@ -59,7 +63,16 @@ Examples:
     help="Of int8: uint8 for CPUs, int8 for TensorRT.  [default: uint8; with --engine int8]",
 )
 @click.option(
-    "--backend", metavar="NAME", help="What the gate runs the model in.  [default: onnxruntime; for bf16 openvino]"
+    "--max-map-drop",
+    type=click.FloatRange(0, 100),
+    metavar="POINTS",
+    help="Points of mean average precision that may be lost on labelled pictures (with 95 % confidence: few pictures "
+    "refuse nothing).  [default: int8 0.5, others no limit]",
+)
+@click.option(
+    "--backend",
+    metavar="NAME,…",
+    help="What the gate runs the model in: onnxruntime, openvino, cuda.  [default: each that would run it here]",
 )
 @click.option("--no-parity", is_flag=True, help="Don't compare on pictures; the model's card will say so.")
 @click.option("--no-fold", is_flag=True, help="Keep the trained network's own parts in the graph; slower, same codes.")
@@ -74,6 +87,7 @@ def main(
     path: str | None,
     images: str | None,
     max_flip_rate: float | None,
+    max_map_drop: float | None,
     precision: str,
     calibrate: str | None,
     activations: str | None,
@@ -95,7 +109,8 @@ def main(
     not written, and an older one at its place stays.
 
     --engine builds model.plan beside it, and model.plan.json, which says what it fits. tensorrt builds for the GPU that
-    is here; tensorrt_rtx without one, for those of --target.
+    is here; tensorrt_rtx without one, for those of --target. Where the engine can run, its own codes pass the same gate
+    before it is written (with --onnx beside that file's, on --images); where not, it is said to be built and not run.
     """
     if (checkpoint is None) == (onnx is None):
         raise click.UsageError("give --ckpt RUN, or --onnx FILE with --engine: one of the two")
@@ -104,13 +119,17 @@ def main(
     if onnx is not None:
         if engine is None:
             raise click.UsageError("--onnx is for building an engine of it: give --engine too")
-        given = (path, images, calibrate, activations, backend, precision != "fp32", no_parity, no_fold, explain)
+        given = (path, calibrate, activations, backend, precision != "fp32", no_parity, no_fold, explain)
         if any(given):
             raise click.UsageError(
-                "--out, --images, --precision, --calibrate, --activations, --backend, --no-parity, --no-fold and "
-                "--explain go with --ckpt: a model.onnx is taken as it is"
+                "--out, --precision, --calibrate, --activations, --backend, --no-parity, --no-fold and --explain go "
+                "with --ckpt: a model.onnx is taken as it is"
             )
-        out.result(engine_values(engine.build(Path(onnx), out)))
+        labelled = None if images is None else labelled_in(images)
+        limits = (max_flip_rate, max_map_drop, batch, out.progress)
+        with contextlib.ExitStack() as stack:
+            built = engine.build(Path(onnx), out, lambda: _beside_onnx(onnx, labelled, threads, stack, limits))
+        out.result(engine_values(built))
         return ExitCode.DONE
     assert checkpoint is not None
     for package, extra in _PACKAGES.items():
@@ -121,7 +140,7 @@ def main(
     # What can be said without torch, whose import takes seconds.
     find_checkpoint(checkpoint)
     if images is not None:
-        pictures_in(images)
+        labelled_in(images)
     from queryopt.export.onnx import export_onnx
     from queryopt.train.checkpoint import load_checkpoint
     from queryopt.train.runs import stopped_early
@@ -143,10 +162,11 @@ def main(
         pictures=images,
         parity=not no_parity,
         max_flip_rate=max_flip_rate,
+        max_map_drop=max_map_drop,
         precision=precision,
         calibrate=calibrate,
         activations=activations or ("int8" if engine is not None and precision == "int8" else None),
-        backend=backend,
+        backend=None if backend is None else [name for part in backend.split(",") if (name := part.strip())],
         fold=not no_fold,
         explain=explain,
         batch=batch,
@@ -159,9 +179,44 @@ def main(
     if result.parity is not None and result.parity.distinct_codes == 1:
         out.warn("the network gives every picture the same code: it tells nothing apart, and the parity gate little")
     _print(out, result)
-    built = None if engine is None else engine.build(result.path, out)
-    out.result({**_values(result, stopped), "engine": None if built is None else engine_values(built)})
+    gated = None
+    if engine is not None:
+        limits = (max_flip_rate, max_map_drop, batch, out.progress)
+        gated = engine.build(
+            result.path, out, lambda: "--no-parity" if no_parity else _beside_network(loaded, images, threads, limits)
+        )
+    out.result({**_values(result, stopped), "engine": None if gated is None else engine_values(gated)})
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE
+
+
+_Limits: TypeAlias = tuple[float | None, float | None, int, "Progress"]
+"""max_flip_rate, max_map_drop, batch and progress of a Comparison."""
+
+
+def _beside_network(checkpoint: "Checkpoint", images: str | None, threads: int | None, limits: _Limits) -> "Comparison":
+    """What an engine of a checkpoint is compared with: the network, on the pictures of the export's gate."""
+    from queryopt.export.engine_gate import Comparison
+    from queryopt.export.parity import ParitySide
+    from queryopt.export.torch_backend import TorchBackend
+
+    reference = ParitySide("the network", TorchBackend(checkpoint.network(), threads))
+    return Comparison(reference, parity_pictures(checkpoint, images, limits[-1]), *limits)
+
+
+def _beside_onnx(
+    onnx: str, pictures: "ParityPictures | None", threads: int | None, stack: contextlib.ExitStack, limits: _Limits
+) -> "Comparison | str":
+    """What an engine of a model.onnx is compared with: that file in what runs it here; or why there is nothing."""
+    from queryopt.export.engine_gate import Comparison
+    from queryopt.export.gate import open_serving
+
+    if pictures is None:
+        return "give pictures with --images FOLDER"
+    try:
+        sides, _ = open_serving(onnx, None, threads, stack)
+    except MissingError as error:
+        return f"nothing runs the model.onnx here ({error})"
+    return Comparison(sides[0], pictures, *limits)
 
 
 def _print(out: Output, result: "ExportResult") -> None:
@@ -202,24 +257,25 @@ def _print(out: Output, result: "ExportResult") -> None:
             f"int8:     {len(done.layers) - len(done.kept)} of {len(done.layers)} layers, calibrated on "
             f"{counted(done.pictures, 'picture', 'pictures')}; kept in fp32 by measurement: {kept}"
         )
-        worst = ", ".join(f"{name} {error:.1e}" for name, error in done.layers[:3])
-        out.print(f"          most sensitive, change of the logits when quantised alone: {worst}")
+        if done.kept:
+            worst = ", ".join(f"{name} {error:.1e}" for name, error in done.sensitivity[:3])
+            out.print(
+                f"          of the calibration pictures' bits {100 * done.first_flip_rate:.2f} % flipped before, "
+                f"{100 * done.flip_rate:.2f} % now; change of the logits when quantised alone: {worst}"
+            )
     if parity is None:
         out.print("parity:   not checked (--no-parity)")
         return
-    rate = f"{parity.flip_rate:.1e}" if parity.flipped else "0"
-    sure = f", {parity.flipped_sure:,} of them with |logit| >= {parity.near_zero_epsilon:g}" if parity.flipped else ""
-    out.print(
-        f"parity:   {parity.flipped:,} of {parity.bits_compared:,} bits flipped against torch on {parity.backend}"
-        f"{sure} (rate {rate}, with 95 % confidence below {parity.flip_rate_upper_95:.1e})"
-    )
+    for number, report in enumerate(result.parities):
+        print_parity(out, report, "" if number else "parity:")
     why = f", with flips and crops to reach {MIN_BITS:,} bits" if parity.views > parity.pictures else ""
     out.print(
         f"          {counted(parity.views, 'view', 'views')} of {counted(parity.pictures, 'picture', 'pictures')} "
-        f"({result.pictures}){why}; "
-        f"largest logit difference {parity.max_logit_difference:.1e}; {100 * parity.near_zero:.2f} % of logits within "
-        f"{parity.near_zero_epsilon:g} of zero; top-10 overlap {parity.top10_overlap:.4f}"
+        f"({result.pictures}){why}; {100 * parity.near_zero:.2f} % of logits within "
+        f"{parity.near_zero_epsilon:g} of zero"
     )
+    for name, reason in result.not_compared.items():
+        out.log(f"not compared on {name}: {reason}")
 
 
 def _values(result: "ExportResult", stopped: tuple[int, int] | None) -> dict[str, object]:
@@ -233,6 +289,8 @@ def _values(result: "ExportResult", stopped: tuple[int, int] | None) -> dict[str
         "fold": None if result.fold is None else result.fold.to_dict(),
         "strip": result.strip.to_dict(),
         "parity": None if parity is None else {**parity.to_dict(), "failures": dict(parity.failures)},
+        "parities": [one.to_dict() for one in result.parities],
+        "not_compared": dict(result.not_compared),
         "quantisation": None if result.quantisation is None else result.quantisation.to_dict(),
         "pictures": result.pictures,
         "stopped_early": None if stopped is None else {"iterations_done": stopped[0], "iterations": stopped[1]},

@@ -3,15 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from queryopt.cli import Output, display_path
+from queryopt.export.parity_text import print_parity
 from queryopt.runtime.tensorrt.build import BuiltEngine, build_engine, parse_bytes
 from queryopt.runtime.tensorrt.flavours import FLAVOURS, load_flavour
 from queryopt.runtime.tensorrt.manifest import manifest_path
 from queryopt.runtime.tensorrt.profile import DEFAULT_PROFILE, Profile
+
+if TYPE_CHECKING:
+    from queryopt.export.engine_gate import Comparison, GatedEngine
 
 __all__ = ["BuiltEngine", "EngineOptions", "build_engine", "engine_options", "engine_values"]
 
@@ -30,18 +34,24 @@ class EngineOptions:
         """Raise what can be said before anything is exported: a package that is missing."""
         load_flavour(self.flavour)
 
-    def build(self, onnx: Path, out: Output) -> BuiltEngine:
-        """Build the engine beside a model.onnx, and say what came of it."""
+    def build(self, onnx: Path, out: Output, compare: Callable[[], "Comparison | str"]) -> "GatedEngine":
+        """Build the engine beside a model.onnx, compare it where it can run, and say what came of it.
+
+        compare: see build_gated_engine.
+        """
+        from queryopt.export.engine_gate import build_gated_engine
+
         out.log(f"building a TensorRT engine of {display_path(onnx)}: seconds to minutes")
-        built = build_engine(
+        gated = build_gated_engine(
             onnx,
+            compare,
             profile=self.profile,
             workspace=self.workspace,
             timing_cache=self.timing_cache,
             targets=self.targets,
             flavour=self.flavour,
         )
-        manifest = built.manifest
+        built, manifest = gated.built, gated.built.manifest
         title = load_flavour(manifest.flavour).text
         out.print(
             f"engine:   {display_path(built.path)}  ({manifest.plan_bytes / 1e6:,.1f} MB, {manifest.card.precision}, "
@@ -49,9 +59,11 @@ class EngineOptions:
         )
         out.print(f"          for {manifest.built_for}; batches of {_batches(manifest.profile)}")
         out.print(f"          described by {display_path(manifest_path(built.path))}")
-        if manifest.gpu is None:
-            out.print("          built, and not run: no GPU was used for it")
-        return built
+        if gated.parity is None:
+            out.print(f"          {gated.note}")
+        else:
+            print_parity(out, gated.parity)
+        return gated
 
 
 def _batches(profile: Profile) -> str:
@@ -60,9 +72,9 @@ def _batches(profile: Profile) -> str:
     return f"{profile.smallest:,} to {profile.largest:,}, best at {profile.best:,}"
 
 
-def engine_values(built: BuiltEngine) -> dict[str, object]:
+def engine_values(gated: "GatedEngine") -> dict[str, object]:
     """A built engine for --json."""
-    manifest = built.manifest
+    built, manifest = gated.built, gated.built.manifest
     return {
         "engine": built.path,
         "manifest": manifest_path(built.path),
@@ -74,6 +86,8 @@ def engine_values(built: BuiltEngine) -> dict[str, object]:
         "precision": manifest.card.precision,
         "profile": str(manifest.profile),
         "seconds": built.seconds,
+        "parity": manifest.parity,
+        "parity_note": manifest.parity_note,
     }
 
 

@@ -2,10 +2,11 @@
 
 import contextlib
 import datetime
+import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,27 @@ import onnx
 import torch
 
 from queryopt import __version__
-from queryopt.card import ModelCard, Preprocessing, fingerprint
+from queryopt.card import ModelCard, Preprocessing
 from queryopt.cli import Progress, display_path, no_progress
 from queryopt.errors import DataError, ImageError, MissingError, ParityError, UsageError
 from queryopt.export.fold import FoldReport
 from queryopt.export.fold import fold as fold_network
 from queryopt.export.folded import FoldedNetwork
-from queryopt.export.parity import ParityReport, check_parity
-from queryopt.export.pictures import PicturePath, calibration_pictures, parity_pictures
-from queryopt.export.precision import MAX_FLIP_RATES, PRECISIONS, lower_precision
-from queryopt.export.quantize import ACTIVATIONS, CALIBRATION_PICTURES, QuantisationReport, quantise
+from queryopt.export.gate import open_serving
+from queryopt.export.parity import MAX_FLIP_RATES, MAX_MAP_DROPS, ParityReport, ParitySide, compare_sides
+from queryopt.export.parity_views import parity_views
+from queryopt.export.pictures import ParityPictures, PicturePath, calibration_pictures, parity_pictures
+from queryopt.export.precision import PRECISIONS, lower_precision
+from queryopt.export.quantize import (
+    ACTIVATIONS,
+    CALIBRATION_PICTURES,
+    CHECKED_BITS,
+    TARGET_FLIP_RATE,
+    QuantisationReport,
+    quantise,
+)
 from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
+from queryopt.export.torch_backend import TorchBackend, network_card, torch_threads
 from queryopt.files import replacing
 from queryopt.images import load_image
 from queryopt.runtime.backends import open_backend
@@ -43,6 +54,8 @@ OPSET = 20
 MODEL_NAME = "model.onnx"
 
 _BACKEND = "onnxruntime"
+_CHECKED_VIEWS = 100
+"""Views at least that decide what is quantised, of long codes too."""
 
 _TRAINING_OPERATORS = frozenset(
     {"Bernoulli", "Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -55,7 +68,8 @@ class ExportResult:
     """A model.onnx that was written.
 
     path, size (bytes): the file. card: what its metadata holds. strip: the proof that what only training uses is gone.
-    parity: the comparison on real pictures, None where it was left out. pictures: in words, what was compared.
+    parity: the comparison on real pictures, of several backends that with most flipped bits, None where it was left
+    out. pictures: in words, what was compared.
     replaced: the fingerprint of the model that lay there before, None where there was none.
     """
 
@@ -69,6 +83,10 @@ class ExportResult:
     replaced: str | None
     quantisation: QuantisationReport | None = None
     """What int8 quantised."""
+    parities: tuple[ParityReport, ...] = ()
+    """The comparison in each backend."""
+    not_compared: Mapping[str, str] = field(default_factory=dict)
+    """Backends that are installed and can't run the model here, with the reason."""
 
 
 def export_onnx(
@@ -78,10 +96,11 @@ def export_onnx(
     pictures: str | os.PathLike[str] | Sequence[str | bytes | os.PathLike[Any]] | None = None,
     parity: bool = True,
     max_flip_rate: float | None = None,
+    max_map_drop: float | None = None,
     precision: str = "fp32",
     calibrate: str | os.PathLike[str] | None = None,
     activations: str | None = None,
-    backend: str | None = None,
+    backend: str | Sequence[str] | None = None,
     fold: bool = True,
     explain: bool = False,
     batch: int = 32,
@@ -93,10 +112,11 @@ def export_onnx(
     checkpoint: a run folder, a checkpoint file, or what load_checkpoint gave. path: the file to write, or a folder for
     a model.onnx in it; by default model.onnx beside the checkpoint. pictures: a folder or paths for the parity gate; by
     default the run's own validation pictures. parity=False writes a model that was not compared on pictures (its card
-    says so). max_flip_rate: of the gate, by default that of MAX_FLIP_RATES for the precision. precision: one of
-    PRECISIONS. calibrate: a folder of pictures for int8, by default some that the run was trained on. activations: of
-    int8, "uint8" (for CPUs, the default) or "int8" (for TensorRT): see queryopt.export.quantize. backend: what the gate
-    runs the model in, by default onnxruntime, and openvino for bf16, which onnxruntime lacks on CPUs.
+    says so). max_flip_rate (a share), max_map_drop (points): of the gate, by default those of MAX_FLIP_RATES and
+    MAX_MAP_DROPS for the precision. precision: one of PRECISIONS. calibrate: a folder of pictures for int8, by default
+    some that the run was trained on. activations: of int8, "uint8" (for CPUs, the default) or "int8" (for TensorRT):
+    see queryopt.export.quantize. backend: what the gate runs the model in, one or several of the runtime's, by default
+    every one that would run it here; the limits hold in each.
     fold: export what queryopt.export.fold makes of the network, or its own parts (networks of other methods than
     queryopt have nothing that torch's exporter doesn't fold itself). explain: add the output `attention`. batch,
     threads: of the parity gate (None: all that torch and the process have). progress: see Progress.
@@ -117,7 +137,9 @@ def export_onnx(
     if activations is not None and activations not in ACTIVATIONS:
         raise UsageError(f"activations are {activations!r}: {' or '.join(ACTIVATIONS)}")
     max_flip_rate = MAX_FLIP_RATES[precision] if max_flip_rate is None else max_flip_rate
-    backend = backend or ("openvino" if precision == "bf16" else _BACKEND)
+    max_map_drop = MAX_MAP_DROPS.get(precision) if max_map_drop is None else max_map_drop
+    if max_map_drop is not None and not 0 <= max_map_drop <= 100:
+        raise UsageError(f"the largest loss of mean average precision is {max_map_drop}: it is in points, 0 to 100")
     if not 0 <= max_flip_rate <= 1:
         raise UsageError(f"the largest flip rate is {max_flip_rate}: it is a share, 0 to 1")
     for name, value in (("batch", batch), ("threads", threads)):
@@ -126,15 +148,16 @@ def export_onnx(
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
     target = _target(loaded, path)
     replaced = _existing(target)
-    compared, described = parity_pictures(loaded, pictures, progress) if parity else ([], "none")
+    compared = parity_pictures(loaded, pictures, progress) if parity else ParityPictures([], [], "none")
     calibrating = calibration_pictures(loaded, calibrate, CALIBRATION_PICTURES, progress) if precision == "int8" else []
     network = loaded.network()
     card = replace(model_card(network), precision=precision)
     quantisation: QuantisationReport | None = None
     foldable = network if fold and isinstance(network, QueryOpt) else None
     show = progress or no_progress
-    with _torch_threads(threads), _candidate(target) as candidate:
-        report = None
+    reports: tuple[ParityReport, ...] = ()
+    not_compared: Mapping[str, str] = {}
+    with torch_threads(threads), _candidate(target) as candidate:
         try:
             with show("export", 3, "steps") as advance:
                 advance(0, "folding")
@@ -147,25 +170,60 @@ def export_onnx(
                 advance(1, "")
             if precision == "int8":
                 pixels = _pixels(calibrating, card.preprocessing)
-                model, quantisation = quantise(model, pixels, threads, activations or ACTIVATIONS[0], progress)
+                model, quantisation = quantise(
+                    model,
+                    pixels,
+                    threads,
+                    activations or ACTIVATIONS[0],
+                    progress,
+                    checked=_views(calibrating, card),
+                    target_flip_rate=min(TARGET_FLIP_RATE, max_flip_rate / 2),
+                )
                 card = replace(card, quantisation=quantisation.to_dict())
             elif precision != "fp32":
                 model = lower_precision(model, precision)
             if precision != "fp32":
                 candidate.write_bytes(with_card(model, card))
             if parity:
-                report = check_parity(
-                    network, candidate, compared, backend=backend, batch=batch, threads=threads, progress=progress
-                )
-                report.require(max_flip_rate)
+                with contextlib.ExitStack() as stack:
+                    sides, not_compared = open_serving(candidate, backend, threads, stack)
+                    reports = compare_sides(
+                        ParitySide("the network", TorchBackend(network, threads)),
+                        sides,
+                        compared.paths,
+                        labels=compared.labels,
+                        batch=batch,
+                        progress=progress,
+                    )
+                for one in reports:
+                    one.require(max_flip_rate, max_map_drop)
         except ParityError as error:
             raise ParityError(f"{display_path(target)}: no model was written: {error}") from None
+        report = max(reports, key=lambda one: one.flipped, default=None)
         if report is not None:
-            card = replace(card, parity={**report.to_dict(), "max_flip_rate": max_flip_rate, "source": described})
+            described = {
+                "max_flip_rate": max_flip_rate,
+                "max_map_drop": max_map_drop,
+                "source": compared.source,
+                "backends": [one.to_dict() for one in reports],
+            }
+            card = replace(card, parity={**report.to_dict(), **described})
         content = with_card(model, card)
     with replacing(target) as file:
         file.write(content)
-    return ExportResult(target, len(content), card, saved, strip, report, described, replaced, quantisation)
+    return ExportResult(
+        target,
+        len(content),
+        card,
+        saved,
+        strip,
+        report,
+        compared.source,
+        replaced,
+        quantisation,
+        parities=reports,
+        not_compared=not_compared,
+    )
 
 
 def build_graph(network: "HashNetwork | FoldedNetwork", explain: bool = False) -> onnx.ModelProto:
@@ -205,15 +263,8 @@ def build_graph(network: "HashNetwork | FoldedNetwork", explain: bool = False) -
 
 def model_card(network: "HashNetwork") -> ModelCard:
     """The card of a network's float32 model, without a parity report."""
-    preprocessing = Preprocessing.for_size(network.config.image_size)
-    return ModelCard(
-        bits=network.config.bits,
-        preprocessing=preprocessing,
-        backbone=network.config.backbone,
-        precision="fp32",
-        logit_scale=network.logit_scale,
-        fingerprint=fingerprint(network.inference_weights(), preprocessing, network.config.bits),
-        method=network.config.method,
+    return replace(
+        network_card(network),
         versions={"queryopt": __version__, **{name: _version(name) for name in _MADE_BY}},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -245,6 +296,12 @@ def _pixels(pictures: Sequence[PicturePath], preprocessing: Preprocessing) -> np
     return np.stack(rows)
 
 
+def _views(pictures: Sequence[PicturePath], card: ModelCard) -> npt.NDArray[np.uint8]:
+    """Views of the pictures as the gate compares them, uint8 [n, s, s, 3]: their codes decide what is quantised."""
+    count = max(_CHECKED_VIEWS, math.ceil(CHECKED_BITS / card.bits))
+    return np.stack([view for _, view in parity_views(pictures, card.preprocessing, count, {})])
+
+
 def _target(checkpoint: Checkpoint, path: str | os.PathLike[str] | None) -> Path:
     target = checkpoint.folder if path is None else Path(path)
     if target.is_dir():
@@ -272,16 +329,6 @@ def _existing(target: Path) -> str | None:
             f"{display_path(target)}: the file there is no model that this queryopt knows: move it away, or choose "
             "another --out"
         ) from None
-
-
-@contextlib.contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -1,65 +1,99 @@
-"""The parity gate: does the exported model give the same codes as the network that was trained?
+"""The parity gate: do two forms of one network give the same codes?
 
-Both see exactly the same uint8 pixels of real pictures. What is counted is flipped bits, with the exact upper
-confidence bound that so many bits allow; logit differences and the overlap of search results say how near the rest is.
+A form is the trained network in PyTorch, or a model.onnx or model.plan in any backend, at any precision. All see
+exactly the same uint8 pixels of real pictures. What is counted is flipped bits, with the exact upper confidence bound
+that so many bits allow; logit differences, the overlap of search results and, where labels are known, the change of the
+tie-aware mean average precision say how near the rest is.
 """
 
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from queryopt import images
-from queryopt.card import Preprocessing
 from queryopt.cli import Progress, display_path, no_progress
-from queryopt.codes import codes_to_uint64, pack_codes, unpack_codes
-from queryopt.errors import DataError, ImageError, MismatchError, ParityError, UsageError
+from queryopt.codes import codes_to_uint64, unpack_codes
+from queryopt.errors import DataError, MismatchError, ParityError, UsageError
+from queryopt.export.parity_views import parity_views, spread, view_batches
+from queryopt.runtime.backends.base import Backend, PipelinedBackend
 from queryopt.text import counted
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from queryopt.train.checkpoint import Checkpoint
     from queryopt.train.hash_network import HashNetwork
 
 __all__ = [
-    "MAX_FLIP_RATE",
+    "MAX_FLIP_RATES",
+    "MAX_MAP_DROPS",
     "MIN_BITS",
+    "MIN_QUERIES",
     "NEAR_ZERO",
+    "MapChange",
     "ParityReport",
+    "ParitySide",
     "check_parity",
+    "compare_sides",
     "flip_rate_upper_bound",
-    "network_logits",
+    "max_flip_rate_of",
+    "max_map_drop_of",
+    "open_side",
     "parity_views",
     "top_k_overlap",
 ]
 
-MAX_FLIP_RATE = 1e-3
-"""Share of flipped bits that an fp32 model may have."""
+MAX_FLIP_RATES = {"fp32": 1e-3, "fp16": 1e-3, "bf16": 5e-3, "int8": 1e-2}
+"""The gate's limits by precision: shares of flipped bits."""
+MAX_MAP_DROPS = {"int8": 0.5}
+"""Points of mean average precision that a model may lose, by precision; others have no limit of their own."""
 MIN_BITS = 20_000
 """Bits compared at least. With none flipped, the rate is then below 1.5e-4 with 95 % confidence."""
+MIN_QUERIES = 30
+"""Labelled pictures from which on a change of the mean average precision is judged, not only reported."""
 NEAR_ZERO = 1e-4
 """A logit nearer to zero than this may change its sign by rounding alone."""
 _OVERLAP_QUERIES = 1_000
+_ONE_SIDED_95 = 1.6448536269514722
+
+_Picture: TypeAlias = str | bytes | os.PathLike[Any]
+
+
+@dataclass(frozen=True)
+class MapChange:
+    """Mean average precision (0 to 1, exact over ties) of the two sides on the same labelled pictures.
+
+    The test crop of each picture searches those of all others. reference, model: the two values. queries: pictures with
+    another one of their class, which the means are taken over. classes: of the labelled pictures. points:
+    100 x (model - reference). points_upper_95: one-sided upper bound of that, from the queries' own changes, which are
+    counted as independent; None below MIN_QUERIES queries.
+    """
+
+    reference: float
+    model: float
+    queries: int
+    classes: int
+    points: float
+    points_upper_95: float | None
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """How the exported model's codes compare with the network's.
+    """How a model's codes compare with the reference's.
 
     bits_compared: views x bits. flipped: bits that differ. flipped_sure: of those, the ones with |logit| >=
-    near_zero_epsilon in the network, which rounding in float32 doesn't explain. flip_rate: flipped / bits_compared.
+    near_zero_epsilon in the reference, which rounding in float32 doesn't explain. flip_rate: flipped / bits_compared.
     flip_rate_upper_95: the exact one-sided Clopper-Pearson bound; views of one picture are counted as independent.
-    near_zero: share of the network's logits with |logit| < near_zero_epsilon. max_logit_difference: the largest
+    near_zero: share of the reference's logits with |logit| < near_zero_epsilon. max_logit_difference: the largest
     |logit - logit|. top10_overlap: mean share of each view's ten nearest others, in (distance, id) order, that both
-    sides name. distinct_codes: of the network, over all views; where it is 1, agreement says little. pictures, views:
+    sides name. distinct_codes: of the reference, over all views; where it is 1, agreement says little. pictures, views:
     distinct pictures, and views of them (test crop, then flips and crops) that were compared. backend: what ran the
-    model. failures: pictures that could not be read, with the reason.
+    model; reference: what ran the reference. precision, reference_precision: of the graphs. map: see MapChange; None
+    without labels of two classes. failures: pictures that could not be read, with the reason.
     """
 
     bits_compared: int
@@ -76,6 +110,10 @@ class ParityReport:
     views: int
     backend: str
     failures: Mapping[str, str] = field(default_factory=dict)
+    precision: str = "fp32"
+    reference: str = "torch"
+    reference_precision: str = "fp32"
+    map: MapChange | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the model card, with the number of failures only: a card holds no paths."""
@@ -83,102 +121,191 @@ class ParityReport:
         values["failures"] = len(self.failures)
         return values
 
-    def require(self, max_flip_rate: float) -> None:
-        """Raise ParityError where the flip rate is above the limit or a logit is not finite."""
+    def require(self, max_flip_rate: float | None = None, max_map_drop: float | None = None) -> None:
+        """Raise ParityError where a logit is not finite, more bits differ than may, or mean average precision is lost.
+
+        max_flip_rate: a share; None is the limit of the two precisions. max_map_drop: in points; None is no limit. It
+        is exceeded only where the data say so with 95 % confidence: few labelled pictures refuse nothing.
+        """
+        limit = max_flip_rate_of(self.precision, self.reference_precision) if max_flip_rate is None else max_flip_rate
         if not math.isfinite(self.max_logit_difference):
             raise ParityError(
-                f"the exported model gives logits that are not finite on {self.backend} "
+                f"logits are not finite on {self.backend} or on {self.reference} "
                 f"({counted(self.views, 'view', 'views')} of {counted(self.pictures, 'picture', 'pictures')})"
             )
-        if self.flip_rate > max_flip_rate:
+        if self.flip_rate > limit:
             raise ParityError(
-                f"{self.flipped:,} of {self.bits_compared:,} bits differ between the network and the exported model on "
-                f"{self.backend}: {self.flip_rate:.2e} is above the limit {max_flip_rate:.2e} (95 % upper bound "
+                f"{self.flipped:,} of {self.bits_compared:,} bits differ between {self.reference} and the model on "
+                f"{self.backend}: {self.flip_rate:.2e} is above the limit {limit:.2e} (95 % upper bound "
                 f"{self.flip_rate_upper_95:.2e}, largest logit difference {self.max_logit_difference:.2e}, "
                 f"{100 * self.near_zero:.2f} % of logits within {self.near_zero_epsilon:g} of zero; "
                 f"{self.flipped_sure:,} of the flipped bits are not). "
                 "A network trained to surer codes flips less; --max-flip-rate moves the limit"
             )
+        change = self.map
+        if max_map_drop is None or change is None or change.points_upper_95 is None:
+            return
+        if change.points_upper_95 < -max_map_drop:
+            raise ParityError(
+                f"the model on {self.backend} loses {-change.points:.2f} points of mean average precision "
+                f"({100 * change.reference:.2f} on {self.reference}, {100 * change.model:.2f} on it, "
+                f"{counted(change.queries, 'labelled picture', 'labelled pictures')}), and with 95 % confidence more "
+                f"than the limit of {max_map_drop:g}: --max-map-drop moves it"
+            )
+
+
+@dataclass(frozen=True)
+class ParitySide:
+    """What is compared: a backend with the name by which messages call it."""
+
+    name: str
+    backend: Backend
+
+
+_Model: TypeAlias = "HashNetwork | Checkpoint | Backend | str | os.PathLike[str]"
+
+
+def max_flip_rate_of(*precisions: str) -> float:
+    """The gate's limit for models of these precisions beside each other: that of the lowest of them."""
+    return max(MAX_FLIP_RATES[precision] for precision in precisions)
+
+
+def max_map_drop_of(*precisions: str) -> float | None:
+    """The same in points of mean average precision; None is no limit."""
+    return max((MAX_MAP_DROPS[precision] for precision in precisions if precision in MAX_MAP_DROPS), default=None)
 
 
 def check_parity(
-    network: "HashNetwork | Checkpoint | str | os.PathLike[str]",
-    model_path: str | os.PathLike[str],
-    pictures: Sequence[str | bytes | os.PathLike[Any]],
+    reference: "_Model",
+    model: "_Model",
+    pictures: Sequence[_Picture],
     *,
-    backend: str = "onnxruntime",
+    backend: str = "auto",
+    reference_backend: str = "auto",
+    labels: Sequence[str | None] | None = None,
     min_bits: int = MIN_BITS,
     batch: int = 32,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Compare a network's codes with those of the model exported from it.
+    """Compare the codes of two forms of one network: `queryopt.export.check_parity`.
 
-    network: a HashNetwork (run in eval mode; its mode is put back), a loaded Checkpoint, or its run folder or
-    file. model_path: the model.onnx.
+    reference, model: each a HashNetwork (run in eval mode; its mode is put back), a loaded Checkpoint, or its run
+    folder or file, for PyTorch; a model.onnx or model.plan; or an open Backend, which stays open.
     pictures: paths. Where they give fewer than `min_bits` bits, further views of the same pictures (flips and crops,
-    the same in every run) fill up; where they give more, an even spread of them is taken. backend, threads: what runs
-    the model, see open_backend.
+    the same in every run) fill up; where they give more, an even spread of them is taken. labels: each picture's class,
+    None where it has none; from them the change of the mean average precision. backend, reference_backend: what runs a
+    model file, see open_backend. batch: pictures in a run; engines with smaller profiles get what they take. threads:
+    of what runs on the CPU.
 
-    Raises DataError where no picture can be read, MismatchError where model and network have other code lengths.
-    The report judges nothing: see ParityReport.require.
+    Raises DataError where no picture can be read, MismatchError where the two have other code lengths or come from
+    different checkpoints, what open_backend and load_checkpoint raise. The report judges nothing: see
+    ParityReport.require.
     """
-    from queryopt.runtime.backends import open_backend
-    from queryopt.train.checkpoint import Checkpoint, load_checkpoint
+    with contextlib.ExitStack() as stack:
+        sides = [
+            open_side(one, chosen, threads, stack) for one, chosen in ((reference, reference_backend), (model, backend))
+        ]
+        return compare_sides(
+            sides[0], sides[1:], pictures, labels=labels, min_bits=min_bits, batch=batch, progress=progress
+        )[0]
 
+
+def open_side(
+    model: "_Model", backend: str, threads: int | None, stack: contextlib.ExitStack, name: str | None = None
+) -> ParitySide:
+    """What check_parity makes of its arguments; `stack` closes what this opens. name: in messages."""
+    from queryopt.runtime.backends import open_backend
+
+    if isinstance(model, str | os.PathLike):
+        path = Path(model)
+        name = name or display_path(path)
+        if path.suffix.lower() in (".onnx", ".plan"):
+            opened = open_backend(path, backend, threads)
+            stack.callback(opened.close)
+            return ParitySide(name, opened)
+        if backend != "auto":
+            raise UsageError(
+                f"{name}: a checkpoint runs in PyTorch, and --backend {backend} takes a model.onnx or model.plan"
+            )
+        from queryopt.train.checkpoint import load_checkpoint
+
+        model = load_checkpoint(path)
+    if isinstance(model, Backend):
+        return ParitySide(name or model.name, model)
+    from queryopt.export.torch_backend import TorchBackend
+    from queryopt.train.checkpoint import Checkpoint
+
+    network = model.network() if isinstance(model, Checkpoint) else model
+    return ParitySide(name or "the network", TorchBackend(network, threads))
+
+
+def compare_sides(
+    reference: ParitySide,
+    models: Sequence[ParitySide],
+    pictures: Sequence[_Picture],
+    *,
+    labels: Sequence[str | None] | None = None,
+    min_bits: int = MIN_BITS,
+    batch: int = 32,
+    progress: Progress | None = None,
+) -> tuple[ParityReport, ...]:
+    """Compare any number of models with one reference, which runs once: a report each, in order. See check_parity."""
     if min_bits < 1 or batch < 1:
         raise UsageError(f"min_bits is {min_bits} and batch {batch}: both must be at least 1")
-    if isinstance(network, str | os.PathLike):
-        network = load_checkpoint(network)
-    module: HashNetwork = network.network() if isinstance(network, Checkpoint) else network
-    bits = module.config.bits
+    if labels is not None and len(labels) != len(pictures):
+        raise UsageError(f"{len(labels):,} labels for {len(pictures):,} pictures: one each, or none")
+    card = reference.backend.card
+    for side in models:
+        _check_same_network(reference, side)
+    wanted = math.ceil(min_bits / card.bits)
     failures: dict[str, str] = {}
-    seen: set[int] = set()
-    reference_rows: list[npt.NDArray[np.float32]] = []
-    code_rows: list[npt.NDArray[np.uint8]] = []
-    difference = 0.0
-    wanted = math.ceil(min_bits / bits)
-    with contextlib.closing(open_backend(model_path, backend, threads)) as model:
-        card = model.card
-        if card.bits != bits:
-            raise MismatchError(f"{display_path(model_path)}: its codes have {card.bits} bits, the network's {bits}")
-        views = parity_views(pictures, card.preprocessing, wanted, failures)
-        with (progress or no_progress)("parity", wanted, "views") as advance, _evaluating(module):
-            for members, pixels in _batches(views, batch):
-                expected = network_logits(module, pixels, card.preprocessing)
-                output = model.run(pixels)
-                seen.update(members)
-                reference_rows.append(expected)
-                code_rows.append(output.codes)
-                difference = float(np.maximum(difference, np.abs(output.logits - expected).max()))  # keeps a NaN
-                advance(len(members))
-    if not reference_rows:
+    members: list[int] = []
+    outputs: list[list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]] = [[] for _ in range(1 + len(models))]
+    views = parity_views(pictures, card.preprocessing, wanted, failures)
+    with (progress or no_progress)("parity", wanted, "views") as advance:
+        for rows, pixels in view_batches(views, batch):
+            members += rows
+            for side, into in zip((reference, *models), outputs, strict=True):
+                into += _run(side.backend, pixels)
+            advance(len(rows))
+    if not members:
         reason = f" (the first: {': '.join(next(iter(failures.items())))})" if failures else ""
         raise DataError(
             f"no picture of {len(pictures):,} for the parity check could be read{reason}: "
             "pass others with --images FOLDER"
         )
-    logits = np.concatenate(reference_rows)
-    codes = np.concatenate(code_rows)
-    reference = pack_codes(logits >= 0)
-    differs = unpack_codes(reference, bits) != unpack_codes(codes, bits)
-    flipped = int(np.count_nonzero(differs))
-    return ParityReport(
-        bits_compared=logits.size,
-        flipped=flipped,
-        flipped_sure=int(np.count_nonzero(differs & (np.abs(logits) >= NEAR_ZERO))),
-        flip_rate=flipped / logits.size,
-        flip_rate_upper_95=flip_rate_upper_bound(flipped, logits.size),
-        near_zero=float(np.mean(np.abs(logits) < NEAR_ZERO)),
-        near_zero_epsilon=NEAR_ZERO,
-        max_logit_difference=difference,
-        top10_overlap=top_k_overlap(reference, codes, bits),
-        distinct_codes=len(np.unique(reference, axis=0)),
-        pictures=len(seen),
-        views=len(logits),
-        backend=model.name,
-        failures=failures,
-    )
+    codes, logits = ([np.concatenate([part[at] for part in parts]) for parts in outputs] for at in (0, 1))
+    changes = _map_changes(members, codes, card.bits, labels)
+    expected, reference_bits = logits[0], unpack_codes(codes[0], card.bits)
+    distinct = len(np.unique(codes[0], axis=0))
+    reports = []
+    for at, side in enumerate(models, 1):
+        differs = reference_bits != unpack_codes(codes[at], card.bits)
+        flipped = int(np.count_nonzero(differs))
+        reports.append(
+            ParityReport(
+                bits_compared=expected.size,
+                flipped=flipped,
+                flipped_sure=int(np.count_nonzero(differs & (np.abs(expected) >= NEAR_ZERO))),
+                flip_rate=flipped / expected.size,
+                flip_rate_upper_95=flip_rate_upper_bound(flipped, expected.size),
+                near_zero=float(np.mean(np.abs(expected) < NEAR_ZERO)),
+                near_zero_epsilon=NEAR_ZERO,
+                max_logit_difference=float(np.abs(logits[at] - expected).max()),  # keeps a NaN
+                top10_overlap=top_k_overlap(codes[0], codes[at], card.bits),
+                distinct_codes=distinct,
+                pictures=len(set(members)),
+                views=len(members),
+                backend=side.backend.name,
+                failures=failures,
+                precision=side.backend.card.precision,
+                reference=reference.backend.name,
+                reference_precision=card.precision,
+                map=changes[at - 1],
+            )
+        )
+    return tuple(reports)
 
 
 def flip_rate_upper_bound(flipped: int, compared: int, confidence: float = 0.95) -> float:
@@ -224,7 +351,7 @@ def top_k_overlap(
     k = min(k, n - 1)
     if k < 1:
         return 1.0
-    rows = _spread(n, queries)
+    rows = spread(n, queries)
     shared = 0
     for start in range(0, len(rows), 64):  # a chunk's keys stay in the cache's reach: [64, n] int64
         chunk = rows[start : start + 64]
@@ -233,95 +360,66 @@ def top_k_overlap(
     return shared / (len(rows) * k)
 
 
-def parity_views(
-    pictures: Sequence[str | bytes | os.PathLike[Any]],
-    preprocessing: Preprocessing,
-    count: int,
-    failures: dict[str, str],
-) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """Yield `count` views as (index into pictures, pixels uint8 [s, s, 3]); fewer only where no picture can be read.
-
-    Every picture gives its test crop first. Where that is not enough, each gives as many further views as the others:
-    flips, and crops of the picture; always the same ones. An unreadable picture goes into `failures`.
-    """
-    usable = [int(i) for i in _spread(len(pictures), count)]
-    made = dict.fromkeys(usable, 0)
-    missing = count
-    while missing and usable:
-        readable = []
-        for position, index in enumerate(usable):
-            share = math.ceil(missing / (len(usable) - position))
-            if not share:
-                break
-            try:
-                picture = images.open_rgb(pictures[index])
-            except ImageError as error:
-                failures[display_path(pictures[index])] = str(error)
-                continue
-            readable.append(index)
-            for view in range(made[index], made[index] + share):
-                yield index, _view(picture, index, view, preprocessing)
-            made[index] += share
-            missing -= share
-        usable = readable
-
-
-def _view(picture: "Image", index: int, view: int, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """View 0 is the test crop, 1 its mirror image; then crops of half a side or more, every other one mirrored."""
-    if view >= 2:
-        share_x, share_y, at_x, at_y = np.random.default_rng((index, view)).random(4)
-        width, height = (
-            max(1, round(side * (0.5 + share / 2)))
-            for side, share in zip(picture.size, (share_x, share_y), strict=True)
+def _check_same_network(reference: ParitySide, side: ParitySide) -> None:
+    expected, card = reference.backend.card, side.backend.card
+    if card.bits != expected.bits:
+        raise MismatchError(f"{side.name}: its codes have {card.bits} bits, {reference.name}'s {expected.bits}")
+    if card.fingerprint != expected.fingerprint:
+        raise MismatchError(
+            f"{side.name} comes from another checkpoint (fingerprint {card.fingerprint[:12]}…) than {reference.name} "
+            f"({expected.fingerprint[:12]}…): their bits mean different things, so there is nothing to compare; "
+            "give two exports of one run"
         )
-        left, top = round((picture.width - width) * at_x), round((picture.height - height) * at_y)
-        picture = picture.crop((left, top, left + width, top + height))
-    pixels = images.resize_crop(picture, preprocessing)
-    return np.ascontiguousarray(pixels[:, ::-1]) if view % 2 else pixels
 
 
-def _batches(
-    views: Iterator[tuple[int, npt.NDArray[np.uint8]]], size: int
-) -> Iterator[tuple[list[int], npt.NDArray[np.uint8]]]:
-    members: list[int] = []
-    pixels: list[npt.NDArray[np.uint8]] = []
-    for index, view in views:
-        members.append(index)
-        pixels.append(view)
-        if len(members) == size:
-            yield members, np.stack(pixels)
-            members, pixels = [], []
-    if members:
-        yield members, np.stack(pixels)
+def _run(
+    backend: Backend, pixels: npt.NDArray[np.uint8]
+) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
+    """Codes and logits of a batch, in pieces that the backend takes: an engine's profile may end below it."""
+    size = len(pixels)
+    while size > 1 and isinstance(backend, PipelinedBackend):
+        try:
+            backend.check_batch(size)
+            break
+        except MismatchError:
+            size = -(-size // 2)
+    parts = [backend.run(pixels[at : at + size]) for at in range(0, len(pixels), size)]
+    return [(part.codes, part.logits) for part in parts]
 
 
-def network_logits(
-    network: "HashNetwork", pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing, branches: int = 1
-) -> npt.NDArray[np.float32]:
-    """The network's own logits of uint8 pixels [b, s, s, 3]: float32 [b, bits * branches], in the mode that it is in.
+def _map_changes(
+    members: Sequence[int],
+    codes: Sequence[npt.NDArray[np.uint8]],
+    bits: int,
+    labels: Sequence[str | None] | None,
+) -> list[MapChange | None]:
+    """Of each side but the first. members: the picture of each row of codes; its first row is the test crop."""
+    from queryopt.train.metrics import retrieval_metrics
 
-    Normalised as in training, and not by the graph's own code: a fault of that must show.
-    """
-    import torch
-
-    from queryopt.train.inputs import to_input
-
-    device = next(network.parameters()).device
-    with torch.inference_mode():
-        logits: npt.NDArray[np.float32] = (
-            network(to_input(pixels, preprocessing, device), branches=branches).cpu().numpy()
-        )
-    return logits
-
-
-@contextlib.contextmanager
-def _evaluating(network: "HashNetwork") -> Iterator[None]:
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)
+    nothing: list[MapChange | None] = [None] * (len(codes) - 1)
+    if labels is None:
+        return nothing
+    crops = np.unique(members, return_index=True)[1].tolist()
+    rows = [row for row in crops if labels[members[row]] is not None]
+    classes = np.array([labels[members[row]] for row in rows], np.str_)
+    counts = np.unique(classes, return_counts=True)[1]
+    if len(counts) < 2 or counts.max() < 2:
+        return nothing
+    own = np.arange(len(rows))
+    sides = [
+        retrieval_metrics(side[rows], side[rows], bits, classes, classes, ks=(), radii=(), exclude_self=own)
+        for side in codes
+    ]
+    first = sides[0]
+    changes: list[MapChange | None] = []
+    for metrics in sides[1:]:
+        each = 100 * (metrics.average_precision - first.average_precision)
+        each = each[~np.isnan(each)]
+        points, upper = float(each.mean()), None
+        if len(each) >= MIN_QUERIES:
+            upper = points + _ONE_SIDED_95 * float(each.std(ddof=1)) / math.sqrt(len(each))
+        changes.append(MapChange(first.map, metrics.map, len(each), len(counts), points, upper))
+    return changes
 
 
 def _nearest(values: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
@@ -331,10 +429,3 @@ def _nearest(values: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64], k: int
     keys = distances * n + np.arange(n)  # unique, and ordered as (distance, id)
     keys[np.arange(len(rows)), rows] = np.iinfo(np.int64).max
     return np.argpartition(keys, k - 1, axis=1)[:, :k]
-
-
-def _spread(n: int, count: int) -> npt.NDArray[np.int64]:
-    """At most `count` of the rows 0..n-1, evenly spread, ascending."""
-    if n <= count:
-        return np.arange(n)
-    return np.arange(count) * n // count

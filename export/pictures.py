@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,41 +12,60 @@ from queryopt.images import find_images
 
 if TYPE_CHECKING:
     from queryopt.train.checkpoint import Checkpoint
+    from queryopt.train.data import LabelledImages
 
-__all__ = ["PicturePath", "calibration_pictures", "parity_pictures", "pictures_in"]
+__all__ = ["ParityPictures", "PicturePath", "calibration_pictures", "labelled_in", "parity_pictures", "pictures_in"]
 
 PicturePath = str | bytes | os.PathLike[Any]
+
+
+@dataclass(frozen=True)
+class ParityPictures:
+    """What the gate compares on. labels: each picture's class, None where it has none. source: what they are."""
+
+    paths: list[PicturePath]
+    labels: list[str | None]
+    source: str
 
 
 def parity_pictures(
     checkpoint: "Checkpoint",
     given: str | os.PathLike[str] | Sequence[PicturePath] | None = None,
     progress: Progress | None = None,
-) -> tuple[list[PicturePath], str]:
-    """Paths of the pictures to compare on, and in words what they are.
+) -> ParityPictures:
+    """The pictures to compare on.
 
-    given: a folder (searched with its sub-folders) or paths. None: the validation pictures of the run, drawn as its
-    training drew them; its training pictures where it set none aside (parity chooses nothing).
+    given: a folder (see labelled_in) or paths, which have no labels. None: the validation pictures of the run, drawn as
+    its training drew them; its training pictures where it set none aside (parity chooses nothing).
     progress: for a generated data set that has to be made again. DataError where there are none.
     """
     if given is None:
         return _of_run(checkpoint, progress)
     if isinstance(given, str | os.PathLike):
-        return pictures_in(given), "the given folder"
+        return labelled_in(given)
     if not given:
         raise DataError("no pictures were given for the parity check")
-    return list(given), "the given pictures"
+    return ParityPictures(list(given), [None] * len(given), "the given pictures")
 
 
-def pictures_in(folder: str | os.PathLike[str], option: str = "--images") -> list[PicturePath]:
-    """Paths of the pictures in a folder and its sub-folders. DataError where there are none; it names `option`."""
+def labelled_in(folder: str | os.PathLike[str], option: str = "--images") -> ParityPictures:
+    """The pictures of a folder and its sub-folders; one in a sub-folder has that folder's name as label.
+
+    DataError where there are none; it names `option`.
+    """
     root = os.fsencode(folder)
-    paths: list[PicturePath] = [os.path.join(root, name) for name in find_images(root)]
-    if not paths:
+    names = find_images(root)
+    if not names:
         raise DataError(
             f"{display_path(folder)}: no pictures in this folder: pass one that holds some with {option} FOLDER"
         )
-    return paths
+    labels = [os.fsdecode(os.path.basename(os.path.dirname(name))) or None for name in names]
+    return ParityPictures([os.path.join(root, name) for name in names], labels, "the given folder")
+
+
+def pictures_in(folder: str | os.PathLike[str], option: str = "--images") -> list[PicturePath]:
+    """The paths alone of labelled_in."""
+    return labelled_in(folder, option).paths
 
 
 def calibration_pictures(
@@ -55,11 +75,11 @@ def calibration_pictures(
 
     Not those of the parity gate, where the run set some aside. DataError where there are none.
     """
-    paths = _of_run(checkpoint, progress, train=True)[0] if given is None else pictures_in(given, "--calibrate")
+    paths = _of_run(checkpoint, progress, train=True).paths if given is None else pictures_in(given, "--calibrate")
     return paths[:: max(1, -(-len(paths) // count))]
 
 
-def _of_run(checkpoint: "Checkpoint", progress: Progress | None, train: bool = False) -> tuple[list[PicturePath], str]:
+def _of_run(checkpoint: "Checkpoint", progress: Progress | None, train: bool = False) -> ParityPictures:
     from queryopt.train.data import split_validation
     from queryopt.train.open_set import hold_out_classes
     from queryopt.train.sources import load_data
@@ -79,9 +99,14 @@ def _of_run(checkpoint: "Checkpoint", progress: Progress | None, train: bool = F
             f"{display_path(checkpoint.path)}: the pictures that it was trained on can't be had "
             f"({error}): pass some with --images FOLDER"
         ) from None
-    if train:
-        return [Path(training.root, path) for path in training.paths], "the run's training pictures"
-    chosen, words = (
-        (validation, "the run's validation pictures") if len(validation) else (images, "the run's training pictures")
+    if not train and len(validation):
+        return _labelled(validation, "the run's validation pictures")
+    return _labelled(training if train else images, "the run's training pictures")
+
+
+def _labelled(images: "LabelledImages", source: str) -> ParityPictures:
+    return ParityPictures(
+        [Path(images.root, path) for path in images.paths],
+        [images.classes[label] for label in images.labels.tolist()],
+        source,
     )
-    return [Path(chosen.root, path) for path in chosen.paths], words

@@ -12,13 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from queryopt.errors import UsageError
 
-__all__ = ["MAX_FLIP_RATES", "PRECISIONS", "head_nodes", "lower_precision"]
+__all__ = ["PRECISIONS", "head_nodes", "lower_precision"]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 """What `--precision` may be."""
-
-MAX_FLIP_RATES = {"fp32": 1e-3, "fp16": 1e-3, "bf16": 5e-3, "int8": 1e-2}
-"""The parity gate's limits: shares of flipped bits."""
 
 _ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _LARGEST = {"fp16": 65504.0, "bf16": 3.3e38}

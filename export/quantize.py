@@ -6,14 +6,16 @@ ONNX Runtime's quantiser inserts the nodes. Weights are symmetric int8. Activati
   Runtime computes whole blocks in integers. It takes integer kernels only where a convolution's output is quantised.
 - "int8", for TensorRT, which takes no other: symmetric, zero point 0, inputs of the layers alone.
 
-The head, the packing of bits, and products of two activations (attention) are never quantised. Which other layers stay
-in float32 is measured: each is quantised alone, and the worst are kept until the bits agree.
+The head, the packing of bits, and products of two activations (attention) are never quantised. All other layers are,
+where the bits then agree. If not, the layers that do most harm are found by measurement and kept in float32.
 """
 
+import heapq
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,17 +24,29 @@ import onnx
 
 from queryopt.cli import Progress, no_progress
 from queryopt.errors import DataError, UsageError
+from queryopt.export.parity_views import spread
 from queryopt.export.precision import head_nodes
 
-__all__ = ["ACTIVATIONS", "CALIBRATION_PICTURES", "TARGET_FLIP_RATE", "QuantisationReport", "quantise"]
+__all__ = [
+    "ACTIVATIONS",
+    "CALIBRATION_PICTURES",
+    "CHECKED_BITS",
+    "MOST_KEPT",
+    "TARGET_FLIP_RATE",
+    "QuantisationReport",
+    "quantise",
+]
 
 ACTIVATIONS = ("uint8", "int8")
 CALIBRATION_PICTURES = 128
 """How many pictures calibrate at most."""
+CHECKED_BITS = 2_400
+"""Bits of views of the calibration pictures that decide whether layers have to stay in float32."""
 TARGET_FLIP_RATE = 5e-3
-"""Layers are kept in float32 until no larger share of the calibration pictures' bits flips, or a quarter is kept."""
-_MEASURED_PICTURES = 48
-_MOST_KEPT = 0.25
+"""Layers are kept in float32 until no larger share of the calibration pictures' bits flips: half the gate's limit."""
+MOST_KEPT = 0.25
+"""The largest share of layers that is kept."""
+_MEASURED_VIEWS = 32
 _OPERATORS = ("Conv", "MatMul", "Gemm")
 _FOLLOWING = ("Add", "Relu")
 
@@ -41,16 +55,21 @@ _FOLLOWING = ("Add", "Relu")
 class QuantisationReport:
     """What was quantised.
 
-    activations: one of ACTIVATIONS. pictures: that calibrated. layers: that could be quantised, with the root mean
-    square of the change of the logits when each is quantised alone, worst first. kept: of these, the ones that stayed
-    in float32. flip_rate: of the calibration pictures' bits, against the float32 graph in the same runtime.
+    activations: one of ACTIVATIONS. pictures: that calibrated. layers: that could be quantised, in the graph's order.
+    kept: of these, the ones that stayed in float32, worst first. flip_rate: of the calibration pictures' bits, against
+    the float32 graph in the same runtime; first_flip_rate: where all were quantised. sensitivity: of the layers that
+    were measured alone, the root mean square of the change of the logits when only that one is quantised, worst first;
+    none where none had to be kept. measured: sessions that it took.
     """
 
     activations: str
     pictures: int
-    layers: tuple[tuple[str, float], ...]
+    layers: tuple[str, ...]
     kept: tuple[str, ...]
     flip_rate: float
+    first_flip_rate: float
+    sensitivity: tuple[tuple[str, float], ...] = ()
+    measured: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and the model's card."""
@@ -58,9 +77,10 @@ class QuantisationReport:
             "activations": self.activations,
             "pictures": self.pictures,
             "layers": len(self.layers),
-            "worst": {name: round(error, 6) for name, error in self.layers[:5]},
+            "worst": {name: round(error, 6) for name, error in self.sensitivity[:5]},
             "kept": list(self.kept),
             "flip_rate": self.flip_rate,
+            "first_flip_rate": self.first_flip_rate,
         }
 
 
@@ -70,40 +90,110 @@ def quantise(
     threads: int | None = None,
     activations: str = "uint8",
     progress: Progress | None = None,
+    *,
+    checked: npt.NDArray[np.uint8] | None = None,
+    target_flip_rate: float = TARGET_FLIP_RATE,
+    most_kept: float = MOST_KEPT,
 ) -> tuple[onnx.ModelProto, QuantisationReport]:
     """A quantised copy of a float32 graph, and what was done.
 
     pixels: uint8 [n, s, s, 3], real pictures in the model's own crop. DataError where there are none. activations: one
-    of ACTIVATIONS, else UsageError.
+    of ACTIVATIONS, else UsageError. checked: uint8 [m, s, s, 3], what the flip rate is measured on (None: pixels).
+    target_flip_rate, most_kept: layers are kept in float32 until no larger share of bits flips, or so many are kept.
+
+    Layers are ranked by the change of the logits when each is quantised alone. Measuring each takes a session each, so
+    it is done where it decides something: where all quantised flip too many bits, groups of neighbouring layers are
+    quantised alone, and the group that changes the logits most is halved, until single layers come out, worst first.
     """
     if activations not in ACTIVATIONS:
         raise UsageError(f"activations are {activations!r}: {' or '.join(ACTIVATIONS)}")
     if not len(pixels):
         raise DataError("no pictures to calibrate on: give some with --calibrate FOLDER")
     layers = _layers(model.graph)
-    seen = pixels[:: max(1, len(pixels) // _MEASURED_PICTURES)]
-    expected = _logits(model, seen, threads)
-    with _quiet(), (progress or no_progress)("calibrate", len(layers) + 1, "layers") as advance:
-        ranges = _ranges(model, pixels, activations)
-        advance(1)
-        errors = {}
-        for layer in layers:
-            alone = _logits(_with_nodes(model, ranges, [layer], activations), seen, threads)
-            errors[layer] = float(np.sqrt(np.square(alone - expected).mean()))
+    seen = pixels if checked is None else checked
+    most = int(len(layers) * most_kept)
+    show = progress or no_progress
+    kept: list[str] = []
+
+    def attempt() -> tuple[onnx.ModelProto, float]:
+        quantised = _with_nodes(model, ranges, [name for name in layers if name not in kept], activations)
+        flips = (_logits(quantised, seen, threads) >= 0) != (expected >= 0)
+        return quantised, float(np.mean(flips))
+
+    with _quiet():
+        with show("calibrate", 3, "steps") as advance:
+            expected = _logits(model, seen, threads)
             advance(1)
-        worst = sorted(layers, key=lambda layer: -errors[layer])
-        kept = 0
-        while True:
-            quantised = _with_nodes(model, ranges, worst[kept:], activations)
-            flip_rate = float(np.mean((_logits(quantised, seen, threads) >= 0) != (expected >= 0)))
-            if flip_rate <= TARGET_FLIP_RATE or kept >= int(len(layers) * _MOST_KEPT):
-                break
-            kept = min(max(1, 2 * kept), int(len(layers) * _MOST_KEPT))
+            ranges = _ranges(model, pixels, activations)
+            advance(1)
+            quantised, flip_rate = attempt()
+            advance(1)
+        first_flip_rate = flip_rate
+        measure = _Measure(model, ranges, activations, seen, expected, threads)
+        if flip_rate > target_flip_rate and most:
+            with show("find sensitive layers", most, "layers") as advance:
+                worst = measure.worst_first(layers)
+                while flip_rate > target_flip_rate and len(kept) < most:
+                    for name in islice(worst, min(max(1, len(kept)), most - len(kept))):
+                        kept.append(name)
+                        advance(1, name)
+                    quantised, flip_rate = attempt()
     onnx.checker.check_model(quantised, full_check=True)
-    report = QuantisationReport(
-        activations, len(pixels), tuple((layer, errors[layer]) for layer in worst), tuple(worst[:kept]), flip_rate
+    return quantised, QuantisationReport(
+        activations,
+        len(pixels),
+        tuple(layers),
+        tuple(kept),
+        flip_rate,
+        first_flip_rate,
+        measure.sensitivity(),
+        len(measure.errors),
     )
-    return quantised, report
+
+
+@dataclass
+class _Measure:
+    """How much groups of layers change the logits (root mean square) when they alone are quantised."""
+
+    model: onnx.ModelProto
+    ranges: Any
+    activations: str
+    pixels: npt.NDArray[np.uint8]
+    expected: npt.NDArray[np.float32]
+    threads: int | None
+    errors: dict[tuple[str, ...], float] = field(default_factory=dict)
+
+    def error(self, group: tuple[str, ...]) -> float:
+        """Of one group, measured once; on an even spread of the pixels."""
+        if group not in self.errors:
+            rows = spread(len(self.pixels), _MEASURED_VIEWS)
+            alone = _logits(
+                _with_nodes(self.model, self.ranges, list(group), self.activations), self.pixels[rows], self.threads
+            )
+            error = float(np.sqrt(np.square(alone - self.expected[rows]).mean()))
+            self.errors[group] = error if np.isfinite(error) else float("inf")
+        return self.errors[group]
+
+    def worst_first(self, layers: list[str]) -> Iterator[str]:
+        """The layers, that with the greatest error first. Nothing is measured before it is asked for.
+
+        The group with the greatest error is halved until it is a single layer: no layer in another group can do more
+        harm than that whole group, where errors add up. They may cancel out, which can change the order of two layers.
+        """
+        heap: list[tuple[float, int, tuple[str, ...]]] = [(-np.inf, 0, tuple(layers))]
+        while heap:
+            _, first, group = heapq.heappop(heap)
+            if len(group) == 1:
+                yield group[0]
+                continue
+            middle = len(group) // 2
+            for at, part in ((first, group[:middle]), (first + middle, group[middle:])):
+                heapq.heappush(heap, (-self.error(part), at, part))
+
+    def sensitivity(self) -> tuple[tuple[str, float], ...]:
+        """Of the layers that were measured alone, worst first."""
+        single = [(group[0], error) for group, error in self.errors.items() if len(group) == 1]
+        return tuple(sorted(single, key=lambda item: -item[1]))
 
 
 def _layers(graph: onnx.GraphProto) -> list[str]:

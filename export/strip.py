@@ -21,7 +21,7 @@ from queryopt.errors import ParityError, UsageError
 from queryopt.export.count import count_multiply_adds
 from queryopt.export.fold import folded_multiply_adds, query_forms
 from queryopt.export.folded import FoldedNetwork
-from queryopt.export.parity import network_logits
+from queryopt.export.torch_backend import network_logits
 from queryopt.train.network import QueryOpt
 
 if TYPE_CHECKING:

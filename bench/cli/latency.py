@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from queryopt.bench.cli.lists import count, listed
+from queryopt.bench.cli.models import parse_model
 from queryopt.bench.cli.picture import check_picture
 from queryopt.cli import Command, Output, common_options, display_path, threads_option
 from queryopt.errors import UsageError
@@ -151,19 +152,11 @@ def _open(
 
     for name in peers:
         add(open_peer(name, subject))
-    named = [_model(text) for text in models] or [(*one, None) for one in _untrained(out, subject, folder)]
+    named = [parse_model(text) for text in models] or [(*one, None) for one in _untrained(out, subject, folder)]
     for path, name, wanted in named:
         for backend in backends if wanted is None else (wanted,):
             add(open_model(path, backend, subject.threads, name))
     return opened
-
-
-def _model(text: str) -> tuple[Path, str, str | None]:
-    """A model's path, its name, and what is to run it, of FILE[@BACKEND]."""
-    file, at, backend = text.rpartition("@")
-    if not at or Path(text).exists():
-        return Path(text), display_path(text), None
-    return Path(file), display_path(file), backend
 
 
 def _untrained(out: Output, subject: "Subject", folder: Path) -> list[tuple[Path, str]]:

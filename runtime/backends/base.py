@@ -51,6 +51,7 @@ class Pending(Protocol):
         """Wait for it: its codes and logits."""
 
 
+@runtime_checkable
 class Backend(Protocol):
     """Runs one model. `run` may be called from one thread at a time."""
 

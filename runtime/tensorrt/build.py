@@ -33,7 +33,15 @@ from queryopt.runtime.tensorrt.messages import collect_messages, stdout_kept_cle
 from queryopt.runtime.tensorrt.profile import DEFAULT_PROFILE, Profile
 from queryopt.text import did_you_mean
 
-__all__ = ["BuiltEngine", "build_engine", "parse_bytes", "rebuild_engine", "refresh_engine"]
+__all__ = [
+    "BuiltEngine",
+    "build_engine",
+    "check_target",
+    "parse_bytes",
+    "place_engine",
+    "rebuild_engine",
+    "refresh_engine",
+]
 
 DEFAULT_TARGETS = ("sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
 """What a TensorRT-RTX engine is built for unless told otherwise. Turing, sm_75, has to be asked for."""
@@ -77,14 +85,28 @@ def build_engine(
     """
     source = Path(onnx)
     target = source.with_suffix(".plan") if plan is None else Path(plan)
-    if target.is_file() and target.stat().st_size and not manifest_path(target).is_file():
-        raise UsageError(
-            f"{display_path(target)}: what is there has no manifest, so qo-export did not write it: move it away, or "
-            "choose another name"
-        )
+    check_target(target)
     wanted = Profile.of(profile)
     limit = None if workspace is None else parse_bytes(workspace)
     return _make(source, target, wanted, limit, timing_cache, targets, flavour)
+
+
+def check_target(plan: Path) -> None:
+    """Raise UsageError where an engine may not be written: another ending, no folder, something of somebody else's."""
+    _check_target(plan)
+    if plan.is_file() and plan.stat().st_size and not manifest_path(plan).is_file():
+        raise UsageError(
+            f"{display_path(plan)}: what is there has no manifest, so qo-export did not write it: move it away, or "
+            "choose another name"
+        )
+
+
+def place_engine(built: BuiltEngine, plan: Path, manifest: Manifest) -> BuiltEngine:
+    """Move an engine that was built in another folder of the same file system into its place, with this manifest."""
+    # Where the process is killed between the two, the old manifest doesn't vouch for the new plan.
+    os.replace(built.path, plan)
+    manifest.write(plan)
+    return BuiltEngine(plan, manifest, built.seconds)
 
 
 def _make(

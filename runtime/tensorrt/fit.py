@@ -10,7 +10,7 @@ from queryopt.runtime.cuda.driver import Gpu, find_gpu
 from queryopt.runtime.tensorrt.flavours import Flavour, load_flavour
 from queryopt.runtime.tensorrt.manifest import Manifest, host, read_manifest, read_plan, rebuild_hint, title
 
-__all__ = ["FittingEngine", "fitting_engine", "mismatches"]
+__all__ = ["FittingEngine", "fitting_engine", "mismatches", "why_not_here"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,15 @@ def fitting_engine(plan: str | os.PathLike[str]) -> FittingEngine:
     if wrong:
         raise MismatchError(f"{display_path(plan)}: {'; '.join(wrong)}: {rebuild_hint(plan)}")
     return FittingEngine(Path(plan), manifest, content, flavour, gpu)
+
+
+def why_not_here(manifest: Manifest) -> str | None:
+    """Why an engine of this manifest can't be run here, in words; None where it should run."""
+    try:
+        flavour, gpu = load_flavour(manifest.flavour), find_gpu()
+    except MissingError as error:
+        return str(error)
+    return "; ".join(mismatches(manifest, flavour, gpu)) or None
 
 
 def mismatches(manifest: Manifest, flavour: Flavour, gpu: Gpu | None = None) -> list[str]:

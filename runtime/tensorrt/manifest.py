@@ -65,7 +65,8 @@ class Manifest:
     GPU that it was built on and for, None where it was built for named compute capabilities. capabilities: (major,
     minor) that it runs on. profile: its batches. workspace: limit in bytes while it was built, None for none.
     plan_bytes, plan_sha256, header (how it begins): of the plan. onnx_sha256: of the model.onnx that it was built
-    from. card: that model's card.
+    from. card: that model's card. parity: how the engine's own codes compared with the network's (queryopt.export),
+    None where they were not compared; parity_note then says why, in words.
     """
 
     flavour: str
@@ -81,6 +82,8 @@ class Manifest:
     onnx_sha256: str
     card: ModelCard
     created: str
+    parity: Mapping[str, Any] | None = None
+    parity_note: str = "built, and not compared"
 
     @property
     def built_for(self) -> str:
@@ -105,6 +108,8 @@ class Manifest:
             "plan": {"bytes": self.plan_bytes, "sha256": self.plan_sha256, "header": self.header.hex()},
             "onnx": {"sha256": self.onnx_sha256},
             "created": self.created,
+            "parity": self.parity,
+            "parity_note": self.parity_note,
             "card": json.loads(self.card.to_json()),
         }
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
@@ -138,6 +143,8 @@ class Manifest:
                 onnx_sha256=_digest(values["onnx"]),
                 card=card,
                 created=_text(values, "created"),
+                parity=_parity(values),
+                parity_note=_text({"parity_note": "", **values}, "parity_note"),
             )
             if not manifest.capabilities:
                 raise ValueError("no compute capability")
@@ -238,6 +245,13 @@ def _text(values: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} {value!r}")
     return value
+
+
+def _parity(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    parity = values.get("parity")  # manifests of earlier versions have none
+    if parity is not None and not isinstance(parity, dict):
+        raise ValueError(f"parity {parity!r}")
+    return parity
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -46,6 +46,9 @@ def test_a_trained_run_exports_on_its_validation_pictures(trained):
     assert f"model:    {trained / 'model.onnx'}" in result.stdout
     assert "0 of 20,004 bits flipped against torch on onnxruntime" in result.stdout
     assert "(rate 0, with 95 % confidence below 1.5e-04)" in result.stdout
+    assert "0 of 20,004 bits flipped against torch on openvino" in result.stdout
+    assert "top-10 overlap 1.0000; mAP " in result.stdout
+    assert " (+0.00 points, 6 labelled pictures against each other)" in result.stdout
     compared = "1,667 views of 6 pictures (the run's validation pictures), with flips and crops to reach 20,000 bits; "
     assert compared in result.stdout
     assert "takes minutes" in result.stderr

@@ -35,6 +35,9 @@ def test_of_a_checkpoint(network, save_run):
     manifest = read_manifest(run / "model.plan")
     assert manifest.card.fingerprint == values["fingerprint"]
     assert manifest.workspace == 1 << 30
+    assert (manifest.parity, values["engine"]["parity"]) == (None, None)
+    assert manifest.parity_note == values["engine"]["parity_note"]
+    assert manifest.parity_note.startswith("built, not run here: ")
 
 
 def test_of_a_model_on_a_machine_without_torch(onnx, monkeypatch):
@@ -43,7 +46,7 @@ def test_of_a_model_on_a_machine_without_torch(onnx, monkeypatch):
     assert result.exit_code == 0, result.stderr
     assert f"engine:   {onnx.with_suffix('.plan')}" in result.stdout
     assert "for compute capabilities 8.6, 8.9; batches of 1 to 4, best at 2" in result.stdout
-    assert "built, and not run" in result.stdout
+    assert "          built, not run here: " in result.stdout
     assert read_manifest(onnx.with_suffix(".plan")).profile.best == 2
 
 
@@ -55,6 +58,7 @@ def test_of_a_model_on_a_machine_without_torch(onnx, monkeypatch):
         (("--onnx", "a"), "give --engine too"),
         (("--onnx", "a", "--engine", "--explain"), "go with --ckpt"),
         (("--onnx", "a", "--engine", "--precision", "fp16"), "go with --ckpt"),
+        (("--onnx", "a", "--engine", "--no-parity"), "go with --ckpt"),
         (("--ckpt", "a", "--profile", "1,2,3"), "--profile is for the engine"),
         (("--ckpt", "a", "--target", "sm_86"), "--target is for the engine"),
         (("--onnx", "a", "--engine", "--profile", "3,2"), "smallest, best and largest"),

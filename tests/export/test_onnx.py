@@ -211,11 +211,12 @@ def test_no_pictures_to_be_had_says_to_pass_some(network, save_run, tmp_path):
 
 def test_the_run_s_own_pictures_are_compared_by_default(network, save_run, picture_folder):
     options = {"data": str(picture_folder), "test_fraction": 0.0, "seed": 3}
-    paths, words = parity_pictures(load_checkpoint(save_run(network, "a", validation_fraction=0.25, **options)))
+    found = parity_pictures(load_checkpoint(save_run(network, "a", validation_fraction=0.25, **options)))
     _, drawn = split_validation(load_image_folder(picture_folder, seed=3, test_fraction=0).train, 0.25, 3)
-    assert (paths, words) == ([drawn.path(i) for i in range(2)], "the run's validation pictures")
-    paths, words = parity_pictures(load_checkpoint(save_run(network, "b", validation_fraction=0.0, **options)))
-    assert (len(paths), words) == (8, "the run's training pictures")
+    assert (found.paths, found.source) == ([drawn.path(i) for i in range(2)], "the run's validation pictures")
+    assert found.labels == [path.parent.name for path in found.paths]
+    found = parity_pictures(load_checkpoint(save_run(network, "b", validation_fraction=0.0, **options)))
+    assert (len(found.paths), found.source) == (8, "the run's training pictures")
 
 
 def test_a_run_that_was_trained_on_a_relative_path_exports_from_anywhere(picture_folder, tmp_path, monkeypatch):
@@ -223,10 +224,10 @@ def test_a_run_that_was_trained_on_a_relative_path_exports_from_anywhere(picture
     config = preset_config("tiny", data=picture_folder.name, iterations=0, test_fraction=0.0, validation_fraction=0.25)
     train(config, out=tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    paths, words = parity_pictures(load_checkpoint("run"))
-    assert words == "the run's validation pictures"
-    assert paths
-    assert all(path.is_file() and path.is_relative_to(picture_folder) for path in paths)
+    found = parity_pictures(load_checkpoint("run"))
+    assert found.source == "the run's validation pictures"
+    assert found.paths
+    assert all(path.is_file() and path.is_relative_to(picture_folder) for path in found.paths)
 
 
 def test_a_bad_checkpoint_is_a_clear_error(tmp_path):

@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from queryopt.card import Preprocessing
-from queryopt.codes import pack_codes
+from queryopt.codes import pack_codes, unpack_codes
 from queryopt.errors import DataError, MismatchError, ParityError, UsageError
 from queryopt.export import check_parity
 from queryopt.export.onnx import build_graph, model_card, with_card
 from queryopt.export.parity import MIN_BITS, flip_rate_upper_bound, parity_views, top_k_overlap
 from queryopt.images import load_image
+from queryopt.runtime import Hasher
+from queryopt.runtime.cuda.emulated import EmulatedRuntime
+from queryopt.runtime.tensorrt.emulated import EmulatedBackend
+from queryopt.runtime.tensorrt.profile import Profile
+from queryopt.train.metrics import retrieval_metrics
 
 P = Preprocessing.for_size(32)
 
@@ -118,11 +123,19 @@ def test_a_run_folder_will_do_for_the_network(network, model_path, pictures, sav
     assert check_parity(save_run(network), model_path, pictures, min_bits=100).flipped == 0
 
 
-def test_a_perturbed_network_is_noticed_and_refused(network, make_network, model_path, pictures):
+@pytest.fixture(scope="module")
+def perturbed_path(network, make_network, tmp_path_factory):
+    """A model.onnx that is not the network whose card it has."""
     other = make_network()
     with torch.no_grad():
         other.queries.add_(0.3 * torch.randn(other.queries.shape, generator=torch.Generator().manual_seed(0)))
-    report = check_parity(other, model_path, pictures, min_bits=2000, threads=1)
+    path = tmp_path_factory.mktemp("perturbed") / "model.onnx"
+    path.write_bytes(with_card(build_graph(other), model_card(network)))
+    return path
+
+
+def test_a_perturbed_model_is_noticed_and_refused(network, perturbed_path, pictures):
+    report = check_parity(network, perturbed_path, pictures, min_bits=2000, threads=1)
     assert report.flipped >= report.flipped_sure > 0
     assert report.flip_rate == report.flipped / report.bits_compared < report.flip_rate_upper_95
     assert report.max_logit_difference > 1e-3
@@ -157,8 +170,10 @@ def test_logits_that_are_not_finite_are_refused(make_network, pictures, tmp_path
     path = tmp_path / "model.onnx"
     with torch.no_grad():
         broken.head.weight.fill_(1.0)
-        path.write_bytes(with_card(build_graph(broken), model_card(broken)))
+        card = model_card(broken)
         broken.head.weight[0, 0] = float("nan")
+        path.write_bytes(with_card(build_graph(broken), card))
+        broken.head.weight.fill_(1.0)
     with pytest.raises(ParityError, match="not finite"):
         check_parity(broken, path, pictures, min_bits=200).require(1.0)
 
@@ -191,3 +206,89 @@ def test_no_readable_picture_is_an_error_that_says_what_to_do(network, model_pat
 def test_another_code_length_is_refused(make_network, model_path, pictures):
     with pytest.raises(MismatchError, match="12 bits, the network's 16"):
         check_parity(make_network(16), model_path, pictures)
+
+
+def test_another_checkpoint_is_refused(make_network, model_path, pictures):
+    with pytest.raises(MismatchError, match=r"model\.onnx comes from another checkpoint .* than the network"):
+        check_parity(make_network(seed=1), model_path, pictures)
+
+
+def test_two_models_are_compared_without_the_network(model_path, perturbed_path, pictures):
+    pytest.importorskip("openvino")
+    report = check_parity(model_path, model_path, pictures, backend="openvino", min_bits=2000, threads=1)
+    assert report.reference.startswith("onnxruntime")
+    assert report.backend.startswith("openvino")
+    assert (report.flipped, report.precision, report.reference_precision) == (0, "fp32", "fp32")
+    assert check_parity(model_path, perturbed_path, pictures, min_bits=2000).flipped > 0
+
+
+def test_an_engine_gets_batches_that_its_profile_has(network, model_path, pictures):
+    backend = EmulatedBackend(model_path, Profile.of("1,2,3"), EmulatedRuntime())
+    report = check_parity(network, backend, pictures, min_bits=12 * 41, batch=20)
+    assert (report.views, report.flipped) == (41, 0)
+    assert "as if on a GPU" in report.backend
+    assert max(backend.engine.done) <= 3
+    backend.close()  # an open backend is the caller's
+
+
+def test_a_checkpoint_runs_in_torch_alone(network, model_path, pictures, save_run):
+    with pytest.raises(UsageError, match="a checkpoint runs in PyTorch"):
+        check_parity(model_path, save_run(network), pictures, backend="openvino")
+
+
+@pytest.fixture(scope="module")
+def many_pictures(tmp_path_factory):
+    """Forty pictures that differ."""
+    folder = tmp_path_factory.mktemp("many")
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(40):
+        paths.append(folder / f"{number:02}.png")
+        Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize((32, 32)).save(paths[-1])
+    return paths
+
+
+class TestMeanAveragePrecision:
+    def test_is_that_of_the_test_crops_against_each_other(self, network, model_path, perturbed_path, pictures):
+        labels = [path.parent.name for path in pictures]
+        report = check_parity(network, perturbed_path, pictures, labels=labels, min_bits=1000)
+        assert report.views > len(pictures)
+        values = []
+        for path in (model_path, perturbed_path):
+            with Hasher(path, "onnxruntime", threads=1) as hasher:
+                codes = hasher.hash_files(pictures).codes
+            own = np.arange(len(codes))
+            values.append(retrieval_metrics(codes, codes, 12, labels, labels, exclude_self=own).map)
+        assert (report.map.reference, report.map.model) == pytest.approx(values)
+        assert report.map.points == pytest.approx(100 * (values[1] - values[0]))
+        assert (report.map.queries, report.map.classes) == (8, 2)
+        assert report.map.points_upper_95 is None, "eight pictures are too few to judge by"
+
+    def test_lost_beyond_doubt_is_refused(self, network, perturbed_path, many_pictures):
+        with Hasher(perturbed_path, "onnxruntime") as hasher:
+            bits = unpack_codes(hasher.hash_files(many_pictures).codes, 12)
+        labels = [str(bit) for bit in bits[:, np.abs(bits.mean(axis=0) - 0.5).argmin()]]  # it retrieves these best
+        kept = check_parity(network, perturbed_path, many_pictures, labels=labels)
+        lost = check_parity(perturbed_path, network, many_pictures, labels=labels)
+        assert kept.map.points == pytest.approx(-lost.map.points)
+        assert lost.map.points < lost.map.points_upper_95 < 0
+        kept.require(1.0, 0.0)
+        lost.require(1.0)
+        lost.require(1.0, -lost.map.points)
+        with pytest.raises(ParityError, match=r"loses .* points of mean average precision .*40 labelled pictures"):
+            lost.require(1.0, 0.0)
+
+    def test_needs_two_classes(self, network, model_path, pictures):
+        for labels in (["a"] * 8, [None] * 8, list("abcdefgh"), ["a", "b", *[None] * 6]):
+            assert check_parity(network, model_path, pictures, labels=labels, min_bits=100).map is None
+
+    def test_pictures_without_a_label_or_that_cannot_be_read_count_for_nothing(self, network, model_path, pictures):
+        gone = [pictures[0].parent / "gone.png", *pictures]
+        labels = ["a", *[path.parent.name for path in pictures]]
+        labels[-1] = None
+        report = check_parity(network, model_path, gone, labels=labels, min_bits=100)
+        assert report.map.queries == 7
+
+    def test_one_label_each(self, network, model_path, pictures):
+        with pytest.raises(UsageError, match="2 labels for 8 pictures"):
+            check_parity(network, model_path, pictures, labels=["a", "b"])

@@ -1,0 +1,50 @@
+"""Which backends the parity gate runs a model in."""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+
+from queryopt.errors import MissingError, UsageError
+from queryopt.export.parity import ParitySide, open_side
+from queryopt.runtime.backends import has_gpu
+from queryopt.runtime.backends.onnxruntime import has_cuda_provider
+
+__all__ = ["open_serving"]
+
+
+def open_serving(
+    model: str | os.PathLike[str],
+    backends: str | Sequence[str] | None,
+    threads: int | None,
+    stack: contextlib.ExitStack,
+) -> tuple[list[ParitySide], Mapping[str, str]]:
+    """A model.onnx in each backend that would run it here, which `stack` closes; and the reasons of those that can't.
+
+    backends: names, where only these are wanted; then what is missing is an error. Else every one that is installed:
+    onnxruntime, openvino, and cuda where there is an NVIDIA GPU. Raises as open_backend; MissingError where none can.
+    """
+    if isinstance(backends, str):
+        backends = [backends]
+    if backends is not None:
+        if not backends:
+            raise UsageError("no backend for the parity gate was named: leave the names out, or the gate")
+        return [open_side(model, name, threads, stack, f"the model in {name}") for name in backends], {}
+    sides, errors = [], {}
+    for name in _installed():
+        try:
+            sides.append(open_side(model, name, threads, stack, f"the model in {name}"))
+        except MissingError as error:
+            errors[name] = error
+    if not sides:
+        raise next(iter(errors.values()))
+    return sides, {name: str(error) for name, error in errors.items()}
+
+
+def _installed() -> list[str]:
+    names = ["onnxruntime"]
+    if importlib.util.find_spec("openvino") is not None:
+        names.append("openvino")
+    if has_cuda_provider() and has_gpu():
+        names.append("cuda")
+    return names
