@@ -32,7 +32,6 @@ from queryopt.export.quantize import (
     ACTIVATIONS,
     CALIBRATION_PICTURES,
     CHECKED_BITS,
-    TARGET_FLIP_RATE,
     QuantisationReport,
     quantise,
 )
@@ -177,7 +176,7 @@ def export_onnx(
                     activations or ACTIVATIONS[0],
                     progress,
                     checked=_views(calibrating, card),
-                    target_flip_rate=min(TARGET_FLIP_RATE, max_flip_rate / 2),
+                    target_flip_rate=max_flip_rate / 2,
                 )
                 card = replace(card, quantisation=quantisation.to_dict())
             elif precision != "fp32":

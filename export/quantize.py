@@ -99,7 +99,8 @@ def quantise(
 
     pixels: uint8 [n, s, s, 3], real pictures in the model's own crop. DataError where there are none. activations: one
     of ACTIVATIONS, else UsageError. checked: uint8 [m, s, s, 3], what the flip rate is measured on (None: pixels).
-    target_flip_rate, most_kept: layers are kept in float32 until no larger share of bits flips, or so many are kept.
+    target_flip_rate, most_kept: layers are kept in float32, 1, 2, 4 … of them, until no larger share of bits flips, or
+    that share of the layers is kept; then as few as will do. Where none will, the graph with the fewest flips is given.
 
     Layers are ranked by the change of the logits when each is quantised alone. Measuring each takes a session each, so
     it is done where it decides something: where all quantised flip too many bits, groups of neighbouring layers are
@@ -113,12 +114,11 @@ def quantise(
     seen = pixels if checked is None else checked
     most = int(len(layers) * most_kept)
     show = progress or no_progress
-    kept: list[str] = []
 
-    def attempt() -> tuple[onnx.ModelProto, float]:
+    def attempt(kept: list[str]) -> _Attempt:
         quantised = _with_nodes(model, ranges, [name for name in layers if name not in kept], activations)
         flips = (_logits(quantised, seen, threads) >= 0) != (expected >= 0)
-        return quantised, float(np.mean(flips))
+        return _Attempt(quantised, tuple(kept), float(np.mean(flips)))
 
     with _quiet():
         with show("calibrate", 3, "steps") as advance:
@@ -126,29 +126,45 @@ def quantise(
             advance(1)
             ranges = _ranges(model, pixels, activations)
             advance(1)
-            quantised, flip_rate = attempt()
+            first = best = attempt([])
             advance(1)
-        first_flip_rate = flip_rate
         measure = _Measure(model, ranges, activations, seen, expected, threads)
-        if flip_rate > target_flip_rate and most:
+        if first.flip_rate > target_flip_rate and most:
             with show("find sensitive layers", most, "layers") as advance:
-                worst = measure.worst_first(layers)
-                while flip_rate > target_flip_rate and len(kept) < most:
+                worst, kept = measure.worst_first(layers), list[str]()
+                too_few = 0
+                while best.flip_rate > target_flip_rate and len(kept) < most:
+                    too_few = len(kept)
                     for name in islice(worst, min(max(1, len(kept)), most - len(kept))):
                         kept.append(name)
                         advance(1, name)
-                    quantised, flip_rate = attempt()
-    onnx.checker.check_model(quantised, full_check=True)
-    return quantised, QuantisationReport(
+                    best = min(best, attempt(kept), key=lambda one: one.flip_rate)
+                while best.flip_rate <= target_flip_rate and len(best.kept) - too_few > 1:
+                    tried = attempt(kept[: (len(best.kept) + too_few) // 2])
+                    if tried.flip_rate <= target_flip_rate:
+                        best = tried
+                    else:
+                        too_few = len(tried.kept)
+    onnx.checker.check_model(best.model, full_check=True)
+    return best.model, QuantisationReport(
         activations,
         len(pixels),
         tuple(layers),
-        tuple(kept),
-        flip_rate,
-        first_flip_rate,
+        best.kept,
+        best.flip_rate,
+        first.flip_rate,
         measure.sensitivity(),
         len(measure.errors),
     )
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A quantised graph in which some layers were kept. flip_rate: of the views that are checked."""
+
+    model: onnx.ModelProto
+    kept: tuple[str, ...]
+    flip_rate: float
 
 
 @dataclass
