@@ -38,7 +38,20 @@ types: setup
 	@ln -sfn ../tests $(VENV)/tests
 	@cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p queryopt -p tests
 
-unit: setup
+# The browser that the pages of qo-serve are tested in. Where it is missing and can't be had, those tests are left out,
+# and the last lines say so.
+$(VENV)/.browser: $(VENV)/.dependencies
+	@if ! $(BIN)/python -c 'import shutil, sys; sys.exit(not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))' \
+		&& test "$$(id -u)" = 0 && command -v apt-get > /dev/null; then \
+		echo "== setup: Chromium, for the tests of qo-serve's pages"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get install -y -qq --no-install-recommends chromium > /dev/null 2>&1 || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } > /dev/null 2>&1 || \
+		echo "   not to be had here: its tests are left out"; \
+	fi
+	@touch $@
+
+unit: setup $(VENV)/.browser
 	@echo "== tests"
 	@$(BIN)/pytest
 

@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import functools
+import importlib.util
 import os
 import shutil
 import signal
@@ -43,12 +44,20 @@ def _sanitizer(name: str) -> str:
     return ""
 
 
+def _browser() -> str:
+    """The path of a Chromium, if Playwright is there to drive it."""
+    if importlib.util.find_spec("playwright") is None:
+        return ""
+    return _program("chromium", "chromium-browser", "google-chrome")
+
+
 _TOOLS: dict[str, Callable[[], str]] = {
     "clang++": lambda: _program("clang++", *(f"clang++-{version}" for version in range(40, 6, -1))),
     "aarch64-linux-gnu-g++": lambda: _program("aarch64-linux-gnu-g++"),
     "qemu-aarch64": lambda: _program("qemu-aarch64", "qemu-aarch64-static"),
     "g++ -fsanitize=address": lambda: _sanitizer("address,undefined"),
     "g++ -fsanitize=thread": lambda: _sanitizer("thread"),
+    "chromium": _browser,
 }
 _left_out: list[str] = []
 

@@ -29,19 +29,15 @@ from queryopt.runtime.serve.settings import MAX_PAGE
 
 __all__ = ["api_routes", "uploaded_file"]
 
-_FORM = {
-    "type": "object",
-    "properties": {
-        "file": {"type": "string", "format": "binary", "description": "A picture."},
-        **{name: {"type": "string", "description": f"As in JSON: {name}."} for name in SearchRequest.model_fields},
-    },
-}
+_JSON = SearchRequest.model_json_schema()
+_FILE = {"type": "string", "format": "binary", "description": "A picture."}
+_FORM = {"type": "object", "properties": {"file": _FILE, **_JSON["properties"]}}
 _BODY = {
     "requestBody": {
         "required": True,
         "content": {
+            "application/json": {"schema": _JSON},
             "multipart/form-data": {"schema": _FORM},
-            "application/json": {"schema": SearchRequest.model_json_schema()},
         },
     }
 }

@@ -236,12 +236,22 @@ class Gallery:
         """A picture of the index. NotFoundError where there is none, ImageError where its file can't be shown."""
         return self.pictures.jpeg(self.index.root, self.image(id), size, view)
 
+    def maps_of(self, id: int, relative: bytes) -> str | None:
+        """Where the maps of a picture of the index are; None where the model has none, or the file can't be shown."""
+        if not self.explains:
+            return None
+        try:
+            self.pictures.tag(self.index.root, relative)
+        except ImageError:
+            return None
+        return f"/image/{id}/attention"
+
     def attention(self, id: int) -> npt.NDArray[np.float32]:
         """Where each bit looks in a picture of the index: float32 [bits, g, g]. Raises as jpeg and need_attention."""
         self.need_attention()
         worker = self._need_worker()
         image = self.image(id)
-        key = (id, self.pictures.tag(self.index.root, image))
+        key = (id, self.pictures.tag(self.index.root, image.relative))
         with self._maps_lock:
             if key in self._maps:
                 self._maps.move_to_end(key)

@@ -48,9 +48,9 @@ class Pictures:
         self._lock = threading.Lock()
         self._decoding = threading.BoundedSemaphore(decoders)
 
-    def tag(self, root: Path, image: IndexedImage) -> str:
+    def tag(self, root: Path, relative: bytes) -> str:
         """The tag of a picture's JPEGs now. ImageError where the file is not there, or lies outside of the root."""
-        return _tag(confined(root, image.relative))
+        return _tag(confined(root, relative))
 
     def jpeg(self, root: Path, image: IndexedImage, size: int, view: View) -> Jpeg:
         """A picture of the index, upright, of at most `size` pixels a side, without any metadata.

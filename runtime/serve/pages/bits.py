@@ -115,13 +115,13 @@ def _facts(found: BitSurvey | None, bit: int, meaning: BitMeaning | None) -> Mar
     if found is not None and found.images:
         share = int(found.ones[bit]) / found.images
         meter = element("meter", f"{100 * share:.1f} %", min=0, max=1, value=f"{share:.4f}", aria_label="Share of ones")
-        facts.append(element("p", meter, f" 1 in {100 * share:.1f} % of the pictures", class_="balance"))
+        facts.append(element("p", meter, f"1 in {100 * share:.1f} % of pictures", class_="balance"))
     if meaning is not None and meaning.attribute is not None:
         word = meaning.attribute if meaning.positive else f"not {meaning.attribute}"
         sure = "" if meaning.accuracy is None else f" (balanced accuracy {meaning.accuracy:.3f}, p = {meaning.p:.3f})"
         facts.append(element("p", "follows ", element("strong", word), sure, class_="follows"))
     if meaning is not None and meaning.drop_loss is not None:
-        facts.append(element("p", f"without it the mAP falls by {meaning.drop_loss:.4f}", class_="hint"))
+        facts.append(element("p", f"lost without it: {meaning.drop_loss:+.4f} of the mAP", class_="hint"))
     return element("div", *facts, class_="facts")
 
 
@@ -129,8 +129,11 @@ def _side(gallery: Gallery, surest: Surest, number: int, title: str, bit: int) -
     some = slice((number - 1) * _OF_A_PAGE, number * _OF_A_PAGE)
     margins = dict(zip(surest.ids[some].tolist(), surest.margins[some].tolist(), strict=True))
     shown = gallery.images(list(margins))
-    attention = bit if gallery.explains else None
-    pictures = [image_link(image, f"{margins[image.id]} of 127", attention) for image in shown]
+    pictures = []
+    for image in shown:
+        maps = gallery.maps_of(image.id, image.relative)
+        note = f"{margins[image.id]} of 127"
+        pictures.append(image_link(image, note, None if maps is None else f"{maps}?bit={bit}"))
     return element(
         "section",
         element("h2", title),

@@ -56,7 +56,7 @@ def _operation(method: str, path: str, operation: Mapping[str, Any], whole: Mapp
         "section",
         element("h2", element("span", method.upper(), class_="method"), " ", element("code", path)),
         element("p", f"{operation.get('summary', '')}."),
-        element("pre", element("code", example.format(url=url)), tabindex=0) if example else None,
+        _code(example.format(url=url)) if example else None,
         _parameters(operation.get("parameters", [])),
         *_bodies(operation.get("requestBody", {}).get("content", {}), schemas),
         element("dl", *_answers(operation.get("responses", {})), class_="answers"),
@@ -80,9 +80,19 @@ def _parameters(parameters: list[Mapping[str, Any]]) -> Markup | None:
 
 
 def _bodies(content: Mapping[str, Any], schemas: Mapping[str, Any]) -> Iterator[Markup]:
+    known: set[str] = set()
     for kind, body in content.items():
-        yield element("p", "Body: ", element("code", kind))
-        yield _fields(body["schema"], schemas)
+        fields = body["schema"]["properties"]
+        also = " and the fields above, as text" if known & set(fields) else ""
+        yield element("p", "Body: ", element("code", kind), also)
+        yield _fields({**body["schema"], "properties": {k: v for k, v in fields.items() if k not in known}}, schemas)
+        known |= set(fields)
+
+
+def _code(text: str) -> Markup:
+    # As lines of their own: line breaks in text are shown as escapes.
+    lines = Markup("<br>").join(element("span", line) for line in text.split("\n"))
+    return element("pre", element("code", Markup(lines)), tabindex=0)
 
 
 def _answers(responses: Mapping[str, Any]) -> Iterator[Markup]:
@@ -137,8 +147,10 @@ def _kind(schema: Mapping[str, Any]) -> str:
     kind = str(schema.get("format") or schema.get("type", "any"))
     if kind == "array":
         return f"list of {_kind(schema['items'])}" if "items" in schema else "list"
-    limits = [f"{schema[name]:,}" for name in ("minimum", "maximum") if name in schema]
-    return f"{kind}, {' to '.join(limits)}" if limits else kind
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is None or high is None:
+        return kind if low is None else f"{kind} >= {int(low)}"
+    return f"{kind}, {int(low):,} to {int(high):,}"
 
 
 def _default(schema: Mapping[str, Any]) -> str:

@@ -21,8 +21,8 @@ PAGE_HITS = 24
 
 _ORDERS: dict[Rank, str] = {
     "hamming": "distance",
-    "tiebreak": "distance, then how sure the query was",
-    "weighted": "how sure the query was of the bits that differ",
+    "tiebreak": "distance, ties by margins",
+    "weighted": "margins of bits that differ",
 }
 
 
@@ -50,7 +50,12 @@ def results_page(gallery: Gallery, asked: Asked, results: Results, number: int) 
         "rank": results.rank if results.rank != "hamming" else None,
     }
     if results.hits:
-        found = element("ol", *(_card(hit, results) for hit in results.hits), class_="hits", start=results.offset + 1)
+        found = element(
+            "ol",
+            *(_card(hit, results, gallery.maps_of(hit.id, hit.name)) for hit in results.hits),
+            class_="hits",
+            start=results.offset + 1,
+        )
     else:
         found = element("p", "Nothing found." if not results.total else "No more hits.", class_="none")
     return page(
@@ -90,38 +95,37 @@ def _query(gallery: Gallery, asked: Asked, results: Results, name: str) -> Marku
     source = f"/query/{asked.upload}" if asked.upload is not None else f"/image/{asked.image}"
     picture: Markup | None = None
     if asked.code is None:
-        size = "" if asked.upload is not None else "size=640&fallback=true&"
+        maps = f"{source}/attention" if gallery.explains else None
+        if query.image is not None:
+            maps = gallery.maps_of(query.image.id, query.image.relative)
+        shown = f"{source}?size=640&fallback=true&" if asked.upload is None else f"{source}/image?"
         picture = element(
             "a",
             element(
                 "span",
-                element(
-                    "img",
-                    src=f"{source}/image?view=model" if asked.upload else f"{source}?{size}view=model",
-                    alt=f"Query: {name}",
-                ),
+                element("img", src=f"{shown}view=model", alt=f"Query: {name}"),
                 class_="view",
                 id="asked-view",
-                data_maps=f"{source}/attention" if gallery.explains else None,
+                data_maps=maps,
             ),
             href=f"{source}/image" if asked.upload is not None else source,
             title="What the model looked at. Click for the whole picture.",
         )
     label = query.image.label if query.image is not None else None
-    path = os.path.dirname(os.fsdecode(query.path)) if query.image is not None else ""
     return element(
         "figure",
         picture,
         element(
             "figcaption",
             element("h2", hidden("Query: "), breakable(name)),
-            element("p", breakable(path), class_="name") if path else None,
-            element("p", breakable(label), class_="label") if label is not None and label != path else None,
+            element("p", breakable(label), class_="name") if label is not None else None,
             code_strip(
                 query.code, gallery.index.bits, None if asked.code else query.margins, (), "Code of the query: ", "q"
             ),
             element("p", code_hex(query.code), class_="code"),
-            element("p", "Point at a bit, or choose one with the arrow keys, to see where it looks.", class_="hint")
+            element(
+                "p", "Point at a bit, tap it, or choose it with the arrow keys, to see where it looks.", class_="hint"
+            )
             if gallery.explains and asked.code is None
             else None,
         ),
@@ -190,13 +194,11 @@ def _summary(results: Results, pages: int) -> str:
     return f"{span}{ties}"
 
 
-def _card(hit: Hit, results: Results) -> Markup:
+def _card(hit: Hit, results: Results, maps: str | None) -> Markup:
     query = results.query
     name = os.path.basename(os.fsdecode(hit.name))
     title = hit.label if hit.label is not None else name
     distance = counted(hit.distance, "bit", "bits") if hit.distance else "same code"
-    if hit.score is not None:
-        distance += f", score {hit.score:,}"
     own = query.image is not None and query.image.label is not None and query.image.label == hit.label
     bits = len(query.margins)
     return element(
@@ -207,7 +209,7 @@ def _card(hit: Hit, results: Results) -> Markup:
                 "span",
                 thumbnail(hit.id, f"Hit {hit.rank}, {distance}: {title}"),
                 class_="view",
-                data_maps=f"/image/{hit.id}/attention",
+                data_maps=maps,
             ),
             element("span", str(hit.rank), class_="rank", aria_hidden="true"),
             element("span", hidden("Distance: "), distance, class_="distance" if hit.distance else "distance zero"),
@@ -228,6 +230,7 @@ def _card(hit: Hit, results: Results) -> Markup:
             element("p", breakable(name), class_="name", title=os.fsdecode(hit.name))
             if hit.label is not None
             else None,
+            element("p", f"score {hit.score:,}", class_="name") if hit.score is not None else None,
             element("p", "code of an earlier state of this file", class_="stale") if hit.stale else None,
             class_="about",
         ),

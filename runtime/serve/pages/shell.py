@@ -105,14 +105,14 @@ def link(path: str, text: str | Markup, **query: str | int | None) -> Markup:
     return element("a", text, href=f"{path}?{urlencode(given)}" if given else path)
 
 
-def image_link(image: IndexedImage, note: str | Markup | None = None, attention: int | None = None) -> Markup:
-    """A picture of the index that searches with itself. note: below it. attention: the bit whose map it can show."""
+def image_link(image: IndexedImage, note: str | Markup | None = None, maps: str | None = None) -> Markup:
+    """A picture of the index that searches with itself. note: below it. maps: where its maps are."""
     name = os.path.basename(os.fsdecode(image.relative))
     picture = element(
         "span",
         thumbnail(image.id, f"{image.label}: {name}" if image.label is not None else name),
         class_="view",
-        data_maps=None if attention is None else f"/image/{image.id}/attention?bit={attention}",
+        data_maps=maps,
     )
     return element(
         "li",

@@ -83,8 +83,8 @@ class Client:
             data,
             f"\r\n--{boundary}--\r\n".encode(),
         ]
-        kind = {"Content_Type": f"multipart/form-data; boundary={boundary}"}
-        return self.send("POST", path, b"".join(parts), **kind, **dict(headers))
+        kind: dict[str, Any] = {"Content_Type": f"multipart/form-data; boundary={boundary}"}
+        return self.send("POST", path, b"".join(parts), **{**kind, **dict(headers)})
 
 
 class Process:
@@ -160,7 +160,7 @@ def _awkward(pictures: Path) -> None:
     shutil.copy(pictures / "heron" / "1.jpg", outside)
     (pictures / "heron" / "leaves.jpg").symlink_to(outside)
     shutil.copy(pictures / "heron" / "1.jpg", pictures / "heron" / "vanishes.jpg")
-    shutil.copy(pictures / "heron" / "2.jpg", os.path.join(os.fsencode(pictures), b"heron/\xff\n.jpg"))
+    shutil.copy(pictures / "heron" / "2.jpg", os.fsdecode(os.fsencode(pictures / "heron") + b"/\xff\n.jpg"))
 
 
 @pytest.fixture(scope="session")
