@@ -64,7 +64,7 @@ class Client:
             connection.close()
 
     def get(self, path: str, **headers: str) -> Reply:
-        return self.send("GET", path, **headers)
+        return self.send("GET", path, None, **headers)
 
     def search(self, **fields: Any) -> Reply:
         return self.send("POST", "/search", json.dumps(fields).encode(), Content_Type="application/json")
@@ -83,8 +83,8 @@ class Client:
             data,
             f"\r\n--{boundary}--\r\n".encode(),
         ]
-        kind: dict[str, Any] = {"Content_Type": f"multipart/form-data; boundary={boundary}"}
-        return self.send("POST", path, b"".join(parts), **{**kind, **dict(headers)})
+        named: dict[str, Any] = {"Content_Type": f"multipart/form-data; boundary={boundary}"}
+        return self.send("POST", path, b"".join(parts), **(named | dict(headers)))
 
 
 class Process:
