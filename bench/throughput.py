@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from queryopt.bench.machine import describe_machine, load_average
 from queryopt.card import ModelCard
 from queryopt.errors import ImageError, InputError, MissingError, UsageError
 from queryopt.images import load_image
+from queryopt.runtime.backends import Backend
 from queryopt.runtime.backends.onnxruntime import usable_cores
 from queryopt.runtime.hasher import Hasher
 from queryopt.runtime.index import HashIndex
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Round", "Throughput", "make_pictures", "measure", "untrained_model"]
 
+_NOISE_PICTURES = 4
 PICTURE_SIZES = ((500, 400), (500, 375), (400, 500), (480, 360))
 """Width and height of the pictures of `make_pictures`, in turn: about those of the usual data sets."""
 
@@ -104,13 +106,14 @@ def measure(
     threads: int | None = None,
     batch: int = 32,
     rounds: int = 5,
-    backend: str = "auto",
+    backend: str | Backend = "auto",
     obvious: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> Throughput:
     """Measure a model on picture files.
 
-    threads: of the model, and as many for decoding (None: all that this process may use). Pixels of all pictures are
+    threads: of the model, and as many for decoding (None: all that this process may use). backend: what runs the model,
+    by name; or one that is open, which is closed here. Pixels of all pictures are
     held in memory. Pictures that can't be read are left out; InputError where none can. obvious: measure also PyTorch's
     DataLoader with the network in eager mode (see queryopt.bench.data_loader; MissingError without PyTorch). progress:
     called with 1 after each round. Raises ModelError, MissingError, UsageError as Hasher.
@@ -214,16 +217,22 @@ def make_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
     return paths
 
 
-def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12, *, fold: bool = True) -> Path:
+def untrained_model(
+    path: Path, backbone: str = "resnet50", bits: int = 12, *, fold: bool = True, precision: str = "fp32"
+) -> Path:
     """Export a network with random weights to `path`: as fast as a trained one. MissingError without torch and onnx.
 
-    fold: see queryopt.export.export_onnx.
+    fold, precision: see queryopt.export.export_onnx; of int8 all layers are quantised, with ranges of noise.
     """
     try:
+        import onnx
         import torch
 
         from queryopt.bench.networks import network_config
         from queryopt.export import export_onnx
+        from queryopt.export.onnx import with_card
+        from queryopt.export.precision import lower_precision
+        from queryopt.export.quantize import quantise
         from queryopt.train.checkpoint import Checkpoint
         from queryopt.train.config import TrainConfig
         from queryopt.train.network import QueryOpt
@@ -234,7 +243,17 @@ def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12, *, f
     config = network_config(bits, backbone)
     torch.manual_seed(0)
     state = QueryOpt(config).eval().state_dict()
-    export_onnx(Checkpoint(TrainConfig(config), state, path.with_suffix(".safetensors")), path, parity=False, fold=fold)
+    checkpoint = Checkpoint(TrainConfig(config), state, path.with_suffix(".safetensors"))
+    exported = export_onnx(checkpoint, path, parity=False, fold=fold)
+    if precision != "fp32":
+        model = onnx.load(path)
+        if precision == "int8":
+            shape = (_NOISE_PICTURES, config.image_size, config.image_size, 3)
+            noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+            model, _ = quantise(model, noise, most_kept=0)
+        else:
+            model = lower_precision(model, precision)
+        path.write_bytes(with_card(model, replace(exported.card, precision=precision)))
     return path
 
 

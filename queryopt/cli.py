@@ -39,6 +39,7 @@ __all__ = [
     "device_option",
     "display_path",
     "from_here",
+    "json_text",
     "no_progress",
     "threads_option",
 ]
@@ -132,7 +133,7 @@ class Output:
     def result(self, value: Any) -> None:
         """With --json, print the result (JSON-serialisable; NaN and infinities become null) to stdout."""
         if self.json:
-            click.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=_jsonable))
+            click.echo(json_text(value))
 
     def log(self, message: str) -> None:
         """A line for the person at the terminal, on stderr; nothing with -q."""
@@ -389,6 +390,11 @@ def device_option(*choices: str) -> Callable[[Callable[..., Any]], Callable[...,
     return click.option(
         "--device", type=click.Choice(choices), default=choices[0], show_default=True, help="Where to run."
     )
+
+
+def json_text(value: Any) -> str:
+    """A result as JSON: NaN and infinities become null, paths text."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, default=_jsonable)
 
 
 def _escape(character: str) -> str:

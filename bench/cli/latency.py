@@ -11,8 +11,8 @@ from queryopt.bench.cli.lists import count, listed
 from queryopt.bench.cli.models import parse_model
 from queryopt.bench.cli.picture import check_picture
 from queryopt.cli import Command, Output, common_options, display_path, threads_option
-from queryopt.errors import UsageError
-from queryopt.text import counted
+from queryopt.errors import MissingError, UsageError
+from queryopt.text import counted, did_you_mean
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,6 +52,13 @@ __all__ = ["command"]
 @click.option("--backbone", metavar="NAME", help="Of the untrained network.  [default: resnet50]")
 @click.option("--bits", type=click.IntRange(1, 64), help="Of the untrained network.  [default: 12]")
 @click.option(
+    "--precision",
+    "precisions",
+    callback=listed(str, "fp32,bf16,int8"),
+    metavar="P,…",
+    help="Of the untrained network: fp32 (plain and folded), fp16, bf16, int8.  [default: fp32]",
+)
+@click.option(
     "--batch", "batches", callback=listed(count, "1,8,32"), metavar="B,…", default="1", show_default=True,
     help="Pictures a call.",
 )  # fmt: skip
@@ -74,6 +81,7 @@ def command(
     reference: int | None,
     backbone: str | None,
     bits: int | None,
+    precisions: tuple[str, ...] | None,
     batches: tuple[int, ...],
     rounds: int,
     seconds: float,
@@ -89,25 +97,29 @@ def command(
     \b
     Examples:
       qo-bench latency --peers eager,resnet50
+      qo-bench latency --precision fp32,bf16,int8 --backend onnxruntime,openvino --batch 1,8,32
       qo-bench latency --model model.onnx --backend onnxruntime,openvino --batch 1,8,32 --threads 1
       qo-bench latency --model fp32.onnx@onnxruntime --model int8.onnx@openvino
     """
     names = () if peers == ("none",) else peers
     if models and (backbone is not None or bits is not None) and not set(names) & {"eager", "eager-bf16"}:
         raise UsageError("--backbone and --bits are of an untrained network, and there is none: leave them out")
+    if models and precisions:
+        raise UsageError("--precision is of an untrained network: a --model has its own")
     if not batches or not backends:
         raise UsageError("--batch and --backend: give at least one of each")
     if picture is not None:
         check_picture(picture)
     from queryopt.bench.latency.contenders import Subject, check_peers
     from queryopt.bench.latency.report import measure_latency
+    from queryopt.bench.latency.tables import latency_table
     from queryopt.runtime.backends.onnxruntime import usable_cores
 
     check_peers(names)
     used = threads or usable_cores()
     subject = Subject(bits or 12, backbone or "resnet50", used)
     with tempfile.TemporaryDirectory(prefix="queryopt-latency-") as temporary, contextlib.ExitStack() as stack:
-        contenders = _open(out, models, backends, names, subject, Path(temporary), stack)
+        contenders = _open(out, models, precisions or ("fp32",), backends, names, subject, Path(temporary), stack)
         if reference is not None and reference > len(contenders):
             raise UsageError(f"--reference {reference}: there are {len(contenders)} rows")
         with out.progress("measure", len(contenders) * rounds * len(batches), unit="parts") as advance:
@@ -123,7 +135,7 @@ def command(
             )
     out.result(report.to_dict())
     out.print(_describe(report))
-    for table in (_table(report), _paper()):
+    for table in (latency_table(report), _paper()):
         out.print(table, "")
     if picture is not None:
         from queryopt.bench.latency.plot import plot_latency
@@ -135,6 +147,7 @@ def command(
 def _open(
     out: Output,
     models: tuple[str, ...],
+    precisions: tuple[str, ...],
     backends: tuple[str, ...],
     peers: tuple[str, ...],
     subject: "Subject",
@@ -152,21 +165,35 @@ def _open(
 
     for name in peers:
         add(open_peer(name, subject))
-    named = [parse_model(text) for text in models] or [(*one, None) for one in _untrained(out, subject, folder)]
+    untrained = [] if models else _untrained(out, subject, precisions, folder)
+    named = [parse_model(text) for text in models] + [(path, name, None) for path, name in untrained]
     for path, name, wanted in named:
         for backend in backends if wanted is None else (wanted,):
-            add(open_model(path, backend, subject.threads, name))
+            try:
+                add(open_model(path, backend, subject.threads, name))
+            except MissingError as error:
+                if models or len(backends) == 1:
+                    raise
+                out.warn(f"without {name} on {backend}: {error}")  # no backend has every precision
     return opened
 
 
-def _untrained(out: Output, subject: "Subject", folder: Path) -> list[tuple[Path, str]]:
+def _untrained(out: Output, subject: "Subject", precisions: tuple[str, ...], folder: Path) -> list[tuple[Path, str]]:
     from queryopt.bench.throughput import untrained_model
+    from queryopt.export.precision import PRECISIONS
 
-    out.log(f"exporting an untrained {subject.backbone}, plain and folded")
-    return [
-        (untrained_model(folder / f"{name}.onnx", subject.backbone, subject.bits, fold=name == "folded"), name)
-        for name in ("plain", "folded")
-    ]
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise UsageError(f"--precision {precision}: one of {known}{did_you_mean(precision, PRECISIONS)}")
+    out.log(f"exporting an untrained {subject.backbone}: {', '.join(precisions)}")
+    made = []
+    for precision in precisions:
+        for name in ("plain", "folded") if precision == "fp32" else ("folded",):
+            path = folder / f"{name}-{precision}.onnx"
+            untrained_model(path, subject.backbone, subject.bits, fold=name == "folded", precision=precision)
+            made.append((path, name if precision == "fp32" else f"{name}, {precision}"))
+    return made
 
 
 def _describe(report: "LatencyReport") -> str:
@@ -177,36 +204,6 @@ def _describe(report: "LatencyReport") -> str:
         f"peak of a large product: {peaks or 'not measured'}; reading memory: "
         f"{report.peaks.bytes_per_second / 1e9:.1f} GB/s"
     )
-
-
-def _table(report: "LatencyReport") -> "Table":
-    from rich.table import Table
-
-    table = Table(title=f"One call; x is beside {report.reference}", title_justify="left")
-    for name in ("", "runs on", ""):
-        table.add_column(name)
-    times = ("batch", "p50 ms", "p95", "p99", "CPU ms", "images/s")
-    for name in (*times, "x", "x CPU", "GFLOP/s", "of peak", "weights read"):
-        table.add_column(name, justify="right", no_wrap=True)
-    batch = report.rows[0].batch
-    for row in report.rows:
-        if row.batch != batch:
-            table.add_section()
-            batch = row.batch
-        table.add_row(
-            row.name,
-            row.runs_on,
-            row.precision,
-            str(row.batch),
-            *(f"{1000 * value:,.2f}" for value in (row.p50, row.p95, row.p99, row.cpu)),
-            f"{row.images_per_second:,.1f}",
-            f"{row.wall_ratio:.2f}",
-            f"{row.cpu_ratio:.2f}",
-            "" if row.flops is None else f"{row.flops / 1e9:,.0f}",
-            "" if row.peak_share is None else f"{row.peak_share:.0%}",
-            "" if row.memory_share is None else f"{row.memory_share:.0%}",
-        )
-    return table
 
 
 def _paper() -> "Table":

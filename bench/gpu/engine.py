@@ -2,18 +2,20 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
+from queryopt.bench.gpu.section import Figure, Turn
+from queryopt.errors import MissingError, UsageError
 from queryopt.runtime.backends.base import PipelinedBackend, in_flight
-from queryopt.runtime.tensorrt.profile import DEFAULT_PROFILE
+from queryopt.runtime.tensorrt.profile import DEFAULT_PROFILE, Profile
 
-__all__ = ["EngineReport", "EngineRow", "measure_engine", "open_engine"]
+__all__ = ["EngineReport", "EngineRow", "build_here", "measure_engine", "open_engine"]
 
 _BATCHES = 20
 """Batches of a timed pass."""
@@ -84,6 +86,17 @@ class EngineReport:
             table.add_row(f"{row.batch:,}", *figures, "yes" if row.same else "NO")
         return [table]
 
+    def figures(self) -> list[Figure]:
+        """Images a second of the largest batch."""
+        return [
+            Figure(
+                f"images/s, engine from the host, batch {row.batch}, with others on their way",
+                f"{row.images_per_second:,.0f}",
+                row.images_per_second,
+            )
+            for row in self.rows[-1:]
+        ]
+
     def problems(self) -> list[str]:
         """Batches whose codes depend on how they were run."""
         return [f"batches of {row.batch}: the codes depend on how batches are run: this is a bug" for row in self.wrong]
@@ -104,25 +117,49 @@ def open_engine(path: Path, runtime: str = "auto") -> PipelinedBackend:
     return EmulatedBackend(path.with_suffix(".onnx"), DEFAULT_PROFILE, EmulatedRuntime())
 
 
+def build_here(onnx: Path, plan: Path, profile: Profile) -> float:
+    """Build an engine for this GPU; returns the seconds. MissingError where no TensorRT here builds one for it."""
+    from queryopt.runtime.cuda.driver import find_gpu
+    from queryopt.runtime.tensorrt.build import build_engine
+    from queryopt.runtime.tensorrt.flavours import load_flavour
+
+    package = load_flavour()
+    major, minor = find_gpu().capability
+    targets = (f"sm_{major}{minor}",) if package.portable else ()
+    try:
+        return build_engine(onnx, plan, profile=profile, targets=targets, flavour=package.name).seconds
+    except UsageError as error:  # TensorRT-RTX doesn't know every GPU
+        raise MissingError(str(error)) from None
+
+
 def measure_engine(
     backend: PipelinedBackend,
     batches: Sequence[int],
     *,
     rounds: int = 7,
-    log: Callable[[str], object] = lambda message: None,
+    turn: Turn | None = None,
 ) -> EngineReport:
     """Run random pixels through a backend, in batches of each size.
 
-    rounds: timed passes of 20 batches each way, after one that isn't. MismatchError for a batch outside of the profile.
+    rounds: timed passes of 20 batches each way, after one that isn't. turn: the largest batch is measured first, and
+    what it has no time for is left out. MismatchError for a batch outside of the profile.
     """
+    turn = turn or Turn()
     for batch in batches:
         backend.check_batch(batch)
-    rows = []
-    for batch in batches:
-        rows.append(_measure(backend, batch, rounds))
-        row = rows[-1]
-        log(f"batches of {batch}: {row.images_per_second:,.0f} images/s, {row.latency * 1e3:.2f} ms alone")
-    return EngineReport(backend.name, backend.card.precision, backend.card.fingerprint, tuple(rows))
+    card = backend.card
+    report = EngineReport(backend.name, card.precision, card.fingerprint, ())
+    took = 0.0
+    for batch in sorted(batches, reverse=True):
+        if report.rows and not turn.has(took, f"batch {batch}"):
+            continue
+        before = turn.spent
+        row = _measure(backend, batch, rounds)
+        took = turn.spent - before
+        report = replace(report, rows=(row, *report.rows))
+        turn.log(f"batches of {batch}: {row.images_per_second:,.0f} images/s, {row.latency * 1e3:.2f} ms alone")
+        turn.keep(report)
+    return report
 
 
 def _measure(backend: PipelinedBackend, batch: int, rounds: int) -> EngineRow:

@@ -5,7 +5,7 @@ and what PyTorch and FAISS on the same device, and the processor, take for the s
 import datetime
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 
 import queryopt
 from queryopt.bench.gpu.peers import GPU_PEERS, Cpu, Kernel, check_gpu_peers, open_gpu_peer
+from queryopt.bench.gpu.section import Figure, Turn, left_out_tables
 from queryopt.bench.machine import describe_machine
 from queryopt.bench.search.check import Verdict, judge, plain_search
 from queryopt.bench.search.data import Data, DataSpec, make_data
@@ -134,13 +135,21 @@ class GpuReport:
             figures = (f"{row.median * 1e3:.3f}", f"{row.median / kernel:,.2f}", f"{row.pairs / 1e9:,.1f}")
             sizes = (str(row.bits), f"{row.n:,}", f"{row.queries:,}")
             table.add_row(row.searcher, *sizes, asked, *figures, *shares, verdict)
-        tables = [table]
-        if self.left_out:
-            out = Table(box=None, header_style="dim", title="Left out", title_justify="left", show_header=False)
-            for one in dict.fromkeys((one.searcher, one.what, one.reason) for one in self.left_out):
-                out.add_row(*one)
-            tables.append(out)
-        return tables
+        return [table, *left_out_tables([(one.searcher, one.what, one.reason) for one in self.left_out])]
+
+    def figures(self) -> list[Figure]:
+        """Each of the kernel's searches: milliseconds, and how many times as long each peer took for the same."""
+        figures: list[Figure] = []
+        for row in self.rows:
+            if row.searcher == Kernel.name:
+                kernel = row
+                asked = Task(row.k, row.radius, row.queries).describe()
+                what = f"search of {row.n:,} codes of {row.bits} bits, {asked}"
+                figures.append(Figure(what, f"{row.median * 1e3:.3f} ms", row.median))
+            else:
+                beside = f"; {row.searcher} {row.median / kernel.median:,.1f}x"
+                figures[-1] = replace(figures[-1], value=figures[-1].value + beside)
+        return figures
 
     def problems(self) -> list[str]:
         """Searches of queryopt's whose results are wrong."""
@@ -172,14 +181,16 @@ def measure_gpu_search(
     runtime: str | CudaRuntime = "auto",
     tuning: Tuning | None = None,
     rounds: int = 7,
-    log: Callable[[str], object] = lambda message: None,
+    turn: Turn | None = None,
 ) -> GpuReport:
     """Search each of `data` with each of `batches` queries at once, for each of `tasks` (their own batch is ignored).
 
     peers: who else does so, in turn with the kernel; one that can't is left out, by name. rounds: timed calls of each
-    search, after one that isn't. Raises MissingError without a GPU, or what runs it.
+    search, after one that isn't. turn: what it has no time for is left out. Raises MissingError without a GPU, or what
+    runs it.
     """
     check_gpu_peers(tuple(peers))
+    turn = turn or Turn()
     running = open_runtime(runtime)
     rows: list[GpuRow] = []
     left_out: list[LeftOut] = []
@@ -188,9 +199,18 @@ def measure_gpu_search(
     def leave_out(peer: str, made: Data, what: str, error: Exception) -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         left_out.append(LeftOut(peer, made.bits, len(made.codes), what, reason))
-        log(f"without {peer} ({what}): {reason}")
+        turn.log(f"without {peer} ({what}): {reason}")
+
+    def report() -> GpuReport:
+        return GpuReport(running.name, running.device, describe_machine(), tuple(rows), tuple(build), tuple(left_out))
+
+    took = 0.0  # the slowest step so far
 
     for spec in data:
+        words = spec.describe() + (f", {spec.bits} bits" if spec.bits else "")
+        if rows and not turn.has(took, words):
+            continue
+        before = turn.spent
         made = make_data(spec)
         started = time.perf_counter()
         searchers: list[Searcher] = [Kernel(made.codes, made.bits, tasks[0], running, tuning)]
@@ -202,8 +222,12 @@ def measure_gpu_search(
                     searchers.append(open_gpu_peer(peer, made.codes, made.bits))
                 except UnavailableError as error:
                     leave_out(peer, made, "all searches", error)
+            took = max(took, turn.spent - before)
             for batch in batches:
                 for task in (replace(task, batch=batch) for task in tasks):
+                    if rows and not turn.has(took, f"{words}, {task.describe()}"):
+                        continue
+                    before = turn.spent
                     for searcher in searchers:
                         searcher.task = task
                     taking = []
@@ -217,13 +241,14 @@ def measure_gpu_search(
                             leave_out(searcher.name, made, task.describe(), error)
                     for row in _measure(taking, made, spec.describe(), task, rounds, running.device):
                         asked = f"{row.bits} bits, N = {row.n:,}, {task.describe()}"
-                        log(f"{row.searcher}: {asked}: {row.median * 1e3:.3f} ms")
+                        turn.log(f"{row.searcher}: {asked}: {row.median * 1e3:.3f} ms")
                         rows.append(row)
+                    took = max(took, turn.spent - before)
+                    turn.keep(report())
         finally:
             for searcher in searchers:
                 searcher.close()
-    machine = describe_machine()
-    return GpuReport(running.name, running.device, machine, tuple(rows), tuple(build), tuple(left_out))
+    return report()
 
 
 def _queries(made: Data, batch: int) -> Any:

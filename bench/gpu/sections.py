@@ -1,76 +1,41 @@
-"""The sections of qo-bench gpu: each has a name, what it needs, and how it is run."""
+"""The sections of qo-bench gpu, in the order in which they are run. Another one is another line here."""
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
-from rich.table import Table
-
-from queryopt.bench.gpu.engine import measure_engine, open_engine
-from queryopt.bench.gpu.peers import GPU_PEERS
-from queryopt.bench.gpu.search import measure_gpu_search
-from queryopt.bench.search.data import DataSpec
-from queryopt.bench.search.peers.base import Task
-from queryopt.errors import MissingError, UsageError
+from queryopt.bench.gpu.engine import EngineReport, build_here, measure_engine, open_engine
+from queryopt.bench.gpu.files import measure_files
+from queryopt.bench.gpu.model import measure_model
+from queryopt.bench.gpu.models import export_models, need_model
+from queryopt.bench.gpu.parity import measure_parity
+from queryopt.bench.gpu.search import GpuReport, measure_gpu_search
+from queryopt.bench.gpu.section import GpuOptions, Section, Turn
+from queryopt.errors import UsageError
+from queryopt.runtime.tensorrt.profile import Profile
 from queryopt.text import did_you_mean
 
-__all__ = ["SECTIONS", "GpuOptions", "Log", "Section", "SectionReport", "choose_sections", "run_sections"]
-
-Log = Callable[[str], object]
+__all__ = ["SECTIONS", "choose_sections"]
 
 
-@dataclass(frozen=True)
-class GpuOptions:
-    """What sections are asked for; each reads what concerns it.
-
-    runtime: what reaches the GPU, as in `open_runtime`. rounds: timed calls of each thing that is measured. data,
-    batches, tasks, peers: of the search. engine: a model.plan, and how many images a run of it takes.
-    """
-
-    runtime: str = "auto"
-    rounds: int = 7
-    data: tuple[DataSpec, ...] = ()
-    batches: tuple[int, ...] = (1,)
-    tasks: tuple[Task, ...] = (Task(10),)
-    peers: tuple[str, ...] = GPU_PEERS
-    engine: Path | None = None
-    engine_batches: tuple[int, ...] = (1,)
+def _run_engine(options: GpuOptions, turn: Turn) -> EngineReport:
+    plan = options.engine or _build(options, turn)
+    with contextlib.closing(open_engine(plan, options.runtime)) as backend:
+        return measure_engine(backend, options.engine_batches, rounds=options.rounds, turn=turn)
 
 
-class SectionReport(Protocol):
-    """What a section measured."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, JSON-serialisable."""
-
-    def tables(self) -> list[Table]:
-        """For people."""
-
-    def problems(self) -> list[str]:
-        """What is wrong, in words; the command then ends with 1."""
+def _build(options: GpuOptions, turn: Turn) -> Path:
+    """An engine of the section `models`' model, for this GPU. MissingError where no TensorRT here builds one for it."""
+    need_model(options, "fp16")
+    plan = options.model("fp16", ".plan")
+    if not options.rehearse:  # the emulation runs the model itself
+        largest = max(*options.engine_batches, *options.model_batches)
+        turn.log(f"built in {build_here(options.model('fp16'), plan, Profile(1, largest, largest)):.1f} s")
+    return plan
 
 
-@dataclass(frozen=True)
-class Section:
-    """name: as in --sections. needs: in words. run: measures, and logs as it goes on; MissingError, before it has
-    measured anything, where what it needs is not here.
-    """
-
-    name: str
-    needs: str
-    run: Callable[[GpuOptions, Log], SectionReport]
-
-
-def _run_engine(options: GpuOptions, log: Log) -> SectionReport:
-    if options.engine is None:
-        raise UsageError("the section engine needs a model.plan: name it with --engine")
-    with contextlib.closing(open_engine(options.engine, options.runtime)) as backend:
-        return measure_engine(backend, options.engine_batches, rounds=options.rounds, log=log)
-
-
-def _run_search(options: GpuOptions, log: Log) -> SectionReport:
+def _run_search(options: GpuOptions, turn: Turn) -> GpuReport:
     return measure_gpu_search(
         options.data,
         options.batches,
@@ -78,15 +43,18 @@ def _run_search(options: GpuOptions, log: Log) -> SectionReport:
         peers=options.peers,
         runtime=options.runtime,
         rounds=options.rounds,
-        log=log,
+        turn=turn,
     )
 
 
 SECTIONS: Final[tuple[Section, ...]] = (
-    Section("engine", "a GPU, TensorRT, and a model.plan", _run_engine),
-    Section("search", "a GPU, and cuda-core or PyCUDA", _run_search),
+    Section("models", "the packages of training", 50, export_models),
+    Section("engine", "a GPU, TensorRT, and a model.plan", 70, _run_engine),
+    Section("parity", "the packages of training", 90, measure_parity),
+    Section("model", "a GPU, and PyTorch that sees it", 110, measure_model),
+    Section("files", "a GPU, and something that runs a model there", 60, measure_files),
+    Section("search", "a GPU, and cuda-core or PyCUDA", 70, _run_search),
 )
-"""In the order in which they are run. Another one is another line."""
 
 
 def choose_sections(names: Sequence[str]) -> tuple[Section, ...]:
@@ -96,24 +64,3 @@ def choose_sections(names: Sequence[str]) -> tuple[Section, ...]:
         if name not in known:
             raise UsageError(f"there is no section {name!r}: there are {', '.join(known)}{did_you_mean(name, known)}")
     return tuple(section for section in SECTIONS if section.name in names)
-
-
-def run_sections(
-    sections: Sequence[Section], options: GpuOptions, log: Log = lambda message: None
-) -> tuple[dict[str, SectionReport], dict[str, str]]:
-    """The reports of the sections that can be run here, and why the others can't, both by name.
-
-    Raises the first MissingError where none can.
-    """
-    reports: dict[str, SectionReport] = {}
-    left_out: dict[str, str] = {}
-    errors: list[MissingError] = []
-    for section in sections:
-        try:
-            reports[section.name] = section.run(options, log)
-        except MissingError as error:
-            errors.append(error)
-            left_out[section.name] = f"it needs {section.needs}: {error}"
-    if errors and not reports:
-        raise errors[0]
-    return reports, left_out

@@ -7,10 +7,11 @@ models: ONNX Runtime's for fp32 and int8, PyTorch's for bf16 and fp16, which ONN
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-__all__ = ["Machine", "Peaks"]
+__all__ = ["Machine", "Meter", "Peaks"]
 
 _SIDE = 1536
 """Rows and columns of the product: 7 GFLOP, above which the rate grew no more; its operands leave the caches."""
@@ -25,6 +26,16 @@ class Peaks:
 
     flops: dict[str, float]
     bytes_per_second: float
+
+
+class Meter(Protocol):
+    """Measures what a machine can do, a little at a call, beside those that run on it."""
+
+    def measure(self) -> None:
+        """Measure everything once more."""
+
+    def peaks(self) -> Peaks:
+        """The best of what was measured."""
 
 
 class Machine:

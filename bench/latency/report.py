@@ -11,7 +11,7 @@ from typing import Any
 from queryopt.bench.latency.contenders import Contender
 from queryopt.bench.latency.layers import LayerGroup, profile_layers
 from queryopt.bench.latency.measure import Timing, time_contenders
-from queryopt.bench.latency.peak import Machine, Peaks
+from queryopt.bench.latency.peak import Machine, Meter, Peaks
 from queryopt.bench.machine import describe_machine, load_average
 
 __all__ = ["LatencyReport", "Row", "measure_latency"]
@@ -21,7 +21,8 @@ __all__ = ["LatencyReport", "Row", "measure_latency"]
 class Row:
     """A contender at a batch size. Seconds are of a call with the whole batch.
 
-    runs_on: what ran it. p50, p95, p99, cpu (median CPU time), calls: how it was timed. images_per_second: from p50.
+    runs_on: what ran it. p50, p95, p99, cpu (median CPU time), calls: how it was timed. first: the first call with this
+    batch, which is in none of these (a model's file was tried with one picture before). images_per_second: from p50.
     multiply_adds: of a batch, None where there is no graph to count. flops: operations a second, two a multiply-add.
     peak_share: of the peak of its precision; memory_share: how much of p50 reading the graph's weights once would take
     at the measured speed of the memory. wall_ratio, cpu_ratio: how many times as fast as the reference, by p50 and by
@@ -36,6 +37,7 @@ class Row:
     p95: float
     p99: float
     cpu: float
+    first: float
     calls: int
     images_per_second: float
     multiply_adds: int | None
@@ -81,15 +83,17 @@ def measure_latency(
     rounds: int = 10,
     seconds: float = 5.0,
     layers: bool = False,
+    meter: Meter | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> LatencyReport:
     """Time contenders at each batch size.
 
     reference: number of the contender that ratios are taken with. threads: what the contenders were opened with.
     seconds: of a contender at a batch size, over all rounds. layers: profile those that ONNX Runtime runs on the CPU.
-    progress: called with 1 after each part of a round: len(contenders) * rounds * len(batches) times.
+    meter: of what they run on, by default of the CPU. progress: called with 1 after each part of a round:
+    len(contenders) * rounds * len(batches) times.
     """
-    machine = Machine({contender.precision for contender in contenders}, threads)
+    machine = Machine({contender.precision for contender in contenders}, threads) if meter is None else meter
     before = load_average()
     timed: list[tuple[int, list[Timing]]] = []
     for batch in batches:
@@ -137,6 +141,7 @@ def _row(contender: Contender, batch: int, timing: Timing, reference: Timing, pe
         p95=timing.percentile(95),
         p99=timing.percentile(99),
         cpu=timing.cpu_median,
+        first=timing.first,
         calls=len(timing.wall),
         images_per_second=batch / p50,
         multiply_adds=multiply_adds,

@@ -57,11 +57,14 @@ class OnnxRuntimeBackend:
     """A model.onnx in an ONNX Runtime session.
 
     path: the file. threads: of the session on the CPU (None: usable_cores()). cuda: run it on GPU 0, or not at all:
-    ONNX Runtime itself goes on to the CPU without a word where it can't. Raises ModelError and MissingError as
+    ONNX Runtime itself goes on to the CPU without a word where it can't. channels_last: on CUDA, convolve in the layout
+    that tensor cores want ("NHWC"); None: where the model isn't fp32. Raises ModelError and MissingError as
     open_backend.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, cuda: bool = False) -> None:
+    def __init__(
+        self, path: Path, threads: int | None = None, cuda: bool = False, channels_last: bool | None = None
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -72,13 +75,19 @@ class OnnxRuntimeBackend:
             _check_cuda(onnxruntime)
         threads = threads or usable_cores()
         content = read_onnx(path)
-        self._session = _session(onnxruntime, content, where, threads, cuda)
+        providers: list[Any] = [_CPU]
+        if cuda:
+            if channels_last is None:
+                channels_last = read_card(content, where).precision != "fp32"
+            providers.insert(0, (_CUDA, _cuda_options(channels_last)))
+        self._session = _session(onnxruntime, content, where, threads, providers)
         _check_providers(self._session.get_providers(), where, cuda)
         self._card = ModelCard.from_metadata(self._session.get_modelmeta().custom_metadata_map, where)
         outputs = _ports(self._session.get_outputs())
         check_ports(_ports(self._session.get_inputs()), outputs, self._card, where)
         self._tokens = attention_tokens(outputs, self._card, where)
-        on = "CUDA" if cuda else f"CPU, {counted(threads, 'thread', 'threads')}"
+        layout = ", NHWC" if channels_last else ""
+        on = f"CUDA{layout}" if cuda else f"CPU, {counted(threads, 'thread', 'threads')}"
         self._name = f"onnxruntime {onnxruntime.__version__} ({on})"
 
     @property
@@ -96,6 +105,13 @@ class OnnxRuntimeBackend:
         """Tokens that attention is over: see ExplainingBackend."""
         return self._tokens
 
+    @property
+    def session(self) -> "onnxruntime.InferenceSession":
+        """The session itself, for whoever binds the memory of inputs and outputs. UsageError after `close`."""
+        if self._session is None:
+            raise closed(self._where)
+        return self._session
+
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
         """Run the model on uint8 [b, s, s, 3]: see Backend."""
         return self._run(images, ["codes", "logits"])
@@ -107,13 +123,12 @@ class OnnxRuntimeBackend:
         return self._run(images, ["codes", "logits", "attention"])
 
     def _run(self, images: npt.NDArray[np.uint8], names: list[str]) -> BackendOutput:
-        if self._session is None:
-            raise closed(self._where)
+        session = self.session
         pixels = check_pixels(images, self._card)
         if not len(pixels):
             return no_output(self._card, self._tokens if "attention" in names else None)
         try:
-            codes, logits, *attention = self._session.run(names, {"images": pixels})
+            codes, logits, *attention = session.run(names, {"images": pixels})
         except Exception as error:  # its exceptions have no base of their own
             raise failed(self._where, len(pixels), _reason(error)) from None
         return check_output(codes, logits, len(pixels), self._card, self._where, *attention)
@@ -148,7 +163,14 @@ def _check_providers(providers: list[str], where: str, cuda: bool) -> None:
         )
 
 
-def _session(onnxruntime: Any, content: bytes, where: str, threads: int, cuda: bool) -> "onnxruntime.InferenceSession":
+def _cuda_options(channels_last: bool) -> dict[str, str]:
+    # By default it rounds the factors of fp32 products to 10 bits: the graph says what precision there is.
+    return {"device_id": "0", "use_tf32": "0", "prefer_nhwc": str(int(channels_last))}
+
+
+def _session(
+    onnxruntime: Any, content: bytes, where: str, threads: int, providers: list[Any]
+) -> "onnxruntime.InferenceSession":
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -156,7 +178,7 @@ def _session(onnxruntime: Any, content: bytes, where: str, threads: int, cuda: b
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(content, options, providers=[_CUDA, _CPU] if cuda else [_CPU])
+        return onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # its exceptions have no base of their own
         raise _load_error(onnxruntime, error, content, where) from None
 

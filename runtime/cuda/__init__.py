@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         Program,
         Stream,
     )
-    from queryopt.runtime.cuda.choose import RUNTIMES, open_runtime
+    from queryopt.runtime.cuda.choose import RUNTIMES, check_runtime, open_runtime
 
 __all__ = [
     "RUNTIMES",
@@ -34,6 +34,7 @@ __all__ = [
     "Memory",
     "Program",
     "Stream",
+    "check_runtime",
     "open_runtime",
 ]
 
@@ -51,6 +52,7 @@ __getattr__, __dir__ = lazy_names(
         "Memory": "base",
         "Program": "base",
         "Stream": "base",
+        "check_runtime": "choose",
         "open_runtime": "choose",
     },
 )

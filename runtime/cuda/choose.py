@@ -7,7 +7,7 @@ from queryopt.errors import MissingError, UsageError
 from queryopt.runtime.cuda.base import CudaRuntime
 from queryopt.text import did_you_mean, install_extra
 
-__all__ = ["RUNTIMES", "open_runtime"]
+__all__ = ["RUNTIMES", "check_runtime", "open_runtime"]
 
 RUNTIMES: Final = ("auto", "cuda-core", "pycuda", "emulation")
 """'auto' is cuda-core where it is installed, else pycuda; 'emulation' runs kernels on the CPU, to debug them."""
@@ -21,10 +21,7 @@ def open_runtime(runtime: str | CudaRuntime = "auto", device: int = 0) -> CudaRu
     """
     if not isinstance(runtime, str):
         return runtime
-    if runtime not in RUNTIMES:
-        raise UsageError(
-            f"no CUDA runtime is called {runtime!r}: there are {', '.join(RUNTIMES)}{did_you_mean(runtime, RUNTIMES)}"
-        )
+    check_runtime(runtime)
     if runtime == "auto":
         if _installed("cuda.core"):
             runtime = "cuda-core"
@@ -52,6 +49,14 @@ def open_runtime(runtime: str | CudaRuntime = "auto", device: int = 0) -> CudaRu
     except OSError:
         return EmulatedRuntime()
     return EmulatedRuntime(folder=folder)
+
+
+def check_runtime(name: str) -> None:
+    """UsageError for a name that is none of RUNTIMES."""
+    if name not in RUNTIMES:
+        raise UsageError(
+            f"no CUDA runtime is called {name!r}: there are {', '.join(RUNTIMES)}{did_you_mean(name, RUNTIMES)}"
+        )
 
 
 def _installed(name: str) -> bool:

@@ -21,6 +21,7 @@ from queryopt.runtime.cuda.driver import find_gpu
 from queryopt.runtime.onnx_file import read_card, read_onnx
 from queryopt.runtime.tensorrt.fit import fitting_engine
 from queryopt.runtime.tensorrt.flavours import Flavour, load_flavour
+from queryopt.runtime.tensorrt.kernel_cache import cache_path
 from queryopt.runtime.tensorrt.manifest import (
     Manifest,
     describe_plan,
@@ -152,6 +153,9 @@ def _make(
         card=card,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+    # What was compiled for the engine that lay there is of no use to this one.
+    with suppress(OSError):
+        cache_path(target).unlink(missing_ok=True)
     # Where the process is killed between the two, the old manifest doesn't vouch for the new plan.
     with replacing(target) as file:
         file.write(built)

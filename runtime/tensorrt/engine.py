@@ -11,6 +11,7 @@ from queryopt.errors import DeviceMemoryError, ModelError
 from queryopt.runtime.cuda.base import Memory, Stream
 from queryopt.runtime.tensorrt.fit import FittingEngine
 from queryopt.runtime.tensorrt.flavours import Flavour
+from queryopt.runtime.tensorrt.kernel_cache import KernelCache, cache_path
 from queryopt.runtime.tensorrt.manifest import rebuild_hint
 from queryopt.runtime.tensorrt.messages import collect_messages, stdout_kept_clean
 from queryopt.runtime.tensorrt.pipeline import Tensor
@@ -55,6 +56,9 @@ class TensorRtEngine:
         found = {tensor.name: (tensor.dtype, tensor.row) for tensor in self._tensors}
         if any(found.get(name) != value for name, value in expected.items()):
             raise ModelError(f"{self._where}: its inputs and outputs are {found}, not those of its card: {hint}")
+        self._kernels: KernelCache | None = None
+        if fitting.flavour.portable:
+            self._kernels = KernelCache(self._engine.create_runtime_config(), cache_path(fitting.path))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -65,12 +69,14 @@ class TensorRtEngine:
         """A context for batches of this size."""
         with stdout_kept_clean():
             return TensorRtContext(
-                self._engine, self._flavour, self._messages, self._where, self._tensors[0], batch, stream
+                self._engine, self._flavour, self._messages, self._where, self._tensors[0], batch, stream, self._kernels
             )
 
     def close(self) -> None:
-        """Free it."""
-        self._engine = self._runtime = None
+        """Free it, and keep what was compiled for it."""
+        if self._kernels is not None:
+            self._kernels.save()
+        self._kernels = self._engine = self._runtime = None
 
 
 class TensorRtContext:
@@ -88,6 +94,7 @@ class TensorRtContext:
         images: Tensor,
         batch: int,
         stream: Stream,
+        kernels: KernelCache | None,
     ) -> None:
         self._messages = messages
         self._where = where
@@ -101,6 +108,8 @@ class TensorRtContext:
             # By default it compiles for a new shape in the background, and a graph would keep what it ran meanwhile.
             eager = flavour.module.DynamicShapesKernelSpecializationStrategy.EAGER
             config.dynamic_shapes_kernel_specialization_strategy = eager
+            if kernels is not None:
+                kernels.use(config)
             context = engine.create_execution_context(config)
         else:
             context = engine.create_execution_context(strategy)

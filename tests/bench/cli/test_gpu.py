@@ -1,3 +1,5 @@
+"""qo-bench gpu as a command. Its sections run in processes of their own, here as rehearsals on the CPU."""
+
 import json
 import re
 from pathlib import Path
@@ -7,67 +9,83 @@ import pytest
 from click.testing import CliRunner, Result
 
 from queryopt.bench.cli.bench import main
-from queryopt.runtime.cuda import choose
 from queryopt.runtime.cuda.emulated import EmulatedRuntime
 
-NAMES = [("--peers", "torhc"), ("--sections", "serach")]
+MODEL = Path(__file__).parents[2] / "data" / "v1" / "model.onnx"
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def run(*arguments: Any) -> Result:
     return CliRunner().invoke(main, ["gpu", *(str(argument) for argument in arguments)])
 
 
-def test_table_and_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    sizes = ("--n", "1e3", "--bits", 32, "--batches", "1,3", "--radius", 2, "--rounds", 1)
-    options = ("--runtime", "emulation", "--peers", "faiss", *sizes)
-    done = run(*options)
+def test_the_search(tmp_path: Path) -> None:
+    sizes = ("--n", "1e3", "--bits", 32, "--batches", "1,3", "--radius", 2)
+    target = tmp_path / "gpu.json"
+    done = run("--rehearse", "--sections", "search", "--peers", "faiss", *sizes, "--json", "--out", target)
     assert done.exit_code == 0, done.output
-    assert "emulation (" in done.output
-    assert done.output.count("ordered") == 4
-    assert re.search(r"faiss +all searches +(FAISS .* here is one for the CPU|FAISS .* sees no GPU)", done.output)
-    printed = json.loads(run(*options, "--json").stdout)
-    assert printed["left_out"] == {}
-    report = printed["sections"]["search"]
-    assert [one["searcher"] for one in report["left_out"]] == ["faiss"]
-    assert [(row["queries"], row["k"], row["radius"]) for row in report["rows"]] == [
+    printed = json.loads(done.stdout)
+    assert printed == json.loads(target.read_text())
+    assert printed["rehearsal"] is True
+    assert (printed["gpu"], printed["figures"]) == (None, []), "nothing here is a figure of a GPU"
+    section = printed["sections"]["search"]
+    assert section["state"] == "done"
+    assert [one["searcher"] for one in section["report"]["left_out"]] == ["faiss"]
+    assert [(row["queries"], row["k"], row["radius"]) for row in section["report"]["rows"]] == [
         (1, 10, None),
         (1, None, 2),
         (3, 10, None),
         (3, None, 2),
     ]
-    assert all(row["right"] and row["median"] > 0 for row in report["rows"])
+    assert all(row["right"] and row["median"] > 0 for row in section["report"]["rows"])
 
 
-def test_an_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    model = Path(__file__).parents[2] / "data" / "v1" / "model.plan"  # the emulation runs the model.onnx of that name
-    options = ("--runtime", "emulation", "--n", "100", "--bits", 8, "--batches", 1, "--rounds", 1, "--engine", model)
+def test_an_engine() -> None:
+    plan = MODEL.with_suffix(".plan")  # the emulation runs the model.onnx of that name
+    options = ("--rehearse", "--sections", "engine", "--engine", plan)
     done = run(*options, "--engine-batches", "1,4")
     assert done.exit_code == 0, done.output
     assert "as if on a GPU: emulation (" in done.output
     assert "gain of overlap" in done.output
-    assert run(*options, "--engine-batches", "257").exit_code == 2
+    assert re.search(r"REHEARSAL on the CPU, no figure of a GPU", done.output)
+    failed = run(*options, "--engine-batches", "257")
+    assert failed.exit_code == 1
+    assert "without the section engine: batches of 257" in failed.stderr
 
 
 @pytest.mark.parametrize(
-    "options", [("--n", "many"), ("--batches", "0"), ("--runtime", "opencl"), ("--bits", "65"), *NAMES]
+    ("option", "value", "message"),
+    [
+        ("--n", "many", "'many' is not a list"),
+        ("--batches", "0", "'0' is not a list"),
+        ("--runtime", "opencl", "no CUDA runtime is called 'opencl'"),
+        ("--bits", "65", "65"),
+        ("--peers", "torhc", "did you mean torch?"),
+        ("--sections", "serach", "did you mean search?"),
+        ("--out", "/nowhere/gpu.json", "there is no folder /nowhere"),
+    ],
 )
-def test_wrong_usage(options: tuple[str, str]) -> None:
-    done = run(*options)
+def test_wrong_usage(option: str, value: str, message: str) -> None:
+    done = run(option, value)
     assert done.exit_code == 2
-    assert options[1] in done.output
+    assert message in " ".join(done.stderr.split())
 
 
 def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "_installed", lambda name: False)
-    done = run("--n", "100", "--bits", "8")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = run()
     assert done.exit_code == 4
-    assert "pip install '.[gpu]'" in done.output
+    assert "driver" in done.stderr
+    assert "--rehearse" in done.stderr
+    assert "Traceback" not in done.output
 
 
 def test_help_does_not_start_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EmulatedRuntime, "__init__", None)
     done = run("--help")
     assert done.exit_code == 0
-    assert "qo-bench gpu --n 1e8" in done.output
+    assert "qo-bench gpu --rehearse" in done.output

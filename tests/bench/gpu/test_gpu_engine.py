@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from queryopt.bench.gpu.engine import EngineRow, measure_engine
+from queryopt.bench.gpu.section import Turn
 from queryopt.errors import MismatchError
 from queryopt.runtime.cuda.emulated import EmulatedRuntime
 from queryopt.runtime.tensorrt import Profile
@@ -21,16 +22,22 @@ def backend() -> EmulatedBackend:
 
 def test_figures(backend: EmulatedBackend) -> None:
     said: list[str] = []
-    report = measure_engine(backend, [1, 8], rounds=2, log=said.append)
+    report = measure_engine(backend, [1, 8], rounds=2, turn=Turn(log=said.append))
     assert [row.batch for row in report.rows] == [1, 8]
     assert not report.wrong
     assert report.precision == "fp32"
-    assert [line.partition(":")[0] for line in said] == ["batches of 1", "batches of 8"]
+    assert [line.partition(":")[0] for line in said] == ["batches of 8", "batches of 1"]
     for row in report.rows:
         assert len(row.alone) == len(row.overlapped) == 2
         values = row.to_dict()
         assert values["images_per_second"] == pytest.approx(row.batch / np.median(row.overlapped))
         assert values["latency"] == pytest.approx(np.median(row.alone))
+
+
+def test_the_largest_batch_is_measured_first(backend: EmulatedBackend) -> None:
+    turn = Turn(0.0)
+    assert [row.batch for row in measure_engine(backend, [1, 8], rounds=1, turn=turn).rows] == [8]
+    assert turn.cut == ["batch 1"]
 
 
 def test_the_gain_is_the_median_of_each_rounds_ratio() -> None:

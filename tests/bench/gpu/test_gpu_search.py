@@ -8,6 +8,7 @@ import pytest
 
 from queryopt.bench.gpu.peers import TorchCuda
 from queryopt.bench.gpu.search import GpuReport, measure_gpu_search, memory_limit, popcount_limit
+from queryopt.bench.gpu.section import Turn
 from queryopt.bench.search.data import DataSpec
 from queryopt.bench.search.peers.base import Task
 from queryopt.runtime.cuda import Device
@@ -56,6 +57,15 @@ def test_wrong_results_are_noticed(runtime: EmulatedRuntime, monkeypatch: pytest
     assert {(row.queries, row.k) for row in measure(runtime).wrong} == {(1, 4)}, "of 7 queries the first 3 are checked"
 
 
+def test_what_there_is_no_time_for_is_left_out(runtime: EmulatedRuntime) -> None:
+    kept: list[int] = []
+    turn = Turn(0.0, keep=lambda report: kept.append(len(report.to_dict()["rows"])))
+    report = measure_gpu_search(DATA, [1, 7], [Task(4)], peers=(), runtime=runtime, tuning=SMALL, rounds=1, turn=turn)
+    assert [(row.bits, row.queries) for row in report.rows] == [(48, 1)], "the first is measured in any case"
+    assert kept == [1]
+    assert [what.split(",")[0] for what in turn.cut] == ["clustered", "equal"]
+
+
 def test_the_roofline() -> None:
     h100 = Device("H100", 0, (9, 0), 132, 80 << 30, 1_755_000_000)
     assert popcount_limit(h100, 32) == pytest.approx(3.7e12, rel=0.01)
@@ -71,7 +81,9 @@ def test_beside_others(runtime: EmulatedRuntime, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(TorchCuda, "device", "cpu")
     said: list[str] = []
     tasks = [Task(4), Task(None, 3)]
-    report = measure_gpu_search(DATA[:1], [7], tasks, runtime=runtime, tuning=SMALL, rounds=2, log=said.append)
+    report = measure_gpu_search(
+        DATA[:1], [7], tasks, runtime=runtime, tuning=SMALL, rounds=2, turn=Turn(log=said.append)
+    )
     assert [(row.searcher.split(",")[0], row.right) for row in report.rows[:3]] == [
         ("queryopt", True),
         ("torch", True),
@@ -94,9 +106,7 @@ def test_a_search_that_a_peer_cannot_do_is_left_out(runtime: EmulatedRuntime, mo
     monkeypatch.setattr(TorchCuda, "device", "cpu")
     monkeypatch.setattr(TorchCuda, "within", full)
     tasks = [Task(4), Task(None, 3)]
-    report = measure_gpu_search(
-        DATA[:1], [2], tasks, peers=("torch",), runtime=runtime, tuning=SMALL, rounds=1, log=lambda message: None
-    )
+    report = measure_gpu_search(DATA[:1], [2], tasks, peers=("torch",), runtime=runtime, tuning=SMALL, rounds=1)
     assert [row.searcher for row in report.rows] == ["queryopt", "torch, cpu", "queryopt"]
     (left,) = report.left_out
     assert left.reason == "CUDA out of memory. Tried to allocate 7 GiB"

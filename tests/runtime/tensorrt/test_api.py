@@ -57,7 +57,13 @@ RTX_ONLY = {
     "IBuilderConfig": ["num_compute_capabilities", "set_compute_capability"],
     "ICudaEngine": ["create_runtime_config"],
     "IExecutionContext": ["is_stream_capturable"],
-    "IRuntimeConfig": ["dynamic_shapes_kernel_specialization_strategy", "set_execution_context_allocation_strategy"],
+    "IRuntimeCache": ["deserialize", "serialize"],
+    "IRuntimeConfig": [
+        "create_runtime_cache",
+        "dynamic_shapes_kernel_specialization_strategy",
+        "set_execution_context_allocation_strategy",
+        "set_runtime_cache",
+    ],
 }
 """Used of TensorRT-RTX alone."""
 
@@ -85,7 +91,7 @@ GONE = {
 
 ROOT = Path(queryopt.runtime.tensorrt.__file__).parent
 # The others have no object of TensorRT in their hands.
-SOURCES = [ROOT / name for name in ("build.py", "engine.py", "flavours.py", "messages.py")]
+SOURCES = [ROOT / name for name in ("build.py", "engine.py", "flavours.py", "kernel_cache.py", "messages.py")]
 
 
 def attributes(path: Path) -> set[str]:

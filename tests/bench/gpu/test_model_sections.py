@@ -1,0 +1,127 @@
+"""The sections that run the network, as rehearsals on the CPU: what they do, not how fast."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from queryopt.bench.gpu.files import measure_files
+from queryopt.bench.gpu.model import ENGINE, measure_model
+from queryopt.bench.gpu.parity import measure_parity
+from queryopt.bench.gpu.report import GpuBenchmark
+from queryopt.bench.gpu.section import GpuOptions, Outcome, Turn
+from queryopt.bench.gpu.torch_network import FoldedTorchBackend
+from queryopt.card import ModelCard
+from queryopt.codes import pack_codes
+from queryopt.export.onnx import with_card
+from queryopt.export.precision import lower_precision
+from queryopt.export.torch_backend import network_logits
+from queryopt.runtime.backends.base import in_flight
+from queryopt.runtime.cuda.driver import Gpu
+from queryopt.train.checkpoint import load_checkpoint
+
+DATA = Path(__file__).parents[2] / "data" / "v1"
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> GpuOptions:
+    model = onnx.load(DATA / "model.onnx")
+    card = ModelCard.from_metadata({prop.key: prop.value for prop in model.metadata_props}, "model.onnx")
+    (tmp_path / "fp32.onnx").write_bytes((DATA / "model.onnx").read_bytes())
+    lowered = with_card(lower_precision(model, "fp16"), replace(card, precision="fp16"))
+    (tmp_path / "fp16.onnx").write_bytes(lowered)
+    return GpuOptions(
+        "emulation",
+        1,
+        rehearse=True,
+        checkpoint=DATA / "best.safetensors",
+        folder=tmp_path,
+        model_batches=(1, 2),
+        images=5,
+    )
+
+
+def test_the_model(options: GpuOptions) -> None:
+    kept: list[int] = []
+    report = measure_model(options, Turn(keep=lambda report: kept.append(len(report.to_dict()["rows"]))))
+    rows = report.latency.rows
+    assert kept == [10, 20], "the larger batch is kept before the smaller one is measured"
+    assert [row.batch for row in rows] == [1] * 10 + [2] * 10
+    names = [row.name for row in rows[10:]]
+    assert names[0] == report.latency.reference == "PyTorch eager fp32, TF32 in convolutions"
+    assert names[5:] == ["folded, PyTorch", "folded", "folded", "folded, NHWC", ENGINE]
+    assert [row.precision for row in rows[15:]] == ["bf16", "fp32", "fp16", "fp16", "fp16"]
+    assert report.left_out == ()
+    assert {"cudnn.allow_tf32", "matmul.allow_tf32", "cudnn.benchmark"} <= set(report.torch)
+    p50 = {(row.name, row.precision): row.p50 for row in rows[10:]}
+    nhwc = [figure for figure in report.figures() if figure.what.startswith("folded, NHWC")]
+    assert [figure.goal for figure in nhwc] == [2.5, 1.2]
+    assert [figure.number for figure in nhwc] == pytest.approx(
+        [p50[name] / p50["folded, NHWC", "fp16"] for name in ((names[0], "tf32"), ("PyTorch eager fp16", "fp16"))]
+    )
+    engine = [figure for figure in report.figures() if figure.what.startswith(ENGINE)]
+    assert [figure.goal for figure in engine] == [8.0, 3.0]
+    json.dumps(report.to_dict())
+
+
+def test_what_can_not_run_the_model_is_named(options: GpuOptions) -> None:
+    options.model("fp16").unlink()
+    report = measure_model(replace(options, model_batches=(1,)), Turn())
+    out = {name: reason for name, _, reason in report.left_out}
+    assert set(out) == {"onnxruntime, fp16", "onnxruntime, fp16, NHWC", ENGINE}
+    assert out["onnxruntime, fp16"] == "the section models left no model in fp16"
+    assert len(report.latency.rows) == 7
+
+
+def test_files(options: GpuOptions) -> None:
+    report = measure_files(options, Turn())
+    assert [row.precision for row in report.rows] == ["fp16", "fp16", "bf16"]
+    assert all(row.pictures == 5 and row.batch == 2 for row in report.rows)
+    assert report.copy is not None
+    shares = {figure.what for figure in report.figures() if "share of decoding, the bound" in figure.what}
+    assert len(shares) == sum(row.decode_alone < row.model_alone for row in report.rows)
+
+
+def test_parity(tmp_path: Path) -> None:
+    options = GpuOptions("emulation", rehearse=True, folder=tmp_path)
+    report = measure_parity(options, Turn())
+    compared = [(row.report.backend.split()[0], row.report.precision) for row in report.rows]
+    assert compared[:2] == [("torch", "fp32"), ("torch", "bf16")]
+    assert {("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("onnxruntime", "int8")} <= set(compared)
+    assert all(row.report.bits_compared >= 500 for row in report.rows)
+    assert all(row.report.flipped == 0 for row in report.rows if row.report.precision == "fp32")
+    assert {"cuda, fp32", "cuda, fp16"} <= dict(report.left_out).keys(), "no CUDA provider here"
+    assert report.problems() == []
+
+
+def test_the_folded_network_in_pytorch_gives_the_networks_codes() -> None:
+    checkpoint = load_checkpoint(DATA / "best.safetensors")
+    network = checkpoint.network()
+    backend = FoldedTorchBackend(checkpoint, "cpu")
+    size = backend.card.preprocessing.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (9, size, size, 3), np.uint8)
+    expected = network_logits(network, pixels, backend.card.preprocessing)
+    outputs = list(in_flight(backend, [pixels[:4], pixels[4:8], pixels[8:], pixels[:0]]))
+    logits = np.concatenate([output.logits for output in outputs])
+    # bfloat16 has 8 bits; the head, in float32, adds nothing to that.
+    assert np.abs(logits - expected).max() < 0.03 * backend.card.logit_scale
+    codes = np.concatenate([output.codes for output in outputs])
+    np.testing.assert_array_equal(codes, pack_codes(logits >= 0))
+    assert logits.dtype == np.float32
+    backend.close()
+
+
+def test_a_rehearsal_has_no_figures_for_a_gpu(options: GpuOptions) -> None:
+    report = measure_files(replace(options, images=2), Turn())
+    outcome = Outcome("files", "done", 1.0, report)
+    gpu = Gpu("NVIDIA H100", (9, 0), (13, 0))
+    assert GpuBenchmark(True, None, (outcome,), 1.0).to_dict()["figures"] == []
+    assert GpuBenchmark(False, gpu, (outcome,), 1.0).to_dict()["figures"] != []
+    missing = Outcome("engine", "missing", 1.0, None, "it needs TensorRT")
+    assert GpuBenchmark(False, gpu, (missing, outcome), 1.0).problems() == []
+    assert GpuBenchmark(False, gpu, (missing, outcome), 1.0).problems(["engine"]) == [
+        "without the section engine: it needs TensorRT"
+    ]
