@@ -271,6 +271,13 @@ class _Main:
             code = super().main(args, name, standalone_mode=False, **extra)  # type: ignore[misc]
             sys.stdout.flush()
             return int(code or ExitCode.DONE)
+        except Exception as error:
+            return self.end_with(error, name)
+
+    def end_with(self, error: Exception, name: str) -> int:
+        """Say why the command `name` ends, in one line on stderr, and return its exit code; a bug's traceback too."""
+        try:
+            raise error
         except click.Abort:
             click.echo("interrupted", err=True)
             return ExitCode.INTERRUPTED

@@ -1,8 +1,11 @@
 """qo-train: pictures in class folders -> a run folder."""
 
+import contextlib
+import functools
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +17,7 @@ from queryopt.codes import check_bits
 from queryopt.errors import ExitCode, MissingError, UsageError
 from queryopt.text import counted, install_extra
 from queryopt.train.datasets import dataset_names
+from queryopt.train.launch import launched, muted, say_once
 from queryopt.train.methods import find_method, method_names
 from queryopt.train.presets import PRESETS, find_preset, preset_table
 from queryopt.train.run_files import LAST, check_unused
@@ -21,6 +25,7 @@ from queryopt.train.sources import check_source, load_data, official_source, wit
 
 if TYPE_CHECKING:
     from queryopt.train.config import TrainConfig
+    from queryopt.train.data import DataSplits
     from queryopt.train.loop import TrainResult
 
 __all__ = ["main"]
@@ -44,6 +49,7 @@ Examples:
   qo-train --data photos/ --method adsh --out runs/adsh
   qo-train --data cub200 --root ~/data --preset paper-cub200 --out runs/cub
   qo-train --out runs/a --resume
+  torchrun --nproc-per-node 2 -m queryopt.train --data photos/ --out runs/two
 
 \b
 Official data sets (--data NAME --root DIR; an option of a set follows a plus, as in vegfru+val):
@@ -62,12 +68,28 @@ Presets:
         "  2  wrong usage",
         "  3  nothing usable in the input, or training diverged",
         "  4  a device or package that is needed is missing",
-        "  130  Ctrl-C; --resume goes on",
+        "  130  Ctrl-C or SIGTERM; --resume goes on",
+        "torchrun ends with 1 whatever these say, and names the processes' own codes.",
     ]
 )
 
 
-@click.command(cls=Command, name="qo-train", epilog=_EPILOG, context_settings={"max_content_width": 110})
+class _TrainCommand(Command):
+    """Started several times by torchrun, it speaks once."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        self._stderr = sys.stderr
+        launch = launched()
+        with muted() if launch is not None and launch.rank else contextlib.nullcontext():
+            return super().main(args, prog_name, **extra)
+
+    def end_with(self, error: Exception, name: str) -> int:
+        """As of every command, by one of the processes."""
+        launch, say = launched(), functools.partial(super().end_with, error, name)
+        return say() if launch is None else say_once(launch, say, self._stderr, isinstance(error, click.Abort))
+
+
+@click.command(cls=_TrainCommand, name="qo-train", epilog=_EPILOG, context_settings={"max_content_width": 110})
 @click.option(
     "--data",
     help="A folder with one sub-folder a class (or train/ and test/ with those), the name of an official data set "
@@ -165,7 +187,8 @@ def main(
     The run folder holds best.safetensors (what qo-export takes), last.pt (what --resume takes), config.json,
     metrics.jsonl and curves.png. The checkpoint is chosen on a part of the training pictures, never on the test part;
     the paper-* presets train on all of them and keep the last iteration. Ctrl-C saves; --resume goes on from there.
-    What is not given is the preset's.
+    What is not given is the preset's. `torchrun --nproc-per-node N -m queryopt.train …` trains in N processes, with the
+    same result but for rounding: --batch is shared among them.
     """
     run = Path(folder)
     source = _check(run, data, root, any_size, preset, resume, download, options)
@@ -175,15 +198,23 @@ def main(
     for package in ("torch", "torchvision", "safetensors", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise MissingError(f"training needs {package}, which is not installed: {install_extra('train')}")
+    from queryopt.train.distributed import joined
+
+    config, chosen = _config(run, preset, resume, {**options, "data": source})
+    with joined(config.device) as processes:
+        splits = processes.first_on_machine(lambda: _load(config, download, out))
+        if chosen is not None:
+            out.log(f"preset: {chosen} ({PRESETS[chosen].summary}) Others: qo-train --help")
+        if processes.count > 1:
+            out.log(f"{processes.count} processes train together, each with a share of every batch of {config.batch}")
+        code = _train(config, splits, run, resume, strict, out)
+        return code if processes.first else ExitCode.DONE
+
+
+def _train(config: "TrainConfig", splits: "DataSplits", run: Path, resume: bool, strict: bool, out: Output) -> ExitCode:
     from queryopt.train.loop import train
     from queryopt.train.open_set import hold_out_classes
 
-    config, chosen = _config(run, preset, resume, {**options, "data": source})
-    if download:
-        _download(config.data)
-    splits = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=out.progress)
-    if chosen is not None:
-        out.log(f"preset: {chosen} ({PRESETS[chosen].summary}) Others: qo-train --help")
     divided = hold_out_classes(splits, config.open_set, config.seed)
     seen, unseen = divided.seen, divided.unseen
     used, kept = (counted(len(part), "picture", "pictures") for part in (seen.train, seen.test))
@@ -282,11 +313,13 @@ def _source(data: str | None, root: str | None, any_size: bool) -> str | None:
     return with_root(data, root, any_size)
 
 
-def _download(data: str) -> None:
-    source = official_source(data)
-    if source is None:
-        raise UsageError(f"--download is for official data sets, and {display_path(data)} is none")
-    source.dataset.fetch(source.root)
+def _load(config: "TrainConfig", download: bool, out: Output) -> "DataSplits":
+    if download:
+        source = official_source(config.data)
+        if source is None:
+            raise UsageError(f"--download is for official data sets, and {display_path(config.data)} is none")
+        source.dataset.fetch(source.root)
+    return load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=out.progress)
 
 
 def _log_line(out: Output, line: dict[str, Any], config: "TrainConfig") -> None:

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,12 +35,13 @@ from queryopt.errors import CheckpointError, DataError, TrainingError, UsageErro
 from queryopt.train.checkpoint import BEST, LAST
 from queryopt.train.config import TrainConfig
 from queryopt.train.data import DataSplits, LabelledImages, split_validation
+from queryopt.train.distributed import Processes, joined
 from queryopt.train.draws import Stream, epoch_order, iteration_samples, sample_rng
 from queryopt.train.inputs import to_input
 from queryopt.train.network import load_backbone_weights
 from queryopt.train.open_set import hold_out_classes
 from queryopt.train.pictures import Batch, PictureSource
-from queryopt.train.runs import Position, RunFolder, RunState, check_unused
+from queryopt.train.runs import OthersFolder, Position, RunFolder, RunState, check_unused
 from queryopt.train.sources import absolute_source, load_data
 from queryopt.train.starts import StartContext
 from queryopt.train.step import TrainingStep
@@ -103,11 +105,33 @@ def train(
     else start. strict: stop at the first picture that can't be read, instead of leaving it out. progress, report: see
     queryopt.cli.Progress and `Report`.
 
-    Ctrl-C saves and raises KeyboardInterrupt. Raises UsageError (a wrong option, a folder in use, a resumed run of
-    another configuration or other pictures), DataError, MissingError (no GPU, no backbone weights), CheckpointError (a
-    damaged last.pt), TrainingError (a loss that is not finite, a disk that is full: the last good checkpoint is kept).
+    Where torchrun started this process as one of several, or torch.distributed has several connected, they train
+    together, each with its share of every batch: all must call this with the same arguments. The first one alone
+    writes, reports and shows progress; the result is the same in all.
+
+    Ctrl-C (and SIGTERM) saves and raises KeyboardInterrupt. Raises UsageError (a wrong option, a folder in use, a
+    resumed run of another configuration or other pictures), DataError, MissingError (no GPU, no backbone weights),
+    CheckpointError (a damaged last.pt), TrainingError (a loss that is not finite, a disk that is full, a process that
+    was killed: the last good checkpoint is kept).
     """
-    check_unused(Path(out), resume)
+    with joined(config.device) as processes:
+        return _train(config, data, Path(out), resume, strict, progress, report, processes)
+
+
+def _train(
+    config: TrainConfig,
+    data: "DataSplits | str | os.PathLike[str] | None",
+    out: Path,
+    resume: bool,
+    strict: bool,
+    progress: Progress | None,
+    report: Report | None,
+    processes: Processes,
+) -> TrainResult:
+    if processes.first:
+        check_unused(out, resume)
+    else:
+        progress = report = None
     where = config.data if data is None or isinstance(data, DataSplits) else os.fspath(data)
     if where:
         # As it was typed, it would mean something else where the run is exported or continued from another folder.
@@ -118,13 +142,15 @@ def train(
                 "there is nothing to train on: give a folder with one sub-folder a class, an official data set such as "
                 "cub200:FOLDER, or synthetic:birds"
             )
-        data = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
+        load = partial(load_data, config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
+        data = processes.first_on_machine(load)
     divided = hold_out_classes(data, config.open_set, config.seed)
     images, unseen = divided.seen.train, divided.unseen
     if config.classification_weight:
         config = config.override(classes=len(images.classes))
-    with RunFolder(Path(out), resume) as folder, _threads(config.threads):
-        run = _Run(config, images, folder, strict, progress or no_progress, report or _no_report)
+    opened = RunFolder(out, resume) if processes.first else OthersFolder(out)
+    with opened as folder, _threads(processes.threads(config.threads)):
+        run = _Run(config, images, folder, strict, progress or no_progress, report or _no_report, processes)
         run.unseen_classes = unseen.train.classes if unseen is not None else ()
         return run.start(resume)
 
@@ -140,18 +166,21 @@ class _Run:
         strict: bool,
         progress: Progress,
         report: Report,
+        processes: Processes,
     ) -> None:
         self.config, self.folder, self.strict, self.progress, self.report = config, folder, strict, progress, report
+        self.processes = processes
         self.images, self.validation = split_validation(images, config.validation_fraction, config.seed)
         if config.validation_fraction and not len(self.validation):
             _log.warning("too few pictures to set some aside for validation: the last iteration will be kept")
-        self.step = TrainingStep(config, self.images.labels)
+        self.step = TrainingStep(config, self.images.labels, processes)
         self.network, self.method, self.optimizer = self.step.network, self.step.method, self.step.optimizer
         self.device, self.labels = self.step.device, self.step.labels
         self.preprocessing, self.channels_last = self.step.preprocessing, self.step.channels_last
         self.samples, self.batches = self.step.samples, self.step.batches
-        self.pictures = PictureSource.for_training(config, self.images)
-        self.validation_pictures = PictureSource(self.validation, self.preprocessing, threads=config.threads)
+        here = replace(config, threads=processes.threads(config.threads))
+        self.pictures = PictureSource.for_training(here, self.images)
+        self.validation_pictures = PictureSource(self.validation, self.preprocessing, threads=here.threads)
         self.unseen_classes: tuple[str, ...] = ()
         self.digest = self.images.digest()
         self.codes = torch.zeros(0)  # B [n, M], the method's; _begin or _restore sets it
@@ -168,7 +197,8 @@ class _Run:
 
     def start(self, resume: bool) -> TrainResult:
         """Begin or go on, and run to the end."""
-        last = self.folder.load_last() if resume else None
+        self._require_same_run()
+        last = self.processes.from_first(self.folder.load_last) if resume else None
         if last is None:
             self._begin()
         else:
@@ -184,8 +214,9 @@ class _Run:
 
     def _begin(self) -> None:
         config = self.config
-        load_backbone_weights(self.network, config.weights)
-        self.codes = torch.from_numpy(self.method.start(self._start_context())).to(self.device)
+        self.processes.first_on_machine(lambda: load_backbone_weights(self.network, config.weights))
+        self.processes.copy_first(self.network.state_dict().values())
+        self.codes = self._shared(torch.from_numpy(self.method.start(self._start_context())))
         self.folder.write_config(config, self._about())
         self.folder.cut_metrics(Position())
         if not config.iterations:
@@ -207,7 +238,7 @@ class _Run:
         if state.computed_on != self._computed_on():
             before, now = state.computed_on, self._computed_on()
             _log.warning("this run began on %s and goes on on %s: results will differ by rounding", before, now)
-        if state.best and not (self.folder.path / BEST).is_file():
+        if self.processes.first and state.best and not (self.folder.path / BEST).is_file():
             raise CheckpointError(
                 f"{where}: {BEST} is gone, and {LAST} holds other weights (after outer iteration "
                 f"{state.position.outer}): put it back, export {LAST} instead, or train anew into another --out"
@@ -231,6 +262,8 @@ class _Run:
             self.folder.write_config(self.config, self._about())
 
     def _save(self) -> None:
+        if not self.processes.first:
+            return
         begun = time.monotonic()
         self._require_finite_weights()
         state = RunState(
@@ -281,15 +314,18 @@ class _Run:
         self.network.train()
         self.epoch_start = (time.monotonic(), float(self.sums[2]))
         first = self.position.step
-        views = self.pictures.view_batches([drawn[row] for row in rows[first:]], config.seed, outer, inner)
+        asked = [drawn[row[self.processes.slice(len(row))]] for row in rows[first:]]
+        views = self.pictures.view_batches(asked, config.seed, outer, inner)
         for step, (row, view) in enumerate(zip(rows[first:], views, strict=True), first):
             self._require_readable(view, self.pictures)
-            if view.kept.any():
-                index = torch.from_numpy(drawn[row[view.kept]]).to(self.device)
-                result = self.step(view.pictures, index, self.codes, outer, self._steps_before(outer, inner) + step)
+            kept, shares = self._kept_by_all(view.kept, len(row))
+            if kept.any():
+                index = torch.from_numpy(drawn[row[kept]]).to(self.device)
+                number = self._steps_before(outer, inner) + step
+                result = self.step(view.pictures, index, self.codes, outer, number, shares=shares)
                 self.sums += result.sums
                 if last:
-                    self.outputs[torch.from_numpy(row[view.kept]).to(self.device)] = result.outputs
+                    self.outputs[torch.from_numpy(row[kept]).to(self.device)] = result.outputs
             self.position = Position(outer, inner, step + 1)
             if self.device.type == "cpu" or step % _CHECK_STEPS == 0 or step + 1 == len(rows):
                 self._require_finite_loss()
@@ -322,9 +358,9 @@ class _Run:
             line["bit_accuracy"] = float(((outputs >= 0) == before[index])[:, : config.network.bits].double().mean())
             restarted = self.method.restart(self._start_context(), outer)
             if restarted is None:
-                self.codes = self.method.solve(self.codes, outputs, index, self.labels, outer)
+                self.codes = self._shared(self.method.solve(self.codes, outputs, index, self.labels, outer))
             else:
-                self.codes = torch.from_numpy(restarted).to(self.device)
+                self.codes = self._shared(torch.from_numpy(restarted))
             line["codes_changed"] = float(((self.codes >= 0) != before).double().mean())
         line["distinct_codes"] = len(torch.unique(self.codes[:, : config.network.bits] >= 0, dim=0))
         advance(0, "validation")
@@ -349,13 +385,15 @@ class _Run:
         query_codes, query_kept = self._network_codes(self.validation_pictures, np.arange(len(self.validation)))
         gallery_codes, gallery_kept = self._network_codes(self.pictures, gallery)
         gallery = gallery[gallery_kept]
-        return validate(
-            query_codes,
-            gallery_codes,
-            self.codes[torch.from_numpy(gallery).to(self.device)],
-            self.config.network.bits,
-            self.validation.labels[query_kept],
-            self.images.labels[gallery],
+        return self.processes.from_first(
+            lambda: validate(
+                query_codes,
+                gallery_codes,
+                self.codes[torch.from_numpy(gallery).to(self.device)],
+                self.config.network.bits,
+                self.validation.labels[query_kept],
+                self.images.labels[gallery],
+            )
         )
 
     def _start_context(self) -> StartContext:
@@ -367,15 +405,16 @@ class _Run:
         than of which ones the trunk was trained on.
         """
         rows = np.arange(len(self.images))
-        values: list[npt.NDArray[np.float32]] = []
-        kept: list[npt.NDArray[np.bool_]] = []
+        values = [torch.zeros(0, 4 * self.config.network.spec.channels[0])]
+        kept = [np.zeros(0, np.bool_)]
         self.network.eval()
         with torch.inference_mode():
-            for batch in self._plain_batches(self.pictures, rows):
+            for batch in self._plain_batches(self.pictures, rows[self.processes.slice(len(rows))]):
                 kept.append(batch.kept)
                 images = to_input(batch.pictures, self.preprocessing, self.device, self.channels_last)
-                values.append(pool_features(self.network.backbone(images)[0]).float().cpu().numpy())
-        return ImageFeatures(np.concatenate(values), rows[np.concatenate(kept)])
+                values.append(pool_features(self.network.backbone(images)[0]).float().cpu())
+        every, shares = self._kept_by_all(np.concatenate(kept), len(rows))
+        return ImageFeatures(self.processes.gather(torch.cat(values), shares).numpy(), rows[every])
 
     def _plain_batches(self, source: PictureSource, index: npt.NDArray[np.int64]) -> Iterator[Batch]:
         asked = [index[start : start + _VALIDATION_BATCH] for start in range(0, len(index), _VALIDATION_BATCH)]
@@ -387,17 +426,35 @@ class _Run:
         self, source: PictureSource, index: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         """Codes of these pictures, uint8 [k, bytes], and which of them could be read, bool [n]."""
-        kept: list[npt.NDArray[np.bool_]] = []
+        kept = [np.zeros(0, np.bool_)]
 
         def batches() -> Iterator[npt.NDArray[np.uint8]]:
-            for batch in self._plain_batches(source, index):
+            for batch in self._plain_batches(source, index[self.processes.slice(len(index))]):
                 kept.append(batch.kept)
                 yield batch.pictures
 
         codes = network_codes(
             self.network, batches(), self.preprocessing, device=self.device, channels_last=self.channels_last
         )
-        return codes, np.concatenate(kept)
+        every, shares = self._kept_by_all(np.concatenate(kept), len(index))
+        return self.processes.gather(torch.from_numpy(codes), shares).numpy(), every
+
+    def _kept_by_all(self, kept: npt.NDArray[np.bool_], items: int) -> tuple[npt.NDArray[np.bool_], list[int]]:
+        """Of items in a row, of which each process looked at its slice: which could be read, and how many of each's.
+
+        kept: of this process's slice. Pictures that any of them can't read are remembered in all.
+        """
+        shares = self.processes.shares(items)
+        every = self.processes.gather(torch.from_numpy(kept), shares).numpy()
+        if not every.all():
+            self.skipped = {k: v for skipped in self.processes.gather_values(self.skipped) for k, v in skipped.items()}
+        return every, [int(part.sum()) for part in np.split(every, np.cumsum(shares)[:-1])]
+
+    def _shared(self, codes: Tensor) -> Tensor:
+        """Codes on the device, as the first process has them: rounding could make a bit of another one's differ."""
+        codes = codes.to(self.device)
+        self.processes.copy_first([codes])
+        return codes
 
     def _keep_if_best(self, position: Position, validation: Validation | None) -> None:
         """Write best.safetensors where validation says so, or, without validation, always: the last one is kept."""
@@ -415,11 +472,26 @@ class _Run:
             self._save()
 
     def _stop_if(self, interrupted: threading.Event) -> None:
-        if interrupted.is_set():
+        if self.processes.any(interrupted.is_set()):
             if self.position.step or self.position.inner:
                 self._save()
             self.folder.draw_curves()
+            self.processes.wait()  # the end of one ends them all
             raise KeyboardInterrupt
+
+    def _require_same_run(self) -> None:
+        """UsageError or DataError where processes on other machines were given other options or pictures."""
+        for rank, (config, digest) in enumerate(self.processes.gather_values((self.config, self.digest))):
+            if differences := config.differences(self.config):
+                raise UsageError(
+                    f"process {rank} of this run has other options than process {self.processes.launch.rank}: "
+                    f"{'; '.join(differences)}: give the same command on all machines"
+                )
+            if digest != self.digest:
+                raise DataError(
+                    f"{display_path(self.images.root)}: process {rank} of this run has other training pictures: all "
+                    "machines need the same"
+                )
 
     def _require_readable(self, batch: Batch, source: PictureSource) -> None:
         """Remember pictures that can't be read; DataError where the run is strict."""
@@ -492,7 +564,8 @@ class _Run:
         return self.earlier_seconds + time.monotonic() - self.started
 
     def _computed_on(self) -> str:
-        return f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else self.device.type
+        where = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else self.device.type
+        return where if self.processes.count == 1 else f"{self.processes.count} processes of {where}"
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -505,6 +578,7 @@ class _Run:
             **self.method.about(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
+            **({"processes": self.processes.count} if self.processes.count > 1 else {}),
             "versions": {
                 "queryopt": __version__,
                 "python": platform.python_version(),
@@ -543,23 +617,26 @@ def _threads(count: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, so that the run stops where it can be saved; the second one stops at once."""
+    """The first Ctrl-C or SIGTERM sets the event, so that the run stops where it can be saved; a second one stops it at
+    once.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if event.is_set():
             raise KeyboardInterrupt
         event.set()
 
-    signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+        for number, earlier in before.items():
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default if earlier is None else earlier)
 
 
 def _no_report(line: dict[str, Any]) -> None:

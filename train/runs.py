@@ -21,7 +21,7 @@ from queryopt.train.config import TrainConfig, json_text
 from queryopt.train.plots import save_curves
 from queryopt.train.run_files import BEST, CONFIG, CURVES, LAST, METRICS, RUN_FILES, check_unused
 
-__all__ = ["Position", "RunFolder", "RunState", "check_unused", "read_last", "stopped_early"]
+__all__ = ["OthersFolder", "Position", "RunFolder", "RunState", "check_unused", "read_last", "stopped_early"]
 
 _FORMAT = 1
 _FORMAT_KEY = "queryopt.last.format_version"
@@ -243,6 +243,34 @@ class RunFolder:
             return False  # a file system without locks
         self._descriptor = descriptor
         return True
+
+
+class OthersFolder(RunFolder):
+    """A run folder that another process of the same run writes: nothing is read or written here."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def write_config(self, config: TrainConfig, about: Mapping[str, Any]) -> None:
+        """The first process does."""
+
+    def save_last(self, state: RunState, config: TrainConfig) -> None:
+        """The first process does."""
+
+    def save_best(self, weights: Mapping[str, Tensor], config: TrainConfig) -> None:
+        """The first process does."""
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """The first process does."""
+
+    def cut_metrics(self, position: Position) -> None:
+        """The first process does."""
+
+    def draw_curves(self) -> None:
+        """The first process does."""
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ The loop takes these steps, and what measures them takes the same.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from queryopt.card import Preprocessing
 from queryopt.errors import MissingError
+from queryopt.train.batch_norm import share_statistics
 from queryopt.train.config import TrainConfig
+from queryopt.train.distributed import ALONE, Processes
 from queryopt.train.draws import epoch_batches
 from queryopt.train.hash_network import HashNetwork
 from queryopt.train.inputs import to_input
@@ -48,12 +50,15 @@ class TrainingStep:
     config: the run's. labels: classes of its n training pictures, int64 [n]. UsageError for what the method can't do,
     MissingError without the GPU that is asked for.
 
+    processes: that train together, each with its share of every batch.
+
     samples: pictures of an outer iteration. batches: those of an epoch, as positions in its order. steps: of the run.
     """
 
-    def __init__(self, config: TrainConfig, labels: npt.NDArray[np.int64]) -> None:
+    def __init__(self, config: TrainConfig, labels: npt.NDArray[np.int64], processes: Processes = ALONE) -> None:
         self.config = config
-        self.device = _device(config.device)
+        self.processes = processes
+        self.device = _device(config.device, processes)
         self.preprocessing = Preprocessing.for_size(config.network.image_size)
         self.labels = torch.from_numpy(labels).to(self.device)  # [n]
         self.method = find_method(config.method)(config, labels)
@@ -64,8 +69,9 @@ class TrainingStep:
         self.network = _new_network(config).to(self.device)
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        parameters = [p for group in self.network.parameter_groups() for p in group["params"]]
-        self.optimizer = _optimizer(config, parameters)
+        share_statistics(self.network, processes)
+        self.parameters = [p for group in self.network.parameter_groups() for p in group["params"]]
+        self.optimizer = _optimizer(config, self.parameters)
 
     def no_sums(self) -> Tensor:
         """Zeros for the sums over pictures: hash loss, quantisation, pictures, and where there are classes their loss.
@@ -82,30 +88,39 @@ class TrainingStep:
         outer: int,
         step: int,
         done: PartDone | None = None,
+        shares: Sequence[int] | None = None,
     ) -> StepResult:
         """Train on one batch; the network must be in train mode.
 
         pictures: uint8 [b, s, s, 3]. index: their rows in `codes`, int64 [b]. codes: what the method has of all
         training pictures' codes, [n, M]; it may write there. outer: the outer iteration. step: 0-based, over the whole
-        run. done: called after each of STEP_PARTS.
+        run. done: called after each of STEP_PARTS. shares: how many of the b pictures each process has, in the order of
+        `index`, where there are several: then `pictures` are this one's alone, and there may be none.
         """
         done = done or _nothing
         images = to_input(pictures, self.preprocessing, self.device, self.channels_last)
         done("input")
-        outputs, total, sums = self._forward(images, index, codes, step)
+        outputs, total, sums = self._forward(images, index, codes, step, shares or [len(images)])
         done("forward")
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
+        if self.network.classifier is not None:  # every process had the whole batch's
+            for parameter in self.network.classifier.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.div_(self.processes.count)
+        self.processes.add_gradients(self.parameters)
         done("backward")
         self._set_rates(outer, step)
         self.optimizer.step()
         done("optimizer")
         return StepResult(outputs.detach(), sums)
 
-    def _forward(self, images: Tensor, index: Tensor, codes: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Relaxed codes [b, M], the loss to go down, and the batch's sums."""
+    def _forward(
+        self, images: Tensor, index: Tensor, codes: Tensor, step: int, shares: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Relaxed codes [b, M], the loss to go down, and the batch's sums: of the whole batch in every process."""
         config = self.config
-        outputs = self.method.relax(self.network(images), step)  # [b, M]
+        outputs = self.processes.gather(self.method.relax(self.network(images), step), shares)  # [b, M]
         self.method.remember(codes, index, outputs.detach())
         labels = self.labels[index]
         loss = self.method.loss(outputs, TrainingBatch(index, labels, codes, self.labels, step))
@@ -151,13 +166,15 @@ def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> tor
     return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, processes: Processes) -> torch.device:
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
         raise MissingError(
             "no CUDA device that torch can use: leave --device out, or install a driver and torch for CUDA"
         )
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
+    if not there or name == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", processes.launch.local_rank) if processes.count > 1 else torch.device("cuda")
 
 
 def _nothing(part: str) -> None:

@@ -66,8 +66,9 @@ def test_killed_process_resumes_to_the_same_bits(process, tmp_path, reference):
     assert len((run / METRICS).read_text().splitlines()) == 6
 
 
-def test_ctrl_c_saves_and_exits_130(process, tmp_path, reference):
-    process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_exits_130(sent, process, tmp_path, reference):
+    process.send_signal(sent)
     process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED
