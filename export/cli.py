@@ -216,7 +216,7 @@ def _beside_onnx(
         sides, _ = open_serving(onnx, None, threads, stack)
     except MissingError as error:
         return f"nothing runs the model.onnx here ({error})"
-    return Comparison(sides[0], pictures, *limits)
+    return Comparison(next(iter(sides.values())), pictures, *limits)
 
 
 def _print(out: Output, result: "ExportResult") -> None:

@@ -1,16 +1,16 @@
-"""Which backends the parity gate runs a model in."""
+"""Which backends the parity gate runs a model in, and what it says where some of them agree and others don't."""
 
 import contextlib
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 
-from queryopt.errors import MissingError, UsageError
-from queryopt.export.parity import ParitySide, open_side
+from queryopt.errors import MissingError, ParityError, UsageError
+from queryopt.export.parity import ParityReport, ParitySide, open_side
 from queryopt.runtime.backends import has_gpu
 from queryopt.runtime.backends.onnxruntime import has_cuda_provider
 
-__all__ = ["open_serving"]
+__all__ = ["open_serving", "require_all"]
 
 
 def open_serving(
@@ -18,8 +18,10 @@ def open_serving(
     backends: str | Sequence[str] | None,
     threads: int | None,
     stack: contextlib.ExitStack,
-) -> tuple[list[ParitySide], Mapping[str, str]]:
+) -> tuple[dict[str, ParitySide], dict[str, str]]:
     """A model.onnx in each backend that would run it here, which `stack` closes; and the reasons of those that can't.
+
+    Both by the backend's name.
 
     backends: names, where only these are wanted; then what is missing is an error. Else every one that is installed:
     onnxruntime, openvino, and cuda where there is an NVIDIA GPU. Raises as open_backend; MissingError where none can.
@@ -29,16 +31,30 @@ def open_serving(
     if backends is not None:
         if not backends:
             raise UsageError("no backend for the parity gate was named: leave the names out, or the gate")
-        return [open_side(model, name, threads, stack, f"the model in {name}") for name in backends], {}
-    sides, errors = [], {}
+        return {name: open_side(model, name, threads, stack, f"the model in {name}") for name in backends}, {}
+    sides, errors = {}, {}
     for name in _installed():
         try:
-            sides.append(open_side(model, name, threads, stack, f"the model in {name}"))
+            sides[name] = open_side(model, name, threads, stack, f"the model in {name}")
         except MissingError as error:
             errors[name] = error
     if not sides:
         raise next(iter(errors.values()))
     return sides, {name: str(error) for name, error in errors.items()}
+
+
+def require_all(reports: Mapping[str, ParityReport], max_flip_rate: float, max_map_drop: float | None) -> None:
+    """Raise ParityError where one of the reports, by backend, is above a limit."""
+    errors = {}
+    for name, report in reports.items():
+        try:
+            report.require(max_flip_rate, max_map_drop)
+        except ParityError as error:
+            errors[name] = error
+    if errors:
+        agree = ",".join(name for name in reports if name not in errors)
+        hint = f". It passes in {agree}: --backend {agree} leaves the rest out, where nothing else is to run it"
+        raise ParityError("; ".join(map(str, errors.values())) + (hint if agree else ""))
 
 
 def _installed() -> list[str]:

@@ -23,7 +23,7 @@ from queryopt.errors import DataError, ImageError, MissingError, ParityError, Us
 from queryopt.export.fold import FoldReport
 from queryopt.export.fold import fold as fold_network
 from queryopt.export.folded import FoldedNetwork
-from queryopt.export.gate import open_serving
+from queryopt.export.gate import open_serving, require_all
 from queryopt.export.parity import MAX_FLIP_RATES, MAX_MAP_DROPS, ParityReport, ParitySide, compare_sides
 from queryopt.export.parity_views import parity_views
 from queryopt.export.pictures import ParityPictures, PicturePath, calibration_pictures, parity_pictures
@@ -188,14 +188,13 @@ def export_onnx(
                     sides, not_compared = open_serving(candidate, backend, threads, stack)
                     reports = compare_sides(
                         ParitySide("the network", TorchBackend(network, threads)),
-                        sides,
+                        list(sides.values()),
                         compared.paths,
                         labels=compared.labels,
                         batch=batch,
                         progress=progress,
                     )
-                for one in reports:
-                    one.require(max_flip_rate, max_map_drop)
+                require_all(dict(zip(sides, reports, strict=True)), max_flip_rate, max_map_drop)
         except ParityError as error:
             raise ParityError(f"{display_path(target)}: no model was written: {error}") from None
         report = max(reports, key=lambda one: one.flipped, default=None)

@@ -66,12 +66,19 @@ def model_path(network, graph, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def full_model(tmp_path_factory):
-    """The model.onnx of the folded network with ResNet-50 at 224 pixels, 12 bits, untrained. Not to be changed."""
+def full_network():
+    """The network with ResNet-50 at 224 pixels, 12 bits, untrained, and what fold gives of it. Not to be changed."""
     torch.manual_seed(0)
     network = QueryOpt(NetworkConfig(12)).eval()
+    return network, *fold(network)
+
+
+@pytest.fixture(scope="session")
+def full_model(full_network, tmp_path_factory):
+    """The model.onnx of the folded network with ResNet-50. Not to be changed."""
+    network, folded, _ = full_network
     path = tmp_path_factory.mktemp("full") / "model.onnx"
-    path.write_bytes(with_card(build_graph(fold(network)[0]), model_card(network)))
+    path.write_bytes(with_card(build_graph(folded), model_card(network)))
     return path
 
 

@@ -3,10 +3,9 @@
 import numpy as np
 import onnx
 import pytest
-from onnxruntime import quantization
 
 from queryopt.export import build_engine
-from queryopt.export.precision import head_nodes, lower_precision
+from queryopt.export.precision import lower_precision
 from queryopt.export.quantize import quantise
 from queryopt.runtime.onnx_file import read_card
 
@@ -40,44 +39,14 @@ def test_lower_precision(full_model, tmp_path, capfd, precision):
     assert capfd.readouterr().out == "", "whatever TensorRT prints: JSON goes to standard output"
 
 
-class Noise(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """One picture."""
-
-    def __init__(self):
-        self.left = [{"images": np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)}]
-
-    def get_next(self):
-        return self.left.pop() if self.left else None
-
-
 def test_int8(full_model, tmp_path):
-    # As qo-export quantises, without measuring each of its 71 layers first, which takes minutes.
-    quantised = tmp_path / "model.onnx"
-    quantization.quantize_static(
-        full_model,
-        quantised,
-        Noise(),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=["Conv", "MatMul"],
-        per_channel=True,
-        weight_type=quantization.QuantType.QInt8,
-        activation_type=quantization.QuantType.QInt8,
-        nodes_to_exclude=sorted(head_nodes(onnx.load(full_model).graph)),
-        extra_options={
-            "ActivationSymmetric": True,
-            "WeightSymmetric": True,
-            "QuantizeBias": False,
-            "MatMulConstBOnly": True,
-            "OpTypesToExcludeOutputQuantization": ["Conv", "MatMul"],
-        },
-    )
-    assert 0.2 < share(build(quantised, tmp_path), full_model) < 0.5
-
-
-def test_int8_of_qo_export(graph, model_path, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
-    quantised, _ = quantise(graph, pixels, threads=1, activations="int8")
-    onnx.helper.set_model_props(quantised, {entry.key: entry.value for entry in onnx.load(model_path).metadata_props})
+    model = onnx.load(full_model)
+    card = {entry.key: entry.value for entry in model.metadata_props}
+    del model.metadata_props[:]
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
+    quantised, report = quantise(model, pixels, 1, "int8", target_flip_rate=1.0)
+    assert (len(report.layers), report.kept) == (71, ())
+    onnx.helper.set_model_props(quantised, card)
     path = tmp_path / "model.onnx"
     onnx.save(quantised, path)
-    assert build_engine(path, profile="1,2,4", targets=["sm_86"]).path.is_file()
+    assert 0.2 < share(build(path, tmp_path), full_model) < 0.5
