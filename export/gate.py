@@ -5,6 +5,7 @@ import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 
+from queryopt.cli import display_path
 from queryopt.errors import MissingError, ParityError, UsageError
 from queryopt.export.parity import ParityReport, ParitySide, open_side
 from queryopt.runtime.backends import has_gpu
@@ -40,7 +41,8 @@ def open_serving(
             errors[name] = error
     if not sides:
         raise next(iter(errors.values()))
-    return sides, {name: str(error) for name, error in errors.items()}
+    where = f"{display_path(model)}: "
+    return sides, {name: str(error).removeprefix(where) for name, error in errors.items()}
 
 
 def require_all(reports: Mapping[str, ParityReport], max_flip_rate: float, max_map_drop: float | None) -> None:

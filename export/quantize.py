@@ -46,7 +46,7 @@ TARGET_FLIP_RATE = 5e-3
 """Layers are kept in float32 until no larger share of the calibration pictures' bits flips: half the gate's limit."""
 MOST_KEPT = 0.25
 """The largest share of layers that is kept."""
-_MEASURED_VIEWS = 32
+_MEASURED_VIEWS = 16
 _OPERATORS = ("Conv", "MatMul", "Gemm")
 _FOLLOWING = ("Add", "Relu")
 
