@@ -47,6 +47,7 @@ TARGET_FLIP_RATE = 5e-3
 MOST_KEPT = 0.25
 """The largest share of layers that is kept."""
 _MEASURED_VIEWS = 16
+_PIXELS_AT_ONCE = 4 * 224 * 224
 _OPERATORS = ("Conv", "MatMul", "Gemm")
 _FOLLOWING = ("Add", "Relu")
 
@@ -232,7 +233,7 @@ def _ranges(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8], activations: 
 
     class Reader:
         def __init__(self) -> None:
-            self._left = iter(np.split(pixels, range(16, len(pixels), 16)))
+            self._left = iter(_batches(pixels))
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self._left, None)
@@ -313,8 +314,13 @@ def _logits(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8], threads: int 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    batches = np.split(pixels, range(16, len(pixels), 16))
-    return np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in batches])
+    return np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in _batches(pixels)])
+
+
+def _batches(pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
+    """Batches of at most 16 pictures, and of large ones so many that their activations take little memory."""
+    size = max(1, min(16, _PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2])))
+    return np.split(pixels, range(size, len(pixels), size))
 
 
 @contextmanager
