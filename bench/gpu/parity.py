@@ -103,7 +103,7 @@ def measure_parity(options: GpuOptions, turn: Turn) -> GpuParityReport:
     """Compare everything that runs here. MissingError without the packages of training."""
     try:
         import onnx  # noqa: F401
-        import torch  # noqa: F401
+        import torch
 
         from queryopt.export.parity import compare_sides, max_map_drop_of, open_side
         from queryopt.export.pictures import parity_pictures
@@ -116,6 +116,7 @@ def measure_parity(options: GpuOptions, turn: Turn) -> GpuParityReport:
     config = checkpoint.config.network
     words = f"{config.backbone}, {config.bits} bits, {config.image_size} px"
     pictures = parity_pictures(checkpoint)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32
     folder = options.folder / "parity"
     folder.mkdir()
     rows: list[ParityRow] = []

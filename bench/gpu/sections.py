@@ -48,10 +48,10 @@ def _run_search(options: GpuOptions, turn: Turn) -> GpuReport:
 
 
 SECTIONS: Final[tuple[Section, ...]] = (
-    Section("models", "the packages of training", 50, export_models),
-    Section("engine", "a GPU, TensorRT, and a model.plan", 70, _run_engine),
+    Section("models", "the packages of training", 90, export_models),
+    Section("engine", "a GPU, TensorRT, and a model.plan", 80, _run_engine),
     Section("parity", "the packages of training", 90, measure_parity),
-    Section("model", "a GPU, and PyTorch that sees it", 110, measure_model),
+    Section("model", "a GPU, and PyTorch that sees it", 120, measure_model),
     Section("files", "a GPU, and something that runs a model there", 60, measure_files),
     Section("search", "a GPU, and cuda-core or PyCUDA", 70, _run_search),
 )

@@ -11,8 +11,3 @@ def test_names() -> None:
     assert choose_sections(["search", "engine"]) == tuple(s for s in SECTIONS if s.name in ("engine", "search"))
     with pytest.raises(UsageError, match=r"no section 'serach': there are .*; did you mean search\?"):
         choose_sections(["serach"])
-
-
-def test_shares_leave_everybody_time() -> None:
-    assert all(section.share > 0 for section in SECTIONS)
-    assert sum(section.share for section in SECTIONS) <= 480
