@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,8 @@ from queryopt.text import install_extra
 if TYPE_CHECKING:
     from queryopt.bench.data_loader import DataLoaderPeer
 
-__all__ = ["Round", "Throughput", "make_pictures", "measure", "untrained_model"]
+__all__ = ["Round", "Throughput", "make_pictures", "measure"]
 
-_NOISE_PICTURES = 4
 PICTURE_SIZES = ((500, 400), (500, 375), (400, 500), (480, 360))
 """Width and height of the pictures of `make_pictures`, in turn: about those of the usual data sets."""
 
@@ -215,46 +214,6 @@ def make_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
         Image.fromarray((pixels + 128).clip(0, 255).astype(np.uint8)).save(path, quality=88)
         paths.append(path)
     return paths
-
-
-def untrained_model(
-    path: Path, backbone: str = "resnet50", bits: int = 12, *, fold: bool = True, precision: str = "fp32"
-) -> Path:
-    """Export a network with random weights to `path`: as fast as a trained one. MissingError without torch and onnx.
-
-    fold, precision: see queryopt.export.export_onnx; of int8 all layers are quantised, with ranges of noise.
-    """
-    try:
-        import onnx
-        import torch
-
-        from queryopt.bench.networks import network_config
-        from queryopt.export import export_onnx
-        from queryopt.export.onnx import with_card
-        from queryopt.export.precision import lower_precision
-        from queryopt.export.quantize import quantise
-        from queryopt.train.checkpoint import Checkpoint
-        from queryopt.train.config import TrainConfig
-        from queryopt.train.network import QueryOpt
-    except ImportError as error:
-        raise MissingError(
-            f"an untrained network needs the packages of training ({error}): {install_extra('train')}; or give --model"
-        ) from None
-    config = network_config(bits, backbone)
-    torch.manual_seed(0)
-    state = QueryOpt(config).eval().state_dict()
-    checkpoint = Checkpoint(TrainConfig(config), state, path.with_suffix(".safetensors"))
-    exported = export_onnx(checkpoint, path, parity=False, fold=fold)
-    if precision != "fp32":
-        model = onnx.load(path)
-        if precision == "int8":
-            shape = (_NOISE_PICTURES, config.image_size, config.image_size, 3)
-            noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-            model, _ = quantise(model, noise, most_kept=0)
-        else:
-            model = lower_precision(model, precision)
-        path.write_bytes(with_card(model, replace(exported.card, precision=precision)))
-    return path
 
 
 def _obvious(paths: Sequence[Any], card: ModelCard, threads: int, batch: int) -> "DataLoaderPeer":

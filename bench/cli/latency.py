@@ -179,7 +179,7 @@ def _open(
 
 
 def _untrained(out: Output, subject: "Subject", precisions: tuple[str, ...], folder: Path) -> list[tuple[Path, str]]:
-    from queryopt.bench.throughput import untrained_model
+    from queryopt.bench.untrained import in_precision, untrained_model
     from queryopt.export.precision import PRECISIONS
 
     for precision in precisions:
@@ -187,12 +187,15 @@ def _untrained(out: Output, subject: "Subject", precisions: tuple[str, ...], fol
             known = ", ".join(PRECISIONS)
             raise UsageError(f"--precision {precision}: one of {known}{did_you_mean(precision, PRECISIONS)}")
     out.log(f"exporting an untrained {subject.backbone}: {', '.join(precisions)}")
+    folded = untrained_model(folder / "folded.onnx", subject.backbone, subject.bits)
     made = []
     for precision in precisions:
-        for name in ("plain", "folded") if precision == "fp32" else ("folded",):
-            path = folder / f"{name}-{precision}.onnx"
-            untrained_model(path, subject.backbone, subject.bits, fold=name == "folded", precision=precision)
-            made.append((path, name if precision == "fp32" else f"{name}, {precision}"))
+        if precision == "fp32":
+            plain = untrained_model(folder / "plain.onnx", subject.backbone, subject.bits, fold=False)
+            made += [(plain, "plain"), (folded, "folded")]
+        else:
+            lowered = in_precision(folded, folder / f"{precision}.onnx", precision)
+            made.append((lowered, f"folded, {precision}"))
     return made
 
 

@@ -60,7 +60,8 @@ def command(
     """
     if model is not None and (backbone is not None or bits is not None):
         raise UsageError("--backbone and --bits are of an untrained model: leave them out, or leave out --model")
-    from queryopt.bench.throughput import make_pictures, measure, untrained_model
+    from queryopt.bench.throughput import make_pictures, measure
+    from queryopt.bench.untrained import untrained_model
 
     with tempfile.TemporaryDirectory(prefix="queryopt-throughput-") as temporary:
         place = Path(temporary)

@@ -62,17 +62,13 @@ def export_models(options: GpuOptions, turn: Turn) -> ModelsReport:
         import onnx
 
         from queryopt.bench.gpu.network import load_subject
+        from queryopt.bench.untrained import in_precision
         from queryopt.export import export_onnx
         from queryopt.export.count import count_multiply_adds
-        from queryopt.export.onnx import with_card
-        from queryopt.export.precision import lower_precision
     except ImportError as error:
         raise MissingError(f"the packages of training ({error}): {install_extra('train')}") from None
-    from dataclasses import replace
-
     checkpoint, network = load_subject(options.checkpoint, options.backbone, BITS)
-    exported = export_onnx(checkpoint, options.model("fp32"), parity=False)
-    model = onnx.load(exported.path)
+    export_onnx(checkpoint, options.model("fp32"), parity=False)
     files: list[ModelFile] = []
 
     def count(precision: str) -> None:
@@ -83,8 +79,7 @@ def export_models(options: GpuOptions, turn: Turn) -> ModelsReport:
         turn.keep(ModelsReport(network, tuple(files)))
 
     count("fp32")
-    lowered = lower_precision(model, "fp16")
-    options.model("fp16").write_bytes(with_card(lowered, replace(exported.card, precision="fp16")))
+    in_precision(options.model("fp32"), options.model("fp16"), "fp16")
     count("fp16")
     return ModelsReport(network, tuple(files))
 

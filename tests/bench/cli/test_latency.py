@@ -37,11 +37,29 @@ def test_an_untrained_network_plain_and_folded() -> None:
     assert report["rows"][1]["multiply_adds"] < report["rows"][0]["multiply_adds"]
 
 
+def test_an_untrained_network_in_other_precisions() -> None:
+    options = ["--backbone", "tiny", "--precision", "fp16,bf16,int8", "--backend", "onnxruntime,openvino"]
+    result = run(*options, "--peers", "none", *QUICK, "--json")
+    assert result.exit_code == 0, result.output
+    rows = [(row["name"], row["runs_on"].split()[0], row["precision"]) for row in json.loads(result.stdout)["rows"]]
+    assert [row for row in rows if row[2] != "bf16"] == [
+        ("folded, fp16", "onnxruntime", "fp16"),
+        ("folded, fp16", "openvino", "fp16"),
+        ("folded, int8", "onnxruntime", "int8"),
+        ("folded, int8", "openvino", "int8"),
+    ]
+    # No backend has every precision, and OpenVINO has this one on some processors.
+    assert "without folded, bf16 on onnxruntime" in result.stderr
+    assert {row[1] for row in rows if row[2] == "bf16"} <= {"openvino"}
+
+
 def test_wrong_usage(tmp_path: Path) -> None:
     for args, message in (
         (["--peers", "egaer"], "did you mean eager"),
         (["--model", MODEL, "--peers", "none", "--bits", "12"], "there is none"),
         (["--model", MODEL, "--peers", "none", "--reference", "2", *QUICK], "there are 1 rows"),
+        (["--precision", "fp17", "--peers", "none"], "did you mean fp16"),
+        (["--model", MODEL, "--precision", "fp16"], "a --model has its own"),
         (["--batch", "0"], "not a list such as"),
         (["--model", MODEL, "--backend", "openvinno"], "no backend is called"),
         (["--model", f"{MODEL}@openvinno", "--peers", "none"], "no backend is called"),

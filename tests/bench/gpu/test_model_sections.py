@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from queryopt.bench.gpu.files import measure_files
@@ -14,10 +13,8 @@ from queryopt.bench.gpu.parity import measure_parity
 from queryopt.bench.gpu.report import GpuBenchmark
 from queryopt.bench.gpu.section import GpuOptions, Outcome, Turn
 from queryopt.bench.gpu.torch_network import FoldedTorchBackend
-from queryopt.card import ModelCard
+from queryopt.bench.untrained import in_precision
 from queryopt.codes import pack_codes
-from queryopt.export.onnx import with_card
-from queryopt.export.precision import lower_precision
 from queryopt.export.torch_backend import network_logits
 from queryopt.runtime.backends.base import in_flight
 from queryopt.runtime.cuda.driver import Gpu
@@ -28,11 +25,8 @@ DATA = Path(__file__).parents[2] / "data" / "v1"
 
 @pytest.fixture
 def options(tmp_path: Path) -> GpuOptions:
-    model = onnx.load(DATA / "model.onnx")
-    card = ModelCard.from_metadata({prop.key: prop.value for prop in model.metadata_props}, "model.onnx")
     (tmp_path / "fp32.onnx").write_bytes((DATA / "model.onnx").read_bytes())
-    lowered = with_card(lower_precision(model, "fp16"), replace(card, precision="fp16"))
-    (tmp_path / "fp16.onnx").write_bytes(lowered)
+    in_precision(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx", "fp16")
     return GpuOptions(
         "emulation",
         1,
