@@ -76,9 +76,11 @@ def display_path(path: bytes | str | os.PathLike[Any]) -> str:
     """A path as one line of valid UTF-8: undecodable bytes, line breaks, control characters and those that change the
     direction of text become escapes. Spaces of all kinds stay, and the joiners that Persian, Hindi and emoji need.
     """
+    text = os.fsdecode(path)
+    if text.isprintable():  # nearly all are
+        return text
     return "".join(
-        c if c.isprintable() or c in _JOINERS or unicodedata.category(c) == "Zs" else _escape(c)
-        for c in os.fsdecode(path)
+        c if c.isprintable() or c in _JOINERS or unicodedata.category(c) == "Zs" else _escape(c) for c in text
     )
 
 

@@ -2,6 +2,7 @@
 
 import html
 import re
+from functools import cache
 
 from queryopt.cli import display_path
 
@@ -23,9 +24,10 @@ def element(tag: str, *children: str | None, **attributes: str | int | bool | No
     parts = [f"<{tag}"]
     for name, value in attributes.items():
         if value is True:
-            parts.append(f" {name.rstrip('_').replace('_', '-')}")
+            parts.append(f" {_attribute(name)}")
         elif value is not None and value is not False:
-            parts.append(f' {name.rstrip("_").replace("_", "-")}="{_escape(str(value))}"')
+            text = str(value) if isinstance(value, int) else _escape(value)
+            parts.append(f' {_attribute(name)}="{text}"')
     parts.append(">")
     if tag in _VOID:
         return Markup("".join(parts))
@@ -36,6 +38,11 @@ def element(tag: str, *children: str | None, **attributes: str | int | bool | No
 def breakable(text: str) -> Markup:
     """Text that a line may be broken in after the separators that names are made with."""
     return Markup("<wbr>".join(_escape(part) for part in re.split(r"(?<=[-_./\\])(?=[^-_./\\])", text)))
+
+
+@cache
+def _attribute(name: str) -> str:
+    return name.rstrip("_").replace("_", "-")
 
 
 def _escape(text: str) -> str:

@@ -58,6 +58,7 @@ _TOOLS: dict[str, Callable[[], str]] = {
     "g++ -fsanitize=address": lambda: _sanitizer("address,undefined"),
     "g++ -fsanitize=thread": lambda: _sanitizer("thread"),
     "chromium": _browser,
+    "curl": lambda: _program("curl"),
 }
 _left_out: list[str] = []
 

@@ -3,7 +3,19 @@
 import click
 
 from queryopt import __version__
-from queryopt.bench.cli import ablation, evaluation, flops, gpu, latency, parity, search, solver, throughput, welch
+from queryopt.bench.cli import (
+    ablation,
+    evaluation,
+    flops,
+    gpu,
+    latency,
+    parity,
+    search,
+    serve,
+    solver,
+    throughput,
+    welch,
+)
 from queryopt.cli import Group
 
 __all__ = ["main"]
@@ -28,6 +40,7 @@ main.add_command(gpu.command)
 main.add_command(latency.command)
 main.add_command(parity.command)
 main.add_command(search.command)
+main.add_command(serve.command)
 main.add_command(solver.command)
 main.add_command(throughput.command)
 main.add_command(welch.command)

@@ -56,7 +56,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 def api_routes(gallery: Gallery) -> APIRouter:
     """The routes of the API on a gallery."""
-    router = APIRouter()
+    router = APIRouter(responses={422: {"model": Problem, "description": "A parameter is wrong."}})
 
     @router.post(
         "/search",
@@ -104,10 +104,7 @@ def api_routes(gallery: Gallery) -> APIRouter:
         "/query/{name}/image", summary="An uploaded picture, as a JPEG", response_class=Response, responses=_JPEG
     )
     def query_image(request: Request, name: str, view: Literal["whole", "model"] = "whole") -> Response:
-        query = gallery.uploaded(name)
-        return tagged(
-            request, query.whole_jpeg if view == "whole" else query.model_jpeg, "image/jpeg", f"{view}-{name}"
-        )
+        return tagged(request, gallery.upload_jpeg(gallery.uploaded(name), view), "image/jpeg", f"{view}-{name}")
 
     @router.get(
         "/query/{name}/attention",
@@ -154,8 +151,13 @@ async def uploaded_file(request: Request) -> tuple[dict[str, str], tuple[str, by
             if not isinstance(value, UploadFile):
                 fields[name] = value
             elif name == "file" and (value.filename or value.size):
-                file = (value.filename or "picture", await value.read())
+                file = (_base_name(value.filename or "") or "picture", await value.read())
     return fields, file
+
+
+def _base_name(name: str) -> str:
+    """The last part of a path, some browsers' or a program's, cut to what names are long at most."""
+    return name.replace("\\", "/").rpartition("/")[2][:255]
 
 
 def tagged(request: Request, data: bytes, media_type: str, tag: str) -> Response:

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
 from queryopt import __version__
+from queryopt.cli import display_path
 from queryopt.errors import QueryOptError
 from queryopt.runtime.serve.api import api_routes, described
 from queryopt.runtime.serve.errors import RequestError
@@ -86,6 +87,7 @@ def create_app(gallery: Gallery) -> Guard:
 def _answer(request: Request, status: int, detail: str, headers: "object" = None) -> Response:
     """An error as a page for a browser that asks for one, else as JSON."""
     given = dict(headers) if headers else None  # type: ignore[call-overload]
+    detail = display_path(detail)  # what a client sent may be in it, and need not be text
     if "text/html" in request.headers.get("accept", ""):
         return HTMLResponse(error_page(status, detail), status, given)
     return JSONResponse({"detail": detail}, status, given)

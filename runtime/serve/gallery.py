@@ -132,10 +132,10 @@ class Gallery:
             except ImageError as error:
                 raise BadRequestError(f"{name}: {error}") from None
             job = worker.submit(resize_crop(image, self.pictures.preprocessing), self.explains)
-        previews: list[bytes] = [self.pictures.encode(image, _PREVIEW, view) for view in ("model", "whole")]
+        preview = self.pictures.encode(image, _PREVIEW, "whole")  # while the model works
         hashed = self._result(job)
         margins = encode_margins(hashed.code[None], hashed.logits[None], self.index.bits, self.index.card.logit_scale)
-        query = UploadedQuery(name, hashed.code, margins[0], hashed.logits, hashed.maps, previews[0], previews[1])
+        query = UploadedQuery(name, hashed.code, margins[0], hashed.logits, hashed.maps, preview)
         return self.queries.add(query), query
 
     def uploaded(self, name: str) -> UploadedQuery:
@@ -144,6 +144,12 @@ class Gallery:
         if query is None:
             raise NotFoundError("this picture is not kept any more: give it again")
         return query
+
+    def upload_jpeg(self, query: UploadedQuery, view: View) -> bytes:
+        """An upload as it is kept, of at most 640 pixels a side."""
+        if view == "whole":
+            return query.jpeg
+        return self.pictures.encode(self.pictures.decode(query.jpeg, _PREVIEW**2), _PREVIEW, view)
 
     @staticmethod
     def query_of_upload(query: UploadedQuery) -> Query:

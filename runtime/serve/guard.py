@@ -77,7 +77,10 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 0
+        started, status, method = time.perf_counter(), 0, scope["method"]
+        if method == "HEAD":
+            # Answered as GET; the server below leaves out the body.
+            scope = {**scope, "method": "GET"}
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -96,7 +99,7 @@ class Guard:
                 await _refuse(answer, refused.status, str(refused))
         except Exception:
             # The traceback is for whoever runs the server, never for a client.
-            _log.exception("%s %s failed", scope["method"], scope["path"])
+            _log.exception("%s %s failed", method, scope["path"])
             if not status:
                 await _refuse(answer, 500, "the server failed; its log says why")
         finally:
@@ -104,8 +107,7 @@ class Guard:
             self._metrics.requests_now.set(self._now)
             route = getattr(scope.get("route"), "path", "other")
             seconds = time.perf_counter() - started
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._metrics.requests.labels(method, route, str(status)).inc()
+            self._metrics.requests.labels(method if method in _METHODS else "other", route, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(seconds)
             _log.debug("%s %s: %d, %.1f ms", method, scope["path"], status, 1000 * seconds)
 

@@ -14,7 +14,7 @@ __all__ = ["Queries", "UploadedQuery"]
 @dataclass(frozen=True, eq=False)
 class UploadedQuery:
     """An uploaded picture: its name, code, margins int8 [bits], logits float32 [bits], maps float32 [bits, g, g] where
-    the model has attention, and JPEGs of what the model saw and of the whole.
+    the model has attention, and itself as a small JPEG.
     """
 
     name: str
@@ -22,8 +22,7 @@ class UploadedQuery:
     margins: npt.NDArray[np.int8]
     logits: npt.NDArray[np.float32]
     maps: npt.NDArray[np.float32] | None
-    model_jpeg: bytes
-    whole_jpeg: bytes
+    jpeg: bytes
 
 
 class Queries:

@@ -138,7 +138,9 @@
     const url = view && view.dataset.maps;
     if (!url) return Promise.resolve(null);
     if (!maps.has(url)) {
-      maps.set(url, fetch(url).then((reply) => (reply.ok ? reply.json() : null)).catch(() => null));
+      // What could not be had is asked for again another time.
+      const forget = () => { maps.delete(url); return null; };
+      maps.set(url, fetch(url).then((reply) => (reply.ok ? reply.json() : forget())).catch(forget));
       if (maps.size > KEPT) maps.delete(maps.keys().next().value);
     }
     return maps.get(url);

@@ -78,6 +78,13 @@ def test_every_answer_has_the_headers(small):
     assert "default-src 'none'" in policy
 
 
+def test_head_is_get_without_a_body(small):
+    for path in ("/", "/image/1", "/healthz"):
+        reply, whole = small.send("HEAD", path), small.get(path)
+        assert (reply.status, reply.data) == (200, b"")
+        assert reply.headers["content-type"] == whole.headers["content-type"]
+
+
 def test_a_body_that_says_it_is_too_large_is_not_read(small):
     reply = small.send("POST", "/search", b"", Content_Length="100000000", Content_Type="application/json")
     assert reply.status == 413

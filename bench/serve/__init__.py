@@ -1,0 +1,1 @@
+"""How many requests qo-serve answers, and how long they take."""
