@@ -29,7 +29,7 @@ def code_strip(
     """A code as an SVG (which prints, where backgrounds don't): a square a bit, full for 1, hollow for 0.
 
     Every eighth bit has its number above it; the others say theirs when pointed at. name: where a script lets bits be
-    chosen: the strip can have the focus, and bit 3 is the option of the id `name`-3.
+    chosen: the strip can have the focus, and bit 3 is the option of the id `name`-3. A word of letters and digits.
     """
     rows = math.ceil(bits / (12 if bits % 12 == 0 else 16))
     columns = math.ceil(bits / rows)
@@ -48,10 +48,8 @@ def code_strip(
         x, y = bit % columns * 12, bit // columns * _ROW
         if bit % 8 == 0:
             cells.append(element("text", str(bit), x=x + 1, y=y + 7))
-        choice: dict[str, str | int] = {}
-        if name is not None:
-            choice = {"id": f"{name}-{bit}", "role": "option", "data_bit": bit}
-        cells.append(bit_cell(kind, x, y + _ROW - 12, tip, **choice))
+        choice = "" if name is None else f' id="{name}-{bit}" role="option" data-bit="{bit}"'
+        cells.append(_square(kind, x, y + _ROW - 12, choice, f"<title>{tip}</title>"))
     width, height = columns * 12 - 2, rows * _ROW - 2
     return element(
         "svg",
@@ -65,7 +63,13 @@ def code_strip(
     )
 
 
-def bit_cell(kind: str, x: int, y: int, tip: str | None = None, **attributes: str | int) -> Markup:
-    """A square of 10 in a field of 12, whose corner is at x, y. kind: its classes. tip: said when it is pointed at."""
-    title = element("title", tip) if tip is not None else None
-    return element("rect", title, class_=kind, x=x + 1, y=y + 1, width=8, height=8, rx=2, **attributes)
+def bit_cell(kind: str, x: int, y: int) -> Markup:
+    """A square of 10 in a field of 12, whose corner is at x, y. kind: its classes."""
+    return _square(kind, x, y, "", "")
+
+
+def _square(kind: str, x: int, y: int, attributes: str, inside: str) -> Markup:
+    # A page has a thousand of them, of nothing but numbers and our own words: elements would be most of its time.
+    return Markup(
+        f'<rect{attributes} class="{kind}" x="{x + 1}" y="{y + 1}" width="8" height="8" rx="2">{inside}</rect>'
+    )

@@ -83,8 +83,9 @@ def upload_form(compact: bool = False) -> Markup:
         [element("span", "Search with a picture")]
         if compact
         else [
-            element("strong", "Drop a picture here"),
-            element("span", "or paste one, or choose a file"),
+            element("strong", "Drop a picture here", class_="for-mouse"),
+            element("span", "or paste one, or choose a file", class_="for-mouse"),
+            element("strong", "Take or choose a picture", class_="for-touch"),
         ]
     )
     return element(
