@@ -15,7 +15,7 @@ $(VENV)/.dependencies: pyproject.toml
 	@echo "== setup: $(VENV) and what pyproject.toml asks for (PyTorch is large: a minute or more)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "queryopt needs Python 3.11 or newer; say which with: make PYTHON=python3.12 …")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet '.[cpu,train,parquet,serve,dev]'
+	@$(BIN)/python -m pip install --quiet '.[cpu,train,parquet,report,serve,show,watch,dev]'
 	@touch $@
 
 # A real install, not an editable one: what is tested is what users get. The build's folder is kept: after a change to
@@ -60,12 +60,13 @@ format: setup
 	@$(BIN)/ruff format .
 
 # The whole way in miniature. Each step's product is a file, so that a second `make demo` does no done work again.
-demo: $(DEMO)/hits.html $(DEMO)/run/model.onnx $(DEMO)/untrained/model.onnx
+demo: $(DEMO)/hits.html $(DEMO)/run/model.onnx $(DEMO)/untrained/model.onnx $(DEMO)/report.html
 	@echo "== evaluate: pictures of demo/data/test search those of demo/data/train, codes of the model on both sides"
 	@$(BIN)/qo-eval --model $(DEMO)/run/model.onnx --gallery $(DEMO)/data/train --queries $(DEMO)/data/test \
 		--compare $(DEMO)/untrained/model.onnx --require-ratio 2
 	@echo "== done"
 	@echo "  search results  $(DEMO)/hits.html"
+	@echo "  report          $(DEMO)/report.html"
 	@echo "  training curves $(DEMO)/run/curves.png"
 	@echo "  model           $(DEMO)/run/model.onnx"
 	@echo "  index           $(DEMO)/photos.db   (try: $(BIN)/qo-search A_PICTURE --index $(DEMO)/photos.db)"
@@ -85,6 +86,10 @@ $(DEMO)/untrained/model.onnx: $(DEMO)/trained
 	@echo "== the same network untrained, to compare with"
 	@$(BIN)/qo-train --data 'synthetic:birds?folder=$(DEMO)/data' --preset demo --iterations 0 --out $(DEMO)/untrained --resume -q
 	@$(BIN)/qo-export --ckpt $(DEMO)/untrained -q
+
+$(DEMO)/report.html: $(DEMO)/run/model.onnx
+	@echo "== report: what the model finds, and what its bits do"
+	@$(BIN)/qo-report $(DEMO)/run --out $@
 
 $(DEMO)/photos.db: $(DEMO)/run/model.onnx
 	@echo "== hash: the test pictures into an index"

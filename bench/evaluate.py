@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from queryopt.cli import Advance
     from queryopt.cli import Progress as ItemProgress
     from queryopt.runtime import Hasher, HashIndex
+    from queryopt.train.config import TrainConfig
     from queryopt.train.data import LabelledImages
     from queryopt.train.open_set import OpenSet
 
@@ -97,6 +98,11 @@ class DataSource:
         config = read_run_config(Path(run))
         if config is None:
             raise DataError(f"{display_path(run)}: no config.json in it: give the run folder of a qo-train")
+        return cls.of_config(config, run, data)
+
+    @classmethod
+    def of_config(cls, config: "TrainConfig", run: str | os.PathLike[str], data: str | None = None) -> "DataSource":
+        """As a run of this configuration divides its data. run: names it in errors."""
         if not (data := data or config.data):
             raise DataError(f"{display_path(run)}: its config.json doesn't say where its pictures lie: give --data")
         return cls(data, config.seed, config.test_fraction, config.validation_fraction, config.open_set)

@@ -28,6 +28,7 @@ __all__ = [
     "WelchReport",
     "class_means",
     "coherence",
+    "cosine_matrix",
     "distinct_codes",
     "network_class_codes",
     "solved_class_codes",
@@ -110,11 +111,18 @@ def coherence(vectors: npt.ArrayLike) -> Coherence:
     if rows.ndim != 2 or len(rows) < 2:
         raise UsageError(f"codes of shape {list(rows.shape)}: cosines need at least two classes")
     classes, dimensions = rows.shape
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-    cosines = np.abs(unit @ unit.T)[~np.eye(classes, dtype=bool)]
+    cosines = np.abs(cosine_matrix(rows))[np.triu_indices(classes, 1)]
     rms = float(np.sqrt(np.square(cosines).mean()))
     return Coherence(classes, dimensions, float(cosines.max()), rms, welch_bound(classes, dimensions))
+
+
+def cosine_matrix(vectors: npt.ArrayLike) -> _Floats:
+    """Cosines between the rows of vectors [n, dimensions]: float64 [n, n]; 0 with a row of zeros."""
+    rows = np.asarray(vectors, np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    cosines: _Floats = unit @ unit.T
+    return cosines
 
 
 def class_means(values: npt.ArrayLike, labels: npt.NDArray[np.int64]) -> _Floats:

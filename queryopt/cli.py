@@ -137,6 +137,12 @@ class Output:
         if self.json:
             click.echo(json_text(value))
 
+    def line(self, value: Any) -> None:
+        """With --json, print one of several results as one line of JSON, at once: of a command that goes on."""
+        if self.json:
+            click.echo(json.dumps(_finite(value), ensure_ascii=False, default=_jsonable))
+            sys.stdout.flush()
+
     def log(self, message: str) -> None:
         """A line for the person at the terminal, on stderr; nothing with -q."""
         if not self.quiet:

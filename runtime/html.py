@@ -4,8 +4,6 @@ No script, no network, nothing beside the file: style and thumbnails are inside,
 allows only these makes sure of it.
 """
 
-import base64
-import hashlib
 import importlib.resources
 import os
 from collections.abc import Mapping
@@ -16,6 +14,7 @@ from queryopt.codes import unpack_codes
 from queryopt.runtime.code_strip import bit_cell, code_strip
 from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, code_hex
 from queryopt.runtime.markup import Markup, breakable, element
+from queryopt.runtime.page_head import page_head
 from queryopt.runtime.thumbnails import Thumbnails
 from queryopt.text import counted
 
@@ -160,20 +159,7 @@ class HtmlPage:
 
 def _head(title: str, facts: Mapping[str, str]) -> str:
     style = importlib.resources.files("queryopt.runtime").joinpath("page.css").read_text(encoding="utf-8")
-    allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        # Quotes of a policy need no escape between double quotes, and stay readable.
-        Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("meta", name="generator", content=f"queryopt {__version__}"),
-        element("title", title),
-        Markup(f"<style>{style}</style>"),
-    )
+    head = page_head(title, style)
     about = [element("div", element("dt", name), element("dd", value)) for name, value in facts.items()]
     header = element("header", element("h1", title), element("dl", *about), _legend())
     return f'<!doctype html>\n<html lang="en">\n{head}\n<body>\n{header}\n<main>\n'

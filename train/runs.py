@@ -21,7 +21,16 @@ from queryopt.train.config import TrainConfig, json_text
 from queryopt.train.plots import save_curves
 from queryopt.train.run_files import BEST, CONFIG, CURVES, LAST, METRICS, RUN_FILES, check_unused
 
-__all__ = ["OthersFolder", "Position", "RunFolder", "RunState", "check_unused", "read_last", "stopped_early"]
+__all__ = [
+    "OthersFolder",
+    "Position",
+    "RunFolder",
+    "RunState",
+    "check_unused",
+    "read_last",
+    "read_metrics",
+    "stopped_early",
+]
 
 _FORMAT = 1
 _FORMAT_KEY = "queryopt.last.format_version"
@@ -94,6 +103,21 @@ def read_last(path: Path) -> tuple[RunState, TrainConfig]:
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{name}: damaged ({error!r}): remove it to start the run anew") from None
     return state, config
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, none where there is no such file; one that a crash cut off is left out."""
+    try:
+        text = (folder / METRICS).read_text("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    lines = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                lines.append(value)
+    return lines
 
 
 def stopped_early(checkpoint: Checkpoint) -> tuple[int, int] | None:
@@ -194,17 +218,7 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; one that a crash cut off is left out."""
-        try:
-            text = (self.path / METRICS).read_text("utf-8", errors="replace")
-        except FileNotFoundError:
-            return []
-        lines = []
-        for line in text.splitlines():
-            with contextlib.suppress(ValueError):
-                value = json.loads(line)
-                if isinstance(value, dict):
-                    lines.append(value)
-        return lines
+        return read_metrics(self.path)
 
     def cut_metrics(self, position: Position) -> None:
         """Drop the lines of epochs that are not done at `position`, so that a resumed run writes no line twice."""

@@ -6,25 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from queryopt.bench.evaluate import DataSource, Evaluation, LabelledCodes, evaluate, labelled_pictures, paper_gallery
+from queryopt.bench.evaluate import DataSource, Evaluation, LabelledCodes, evaluate, paper_gallery
+from queryopt.bench.network_codes import hash_network
 from queryopt.bench.welch import coherence, distinct_codes, solved_class_codes
-from queryopt.card import Preprocessing
 from queryopt.cli import Progress, no_progress
 from queryopt.codes import pack_codes, unpack_codes
 from queryopt.train.checkpoint import load_checkpoint
 from queryopt.train.data import LabelledImages
-from queryopt.train.hash_network import HashNetwork
-from queryopt.train.inputs import to_input
 from queryopt.train.methods import find_method
-from queryopt.train.pictures import PictureSource
 from queryopt.train.runs import RunFolder
 
 __all__ = ["code_limit", "measure_run"]
-
-_BATCH = 64
 
 
 def measure_run(run: Path, *, threads: int | None = None, progress: Progress | None = None) -> dict[str, Any]:
@@ -46,7 +40,7 @@ def measure_run(run: Path, *, threads: int | None = None, progress: Progress | N
         parts |= {"unseen gallery": unseen[0], "unseen queries": unseen[1]}
     total = sum(map(len, parts.values()))
     with (progress or no_progress)("evaluate", total, "images") as advance:
-        codes = {name: _hash(network, images, threads, advance) for name, images in parts.items()}
+        codes = {name: hash_network(network, images, threads, advance) for name, images in parts.items()}
     deployed = evaluate(codes["gallery"], codes["queries"])
     result: dict[str, Any] = {"deployed": _figures(deployed, codes["gallery"], codes["queries"])}
     if find_method(config.method).solves_codes:
@@ -91,41 +85,6 @@ def _figures(evaluation: Evaluation, gallery: LabelledCodes, queries: LabelledCo
         "queries": metrics.queries,
         "classes": evaluation.classes,
     }
-
-
-def _hash(network: HashNetwork, images: LabelledImages, threads: int | None, advance: Any) -> LabelledCodes:
-    """Codes and logits of these pictures; those that can't be read are left out and named."""
-    preprocessing = Preprocessing.for_size(network.config.image_size)
-    device = network.head.weight.device
-    source = PictureSource(images, preprocessing, threads=threads)
-    index = np.arange(len(images))
-    batches = [index[start : start + _BATCH] for start in range(0, len(index), _BATCH)]
-    logits: list[npt.NDArray[np.float32]] = []
-    kept: list[npt.NDArray[np.bool_]] = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        with torch.inference_mode():
-            for batch in source.plain_batches(batches):
-                kept.append(batch.kept)
-                if batch.kept.any():
-                    pictures = to_input(batch.pictures, preprocessing, device, False)
-                    logits.append(network(pictures, branches=1).cpu().numpy())
-                advance(len(batch.kept))
-    finally:
-        torch.set_num_threads(before)
-        source.close()
-    rows = np.flatnonzero(np.concatenate(kept))
-    values = np.concatenate(logits)
-    folder = labelled_pictures(images)
-    return LabelledCodes(
-        network.config.bits,
-        pack_codes(values >= 0),
-        np.array(folder.labels, dtype=np.str_)[rows],
-        tuple(folder.paths[row] for row in rows.tolist()),
-        {},
-        values,
-    )
 
 
 def _class_codes(run: Path, trained: LabelledImages, gallery: LabelledCodes, bits: int) -> dict[str, Any]:

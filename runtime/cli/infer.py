@@ -78,6 +78,14 @@ class _Summary:
 @click.option("--out", "out_path", type=click.Path(path_type=Path), help="Write the codes: .npz, .csv or .parquet.")
 @click.option("--prune", is_flag=True, help="Remove pictures from the index whose files are gone.")
 @click.option("--force", is_flag=True, help="With --prune: also where more than half of them are gone.")
+@click.option("--watch", is_flag=True, help="Go on: keep the index up to date until Ctrl-C or SIGTERM.")
+@click.option(
+    "--settle",
+    type=click.FloatRange(0.05, 3600),
+    default=1.0,
+    show_default=True,
+    help="With --watch: seconds that a file has to be left alone before it is hashed.",
+)
 @backend_option
 @device_option("cpu")
 @batch_option(32)
@@ -92,6 +100,8 @@ def main(
     out_path: Path | None,
     prune: bool,
     force: bool,
+    watch: bool,
+    settle: float,
     backend: str,
     device: str,
     batch: int,
@@ -105,11 +115,17 @@ def main(
       qo-infer photos/
       qo-infer photos/ --model runs/a/model.onnx --index photos.db
       qo-infer photos/ --no-index --out codes.csv
+      qo-infer photos/ --watch
 
     Run again, it hashes what is new or changed (in size or time) and skips the rest. Everything that was hashed is
     kept at every moment: after Ctrl-C, the next run goes on from there. Every file that can't be read is named, with
     its reason. The name of a picture's own folder is its label. Pictures are known by the endings of their names; -v
     says how many other names there are.
+
+    With --watch it goes on as files come, change and go. A file is hashed once it has come to rest, and one that can't
+    be read is tried again before it is named. One that is gone keeps its code, marked stale, or, with --prune, is
+    removed; where the folder itself goes away, nothing is changed until it is back. --json prints a line for each
+    event.
 
     \b
     Exit codes:
@@ -121,13 +137,18 @@ def main(
     """
     from queryopt.runtime.hasher import Hasher, find_model
     from queryopt.runtime.outputs import check_output
+    from queryopt.runtime.watch import check_watching
 
     if no_index and out_path is None:
         raise UsageError("--no-index without --out would keep nothing: give --out codes.npz, say")
     if no_index and (index_path is not None or prune):
         raise UsageError("--no-index doesn't go with --index or --prune")
-    if force and not prune:
-        raise UsageError("--force goes with --prune")
+    if force and not (prune or watch):
+        raise UsageError("--force goes with --prune, or with --watch")
+    if watch:
+        if no_index or out_path is not None:
+            raise UsageError("--watch keeps an index: it doesn't go with --no-index or --out")
+        check_watching()
     if out_path is not None:
         check_output(out_path)
     if not folder.exists():
@@ -143,6 +164,8 @@ def main(
     with Hasher(found, backend, threads, batch) as hasher:
         out.log(f"model: {display_path(hasher.model_path)} ({hasher.card.bits} bits, {hasher.backend})")
         out.log(f"backend: {hasher.choice.name} ({hasher.choice.reason})")
+        if watch:
+            return _watch(folder, hasher, index_path or Path("photos.db"), prune, force, settle, out)
         summary = _Summary(os.path.abspath(folder), str(hasher.model_path), hasher.backend)
         if no_index:
             assert out_path is not None
@@ -164,12 +187,8 @@ def _update(
     summary: _Summary,
     out: Output,
 ) -> None:
-    index, new = _open_or_create(index_path, hasher, folder)
+    index, new = _open_for(folder, hasher, index_path, out)
     with index:
-        index.check_root(folder)
-        index.check_card(hasher.card, f"the model {display_path(hasher.model_path)}")
-        so_far = "new" if new else f"{counted(len(index), 'picture', 'pictures')} so far"
-        out.log(f"index: {display_path(index.path)} ({so_far})")
         report = index.update(hasher, prune=prune, force=force, progress=out.progress)
         summary.index, summary.images = str(index.path), len(index)
         summary.hashed, summary.updated, summary.unchanged = report.hashed, report.updated, report.unchanged
@@ -184,6 +203,30 @@ def _update(
         # An index of nothing, made a moment ago: as if it had not been.
         os.unlink(index_path)
     _require_codes(summary)
+
+
+def _watch(
+    folder: Path, hasher: "Hasher", index_path: Path, prune: bool, force: bool, settle: float, out: Output
+) -> ExitCode:
+    from queryopt.runtime.cli.watch import watch_folder
+
+    index, _ = _open_for(folder, hasher, index_path, out)
+    with index:
+        return watch_folder(index, hasher, prune, force, settle, out)
+
+
+def _open_for(folder: Path, hasher: "Hasher", index_path: Path, out: Output) -> "tuple[HashIndex, bool]":
+    """The index of this folder and model, and whether it is new."""
+    index, new = _open_or_create(index_path, hasher, folder)
+    try:
+        index.check_root(folder)
+        index.check_card(hasher.card, f"the model {display_path(hasher.model_path)}")
+    except UsageError:
+        index.close()
+        raise
+    so_far = "new" if new else f"{counted(len(index), 'picture', 'pictures')} so far"
+    out.log(f"index: {display_path(index.path)} ({so_far})")
+    return index, new
 
 
 def _open_or_create(path: Path, hasher: "Hasher", folder: Path) -> "tuple[HashIndex, bool]":

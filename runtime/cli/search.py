@@ -1,6 +1,7 @@
 """`qo-search`: find the pictures of an index that are nearest to some others."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from queryopt.runtime.hasher import Hasher
     from queryopt.runtime.hits import FailedQuery, Hit, QueryResult
     from queryopt.runtime.index import HashIndex
+    from queryopt.runtime.terminal import Captioned, TerminalPictures
 
     Sink: TypeAlias = Callable[[QueryResult | FailedQuery], object]
 
@@ -69,6 +71,7 @@ _PAGE_QUERIES = 500
     help="The order: by distance; by how sure the query was of the bits that differ; or that among equal distances.",
 )
 @click.option("--exclude-self", is_flag=True, help="Leave a query that is in the index out of its own hits.")
+@click.option("--show", is_flag=True, help="Show the pictures in the terminal, too, where it can.")
 @click.option(
     "--html",
     "page_path",
@@ -94,6 +97,7 @@ def main(
     radius: int | None,
     rank: Rank,
     exclude_self: bool,
+    show: bool,
     page_path: Path | None,
     lines_path: Path | None,
     device: str,
@@ -110,6 +114,7 @@ def main(
       qo-search queries/ --radius 2 --out hits.jsonl
       qo-search queries/ --out hits.csv
       qo-search bird.jpg --rank weighted
+      qo-search bird.jpg --show
 
     The distance is the number of bits that differ; equal ones are in the order of the index, and a line below the table
     says how many more pictures are as near as its last. The table names the bits that differ: +3 is one that the hit
@@ -137,8 +142,11 @@ def main(
         check_results(lines_path)
     if out.json and lines_path == _STDOUT:
         raise UsageError("--json and --out - both write to stdout: give --out a file, or leave one of them out")
+    if show and (out.json or lines_path is not None):
+        raise UsageError("--show goes with the tables: leave out --json and --out")
     if k is None and radius is None:
         k = _DEFAULT_K
+    pictures = _terminal(out) if show else None
     paths = _query_paths(queries)
     results: list[QueryResult | FailedQuery] = []
     failed: dict[bytes, str] = {}
@@ -154,7 +162,7 @@ def main(
         elif out.json:
             sinks.append(results.append)
         else:
-            sinks.append(lambda result: _print_table(result, out))
+            sinks.append(lambda result: _print_table(result, out, pictures))
         if page_path is not None:
             sinks.append(stack.enter_context(_page(page_path, index, k, radius, rank)))
         # On a terminal, a bar and results would write over each other.
@@ -285,12 +293,41 @@ def _page(path: Path, index: "HashIndex", k: int | None, radius: int | None, ran
         text.detach()
 
 
-def _print_table(result: "QueryResult | FailedQuery", out: Output) -> None:
+def _terminal(out: Output) -> "TerminalPictures | None":
+    """What shows pictures here; None, and a word on why, where nothing can."""
+    from queryopt.runtime.terminal import TerminalPictures, why_not_shown
+
+    if why_not := why_not_shown():
+        out.warn(f"--show: {why_not}: no pictures; --html hits.html writes a page with them")
+        return None
+    pictures = TerminalPictures(shutil.get_terminal_size().columns)
+    if pictures.protocol == "half blocks":
+        out.log("--show: this terminal has neither kitty's graphics nor sixels: pictures are drawn with half blocks")
+    return pictures
+
+
+def _print_table(result: "QueryResult | FailedQuery", out: Output, pictures: "TerminalPictures | None" = None) -> None:
     from queryopt.runtime.hits import FailedQuery
 
-    if not isinstance(result, FailedQuery):
-        for part in _table(result):
-            out.print(part)
+    if isinstance(result, FailedQuery):
+        return
+    title, *others = _table(result)
+    out.print(title)
+    if pictures is not None:
+        for row in pictures.rows(list(_captioned(result))):
+            out.print(row)
+    for part in others:
+        out.print(part)
+
+
+def _captioned(result: "QueryResult") -> "Iterator[Captioned]":
+    """The query and its hits, each with a line that says which it is."""
+    from queryopt.runtime.terminal import Captioned
+
+    yield Captioned(result.path, "query")
+    for hit in result.hits:
+        same = " ✓" if hit.label is not None and hit.label == result.label else ""
+        yield Captioned(hit.path, f"{hit.rank}: {counted(hit.distance, 'bit', 'bits')}{same}")
 
 
 def _table(result: "QueryResult") -> "Iterator[RenderableType]":

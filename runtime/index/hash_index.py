@@ -187,6 +187,21 @@ class HashIndex:
         """
         return updating.update(self._store, hasher, prune, force, progress)
 
+    def refresh(
+        self, hasher: ImageHasher, paths: Iterable[StrPath], prune: bool = False, force: bool = False
+    ) -> UpdateReport:
+        """Bring these files alone up to date, as `update` does with all: what a watcher of the folder calls.
+
+        paths: absolute, or relative to the root; files that are there or gone, whether or not the index knows them. One
+        that is gone is marked stale and named in `vanished`, or, with `prune`, removed; either is refused (InputError),
+        and nothing is changed, where that is more than half of the index, unless `force`, or the root itself is gone.
+        """
+        return updating.refresh(self._store, hasher, [self._relative(path) for path in paths], prune, force)
+
+    def find_below(self, folder: StrPath) -> list[bytes]:
+        """The paths, relative to the root, of the images that the index has below a folder, sorted."""
+        return self._store.find_below(self._relative(folder))
+
     def prune(self, force: bool = False) -> int:
         """Remove the images whose files are gone, as `update(prune=True)` does. Returns how many."""
         return updating.prune(self._store, force)

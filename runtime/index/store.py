@@ -173,6 +173,13 @@ class Store:
             row = connection.execute("SELECT id FROM images WHERE path = ?", (relative,)).fetchone()
         return None if row is None else int(row[0])
 
+    def find_below(self, folder: bytes) -> list[bytes]:
+        """The paths of the images below a folder, both relative to the root, sorted."""
+        low, high = folder + b"/", folder + b"0"  # "0" comes after "/"
+        sql = "SELECT path FROM images WHERE path > ? AND path < ? ORDER BY path"
+        with self.read() as connection:
+            return [path for (path,) in connection.execute(sql, (low, high))]
+
     def images(self) -> Iterator[IndexedImage]:
         """All images in id order. What is committed meanwhile at later ids is seen."""
         after = 0

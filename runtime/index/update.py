@@ -20,7 +20,7 @@ from queryopt.runtime.index.store import Store
 if TYPE_CHECKING:
     from queryopt.cli import Advance
 
-__all__ = ["ImageHasher", "Progress", "UpdateReport", "add", "no_progress", "prune", "update"]
+__all__ = ["ImageHasher", "Progress", "UpdateReport", "add", "no_progress", "prune", "refresh", "update"]
 
 _log = logging.getLogger("queryopt")
 
@@ -116,6 +116,50 @@ def update(store: Store, hasher: ImageHasher, prune: bool, force: bool, progress
         hashed=counts.hashed,
         updated=counts.updated,
         unchanged=plan.unchanged + plan.unreachable,
+        failed=counts.failed,
+        stale=counts.stale,
+        vanished=() if prune else tuple(_absolute(store, relative) for _, relative in plan.vanished),
+        removed=removed,
+        precisions=store.meta.precisions,
+    )
+
+
+def refresh(store: Store, hasher: ImageHasher, paths: Iterable[bytes], prune: bool, force: bool) -> UpdateReport:
+    """See HashIndex.refresh; paths are relative to the root."""
+    store.check_card(hasher.card, str(hasher.model_path))
+    root = store.meta.root
+    plan = _Plan()
+    with store.read(snapshot=True) as connection:
+        for relative in sorted(set(paths)):
+            sql = "SELECT id, size, mtime_ns, stale FROM images WHERE path = ?"
+            known = connection.execute(sql, (relative,)).fetchone()
+            now = _stat(os.fsencode(root), relative)
+            if now[0] >= 0 or os.path.islink(os.path.join(os.fsencode(root), relative)):
+                if known is not None and now == known[1:3] and not known[3]:
+                    plan.unchanged += 1
+                else:
+                    plan.todo.append(_Todo(relative, *now))
+            elif known is not None:
+                plan.vanished.append((known[0], relative))
+    if plan.vanished and not root.is_dir():
+        raise InputError(f"{root}: the folder of the index is not there")
+    if plan.vanished:
+        _check_prune(store, len(plan.vanished), force, *(("removed", "remove") if prune else ("marked", "mark")))
+    store.set_meta(model_path=Path(os.path.abspath(hasher.model_path)), precision=hasher.card.precision)
+    counts = _Counts()
+    _hash(store, hasher, plan.todo, counts, lambda count=1, note=None: None)
+    removed = 0
+    if plan.vanished:
+        with store.change() as changes:
+            if prune:
+                removed = changes.remove(id for id, _ in plan.vanished)
+            else:
+                for _, relative in plan.vanished:
+                    changes.mark_stale(relative)
+    return UpdateReport(
+        hashed=counts.hashed,
+        updated=counts.updated,
+        unchanged=plan.unchanged,
         failed=counts.failed,
         stale=counts.stale,
         vanished=() if prune else tuple(_absolute(store, relative) for _, relative in plan.vanished),
@@ -275,12 +319,12 @@ def _stat(root: bytes, relative: bytes) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _check_prune(store: Store, vanished: int, force: bool) -> None:
+def _check_prune(store: Store, vanished: int, force: bool, done: str = "removed", do: str = "remove") -> None:
     images = store.state().images
     if vanished * 2 > images and not force:
         raise InputError(
             f"{store.path}: {vanished} of {images} images are no longer in {store.meta.root}, more than half: nothing "
-            "was removed. If the folder is whole (mounted, not moved), remove them with --force"
+            f"was {done}. If the folder is whole (mounted, not moved), {do} them with --force"
         )
 
 

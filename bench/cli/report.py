@@ -1,0 +1,189 @@
+"""`qo-report`: one page about a trained model."""
+
+import importlib.util
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from queryopt.cli import Command, Output, batch_option, common_options, device_option, display_path, threads_option
+from queryopt.errors import DataError, ExitCode, MissingError, UsageError
+from queryopt.runtime.cli.backend import backend_option
+from queryopt.text import counted, install_extra
+from queryopt.train.run_files import find_checkpoint
+
+if TYPE_CHECKING:
+    from queryopt.bench.evaluate import DataSource
+    from queryopt.bench.report.model import ExportedModel, RunModel
+
+__all__ = ["main"]
+
+_DEFAULT_NAME = "report.html"
+
+
+@click.command("qo-report", cls=Command)
+@click.argument("subject", metavar="RUN_OR_MODEL")
+@click.option("--data", metavar="DATA", help="What qo-train takes as --data.  [default: the run's]")
+@click.option("--root", metavar="DIR", help="With --data: the folder of an official data set, or that which holds it.")
+@click.option("--any-size", is_flag=True, help="With --data: a part of an official set; its counts are not checked.")
+@click.option(
+    "--out",
+    "out_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="[default: RUN/report.html, or beside MODEL]",
+)
+@click.option("--compare", metavar="RUN", help="Another run on the same data, such as one without auxiliary branch.")
+@click.option("--landscape", is_flag=True, help="Draw the loss around the weights, too: minutes more.")
+@click.option(
+    "--figures", "figures_path", metavar="DIR", type=click.Path(path_type=Path), help="Save all figures as PNG and SVG."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of what is drawn.")
+@device_option("cpu", "cuda")
+@backend_option
+@batch_option(64)
+@threads_option
+@common_options
+def main(
+    subject: str,
+    data: str | None,
+    root: str | None,
+    any_size: bool,
+    out_path: Path | None,
+    compare: str | None,
+    landscape: bool,
+    figures_path: Path | None,
+    seed: int,
+    device: str,
+    backend: str,
+    batch: int,
+    threads: int | None,
+    out: Output,
+) -> ExitCode:
+    """Write a page about a trained model: how well it retrieves, and what its bits mean.
+
+    RUN_OR_MODEL is a run folder of qo-train, a checkpoint in one, or a model.onnx (with --data). The page is one HTML
+    file that loads nothing: retrieval in both protocols, its best and worst classes with their pictures, what lies in a
+    Hamming ball, a card and the surest pictures of each bit, where each query looks, how alike queries and features
+    are, a map of the features, class codes against the Welch bound, curves and configuration. What makes no sense for
+    a model, or lacks something, is named there with the reason.
+
+    \b
+    Examples:
+      qo-report runs/a
+      qo-report runs/n8 --compare runs/n1 --landscape --figures figures/
+      qo-report model.onnx --data photos/ --out report.html
+
+    \b
+    Exit codes:
+      0  done
+      1  done, but some pictures could not be read
+      2  wrong usage, or data that is not the run's
+      3  no checkpoint, no model, or nothing usable in the data
+      4  a package that is needed is missing
+    """
+    from queryopt.bench.report.figures import Figures
+    from queryopt.bench.report.model import is_model_file
+    from queryopt.bench.report.sections import make_report
+    from queryopt.bench.report.study import make_study
+    from queryopt.files import replacing
+    from queryopt.train.sources import absolute_source, with_root
+
+    is_model = is_model_file(subject)
+    _check(subject, is_model, data, root, any_size, compare, device)
+    if data is not None:
+        data = absolute_source(with_root(data, root, any_size))
+    folder = Path(subject) if Path(subject).is_dir() else Path(subject).parent
+    target = out_path or folder / _DEFAULT_NAME
+    with ExitStack() as stack:
+        model: RunModel | ExportedModel
+        if is_model:
+            model = stack.enter_context(_exported(subject, backend, threads, batch))
+        else:
+            model = _run(subject, device, threads, batch)
+        out.log(f"model: {model.name} ({model.method}, {model.bits} bits)")
+        source = _source(model, data)
+        other = None if compare is None else _run(compare, device, threads, batch)
+        # Before the minutes of work: whether there is room for its result at all.
+        with replacing(target, over=b"<!doctype html>") as file:
+            figures = Figures(figures_path)
+            study = make_study(model, source, figures, out, other=other, landscape=landscape, seed=seed)
+            for path, reason in study.failed.items():
+                out.warn(f"{display_path(path)}: {reason}")
+            report = make_report(study)
+            page = report.markup().encode("utf-8", "backslashreplace")
+            file.write(page)
+    out.result(
+        {
+            "report": str(target),
+            "bytes": len(page),
+            "sections": [section.anchor for section in report.sections],
+            "findings": {section.anchor: section.finding for section in report.sections},
+            "left_out": report.left_out,
+            "figures": [str(path) for path in figures.saved],
+            "failed": {display_path(path): reason for path, reason in study.failed.items()},
+        }
+    )
+    for section in report.sections:
+        out.print(f"{section.title}: {section.finding}")
+    for name, why in report.left_out.items():
+        out.print(f"left out, {name}: {why}")
+    out.print(f"report: {display_path(target)} ({len(page) / 1e6:.1f} MB)")
+    if figures.saved:
+        out.print(f"figures: {display_path(figures.folder or '')} ({counted(len(figures.saved), 'file', 'files')})")
+    return ExitCode.SOME_FAILED if study.failed else ExitCode.DONE
+
+
+def _check(
+    subject: str, is_model: bool, data: str | None, root: str | None, any_size: bool, compare: str | None, device: str
+) -> None:
+    if data is None and (root is not None or any_size):
+        raise UsageError("--root and --any-size say more about --data: give that too, such as --data cub200")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingError(f"the figures need matplotlib: {install_extra('report')}")
+    if not is_model:
+        find_checkpoint(subject)
+        if importlib.util.find_spec("torch") is None:
+            raise MissingError(
+                f"a run's network needs torch, which is not installed: {install_extra('train')}; or give its model.onnx"
+            )
+    elif data is None:
+        raise UsageError(
+            f"{display_path(subject)}: a model doesn't say which pictures to look at: give --data, a folder with a "
+            "sub-folder of pictures for each class, or give its run folder"
+        )
+    elif compare is not None:
+        raise UsageError("--compare shows two runs side by side: give a run folder in place of the model")
+    elif device != "cpu":
+        raise UsageError("--device is for a run's network; what runs a model is chosen with --backend")
+
+
+def _run(path: str, device: str, threads: int | None, batch: int) -> "RunModel":
+    import torch
+
+    from queryopt.bench.report.model import RunModel
+    from queryopt.train.checkpoint import load_checkpoint
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingError("no CUDA device that torch can use: leave --device out, or install a driver")
+    return RunModel(load_checkpoint(path), threads, batch, device)
+
+
+def _exported(path: str, backend: str, threads: int | None, batch: int) -> "ExportedModel":
+    from queryopt.bench.report.model import ExportedModel
+    from queryopt.runtime import Hasher
+
+    if not Path(path).is_file():
+        raise DataError(f"{display_path(path)}: no such model: make one with qo-export --ckpt RUN")
+    return ExportedModel(Hasher(path, backend, threads, batch))
+
+
+def _source(model: "RunModel | ExportedModel", data: str | None) -> "DataSource":
+    from queryopt.bench.evaluate import DataSource
+    from queryopt.bench.report.model import RunModel
+
+    if isinstance(model, RunModel):
+        return DataSource.of_config(model.checkpoint.config, model.folder, data)
+    assert data is not None
+    return DataSource.plain(data)

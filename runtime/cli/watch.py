@@ -1,0 +1,102 @@
+"""qo-infer --watch: what it says while it goes on."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from queryopt.cli import Output, display_path
+from queryopt.errors import ExitCode
+from queryopt.text import counted
+
+if TYPE_CHECKING:
+    from queryopt.runtime.hasher import Hasher
+    from queryopt.runtime.index import HashIndex
+    from queryopt.runtime.watch import WatchEvent
+
+__all__ = ["watch_folder"]
+
+
+def watch_folder(
+    index: "HashIndex", hasher: "Hasher", prune: bool, force: bool, settle: float, out: Output
+) -> ExitCode:
+    """Keep the index up to date until Ctrl-C or SIGTERM, and say what happens, with --json a line of JSON each."""
+    from queryopt.runtime.watch import FolderWatch
+
+    total = {"hashed": 0, "updated": 0, "removed": 0, "stale": 0}
+    failed: dict[str, str] = {}
+    watching = FolderWatch(index, hasher, prune, force, settle, out.progress)
+    with _terminable():
+        try:
+            for event in watching.run():
+                _say(event, index, out)
+                if event.report is not None:
+                    total["hashed"] += event.report.hashed
+                    total["updated"] += event.report.updated
+                    total["removed"] += event.report.removed
+                    total["stale"] += len(event.report.stale) + len(event.report.vanished)
+                    failed |= dict(event.report.failed)
+        except KeyboardInterrupt:
+            pass
+    out.line({"event": "stopped", "time": _now(), "images": len(index)} | total | {"failed": failed})
+    out.print(
+        f"stopped: {total['hashed']:,} hashed, {total['updated']:,} updated, {total['removed']:,} removed, "
+        f"{len(failed):,} failed; index: {display_path(index.path)} ({counted(len(index), 'picture', 'pictures')})"
+    )
+    return ExitCode.SOME_FAILED if failed else ExitCode.DONE
+
+
+def _say(event: "WatchEvent", index: "HashIndex", out: Output) -> None:
+    root = display_path(index.root)
+    values: dict[str, Any] = {"event": event.kind, "time": _now(), "images": len(index)}
+    if event.report is None:
+        out.line(values | {"folder": str(index.root)})
+        if event.kind == "gone":
+            out.warn(f"{root}: the folder is not there: nothing is changed; waiting for it to come back")
+        else:
+            out.log(f"{root}: the folder is there again")
+        return
+    report = event.report
+    out.line(
+        values
+        | {
+            "hashed": report.hashed,
+            "updated": report.updated,
+            "removed": report.removed,
+            "vanished": list(report.vanished),
+            "failed": dict(report.failed),
+            "stale": dict(report.stale),
+            "refused": event.refused or None,
+        }
+    )
+    for path, reason in report.failed.items():
+        out.warn(f"{display_path(path)}: {reason}")
+    for path, reason in report.stale.items():
+        out.warn(f"{display_path(path)}: {reason}; its code of before is kept")
+    if event.refused:
+        out.warn(event.refused)
+    parts = [f"{report.hashed:,} hashed", f"{report.updated:,} updated"]
+    parts += [f"{report.removed:,} removed"] if report.removed else []
+    parts += [f"{len(report.vanished):,} gone, marked stale"] if report.vanished else []
+    watching = f"; watching {root}, Ctrl-C ends it" if event.kind == "started" else ""
+    out.print(f"{', '.join(parts)}: {counted(len(index), 'picture', 'pictures')} in the index{watching}")
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
