@@ -166,6 +166,8 @@ class _TrainCommand(Command):
 )
 @click.option("--seed", type=int, help="What every random draw derives from.")
 @click.option("--channels-last/--no-channels-last", default=None, help="Memory layout of the pictures on a GPU.")
+@click.option("--amp", help="bf16: train in bfloat16 but for weights, head and loss (autocast); or none.")
+@click.option("--compile/--no-compile", default=None, help="Compile the network for training (torch.compile).")
 @click.option("--device", help="auto, cpu or cuda.")
 @click.option("--strict", is_flag=True, help="Stop at the first picture that can't be read.")
 @threads_option

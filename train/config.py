@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from queryopt.train.methods.base import Method
     from queryopt.train.network import NetworkConfig
 
-__all__ = ["CONFIG_FORMAT", "ENVIRONMENT_FIELDS", "OPTIMIZERS", "SCHEDULES", "TrainConfig", "json_text"]
+__all__ = ["AMP", "CONFIG_FORMAT", "ENVIRONMENT_FIELDS", "OPTIMIZERS", "SCHEDULES", "TrainConfig", "json_text"]
 
 CONFIG_FORMAT = 1
 """Version of the configuration's layout in config.json and in checkpoints. A reader refuses newer ones."""
 
 OPTIMIZERS = ("sgd", "adamw")
+AMP = ("none", "bf16")
 SCHEDULES = ("steps", "one-cycle", "constant")
 
-ENVIRONMENT_FIELDS = frozenset({"data", "device", "threads"})
+ENVIRONMENT_FIELDS = frozenset({"compile", "data", "device", "threads"})
 """Fields that say where a run computes and where its pictures lie, not what it learns: a resumed run may change them.
 (That the pictures are the same ones is seen from their names.)
 """
@@ -92,6 +93,10 @@ class TrainConfig:
 
     channels_last: bool = False
     """Memory layout of the pictures in training on a GPU: the same numbers but for rounding. Left out on a CPU."""
+    amp: str = "none"
+    """none, or bf16: in training, what comes before the head computes in bfloat16 (torch's autocast)."""
+    compile: bool = False
+    """torch.compile for training: the same numbers but for rounding, after a minute or more at the start."""
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int | None = None
@@ -123,12 +128,13 @@ class TrainConfig:
             )
         check_open_set(self.open_set)
         object.__setattr__(self, "open_set", float(self.open_set))
-        for name in ("channels_last", "flip", "hold_solver", "scale_gamma"):
+        for name in ("channels_last", "compile", "flip", "hold_solver", "scale_gamma"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} is {getattr(self, name)!r}: true or false")
         for name in ("codes", "data", "preset", "weights"):
             if not isinstance(getattr(self, name), str):
                 raise UsageError(f"{name} is {getattr(self, name)!r}: a text")
+        _check_choice("amp", self.amp, AMP)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("device", self.device, ("auto", "cpu", "cuda"))
@@ -169,9 +175,11 @@ class TrainConfig:
         So a run that uses none of it is written as it was before, and is read by those versions.
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("classification_weight", "method_options", "open_set", "warm_up"):
+        for name in ("classification_weight", "compile", "method_options", "open_set", "warm_up"):
             if not values[name]:
                 del values[name]
+        if self.amp == "none":
+            del values["amp"]
         values["network"] = self.network.to_dict()
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         return {"format_version": CONFIG_FORMAT, **values}

@@ -3,7 +3,9 @@
 The training loop, the checkpoints, the export and the benchmarks ask a network for what stands here, and for no more.
 """
 
+import contextlib
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +52,8 @@ class HashNetwork(nn.Module, ABC):
     head: nn.Linear
     classifier: nn.Linear | None
     """Classes from the relaxed code, for `--classification-weight`; no code is made with it."""
+    training_precision: torch.dtype | None = None
+    """What all before the head computes in, in train mode: see `body_precision`. None, and in eval mode: float32."""
 
     def __init__(self, config: "NetworkConfig") -> None:
         super().__init__()
@@ -74,6 +78,19 @@ class HashNetwork(nn.Module, ABC):
         The first `bits` columns are the code's, whatever `branches` is. In eval mode a logit is w . y / |y|_2, for one
         w a bit and a y that may depend on the bit; in train mode it may be a positive multiple of that.
         """
+
+    def body_precision(self, images: Tensor) -> AbstractContextManager[object]:
+        """In it a subclass computes what its head gets, which `head_precision` then takes back to float32.
+
+        Weights, the head and the loss stay float32; torch's autocast says which operations before them don't.
+        """
+        if self.training_precision is None or not self.training:
+            return contextlib.nullcontext()
+        return torch.autocast(images.device.type, self.training_precision)
+
+    def head_precision(self, features: Tensor) -> Tensor:
+        """What was computed in `body_precision`, as the head takes it."""
+        return features.float() if features.dtype == self.training_precision else features
 
     def forward_with_attention(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The code's logits [b, bits], and where each bit looked: [b, bits, tokens], 1 in sum over the tokens.

@@ -45,6 +45,7 @@ from queryopt.train.runs import OthersFolder, Position, RunFolder, RunState, che
 from queryopt.train.sources import absolute_source, load_data
 from queryopt.train.starts import StartContext
 from queryopt.train.step import TrainingStep
+from queryopt.train.threads import torch_threads
 from queryopt.train.validate import Validation, network_codes, validate
 from queryopt.train.visual_codes import ImageFeatures, pool_features
 
@@ -149,7 +150,7 @@ def _train(
     if config.classification_weight:
         config = config.override(classes=len(images.classes))
     opened = RunFolder(out, resume) if processes.first else OthersFolder(out)
-    with opened as folder, _threads(processes.threads(config.threads)):
+    with opened as folder, torch_threads(processes.threads(config.threads)):
         run = _Run(config, images, folder, strict, progress or no_progress, report or _no_report, processes)
         run.unseen_classes = unseen.train.classes if unseen is not None else ()
         return run.start(resume)
@@ -565,6 +566,7 @@ class _Run:
 
     def _computed_on(self) -> str:
         where = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else self.device.type
+        where = f"{where}, compiled" if self.step.compiled else where
         return where if self.processes.count == 1 else f"{self.processes.count} processes of {where}"
 
     def _about(self) -> dict[str, Any]:
@@ -602,17 +604,6 @@ class _Run:
             skipped=dict(self.skipped),
             already_finished=already_finished,
         )
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

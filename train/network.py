@@ -253,8 +253,10 @@ class QueryOpt(HashNetwork):
         """
         if branches is None:
             branches = self.config.branches if self.training else 1
-        memory, positions = self._memory(images)
-        return self._decode(memory, positions, branches)[0]
+        with self.body_precision(images):
+            memory, positions = self._memory(images)
+            outputs = self._decode(memory, positions, branches)[0]
+        return self._score(self.head_precision(outputs))
 
     def forward_with_attention(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The code's logits and where each query looked.
@@ -264,10 +266,10 @@ class QueryOpt(HashNetwork):
         the network has no queries.
         """
         memory, positions = self._memory(images)
-        logits, attention = self._decode(memory, positions, 1)
+        outputs, attention = self._decode(memory, positions, 1)
         if attention is None:
             raise UsageError("this network was trained without queries: it has no attention to show")
-        return logits, attention.mean(dim=1)
+        return self._score(outputs), attention.mean(dim=1)
 
     def training_parts(self) -> list[TrainingPart]:
         """The auxiliary branch, which adds no parameters: its rolled copies must be in no graph. See the base class."""
@@ -295,14 +297,22 @@ class QueryOpt(HashNetwork):
         return memory, positions
 
     def _decode(self, memory: Tensor, positions: Tensor | None, branches: int) -> tuple[Tensor, Tensor | None]:
-        """Logits [b, bits * branches], and attention [b, heads, bits * branches, tokens] or None without queries."""
+        """What the head scores, [b, bits * branches, dim], and attention [b, heads, bits * branches, tokens].
+
+        Without queries [b, dim], and None.
+        """
         if self.decoder is None or self.queries is None:
             if branches != 1:
                 raise UsageError(f"branches is {branches}, but this network has no queries to roll")
-            return self.head(F.normalize(memory.mean(dim=1), dim=1)), None
+            return memory.mean(dim=1), None
         _check_integer("branches", branches, 1, MAX_BRANCHES)
         outputs, attention = self.decoder(roll_queries(self.queries, branches), memory, positions)
-        return self.head(F.normalize(outputs, dim=2)).squeeze(2), attention
+        return outputs, attention
+
+    def _score(self, outputs: Tensor) -> Tensor:
+        """Logits [b, bits * branches] of what `_decode` returns."""
+        logits: Tensor = self.head(F.normalize(outputs, dim=outputs.dim() - 1))
+        return logits if self.queries is None else logits.squeeze(2)
 
 
 def _check_integer(name: str, value: Any, low: int, high: int) -> None:

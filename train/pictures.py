@@ -82,11 +82,11 @@ class PictureSource:
         self.images = images
         self.preprocessing = preprocessing
         self.augmentation = augmentation or Augmentation()
-        self._threads = threads or min(_MAX_THREADS, _cores())
+        self.threads = threads or min(_MAX_THREADS, _cores())
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._cache: dict[int, Image] = {}
-        self._free = cache_bytes
+        self._cache_bytes = self._free = cache_bytes
         self._failures: dict[int, str] = {}
 
     @classmethod
@@ -101,6 +101,13 @@ class PictureSource:
         """Pictures that couldn't be read so far: path (relative to the data set) -> reason, in the data set's order."""
         with self._lock:
             return {self.images.paths[index]: reason for index, reason in sorted(self._failures.items())}
+
+    @property
+    def share_kept(self) -> float:
+        """Which share of all pictures memory has room for, if they are as large as those that it holds now."""
+        with self._lock:
+            held = sum(map(_bytes, self._cache.values()))
+            return min(1.0, self._cache_bytes * len(self._cache) / (held * len(self.images))) if held else 0.0
 
     def views(self, indices: _Indices, seed: int, outer: int, inner: int) -> Batch:
         """One random view each of the pictures at `indices`, int64 [b]: as `train_view` draws it for this epoch."""
@@ -130,14 +137,14 @@ class PictureSource:
 
     def _ahead(self, batches: Iterable[_Indices], draw: _Draw | None) -> Iterator[Batch]:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="queryopt-pictures")
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="queryopt-pictures")
         pending: deque[_Pending] = deque()
         chunks = 0
         upcoming = iter(batches)
         try:
             while True:
                 # One batch is waited for; beyond it there is work for all threads.
-                while not pending or chunks - len(pending[0].parts) < self._threads * _CHUNKS_AHEAD:
+                while not pending or chunks - len(pending[0].parts) < self.threads * _CHUNKS_AHEAD:
                     if (indices := next(upcoming, None)) is None:
                         break
                     pending.append(self._submit(self._pool, np.asarray(indices, np.int64), draw))

@@ -3,6 +3,7 @@
 The loop takes these steps, and what measures them takes the same.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 from queryopt.card import Preprocessing
 from queryopt.errors import MissingError
 from queryopt.train.batch_norm import share_statistics
+from queryopt.train.compiled import CompiledNetwork, compile_errors
 from queryopt.train.config import TrainConfig
 from queryopt.train.distributed import ALONE, Processes
 from queryopt.train.draws import epoch_batches
@@ -28,6 +30,8 @@ from queryopt.train.schedule import rates_at
 __all__ = ["STEP_PARTS", "PartDone", "StepResult", "TrainingStep"]
 
 _log = logging.getLogger(__name__)
+
+_PRECISIONS = {"none": None, "bf16": torch.bfloat16}
 
 STEP_PARTS = ("input", "forward", "backward", "optimizer")
 """Of a step, in their order: pictures to normalised tensors on the device; network and loss; gradients; new weights."""
@@ -70,8 +74,15 @@ class TrainingStep:
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
         share_statistics(self.network, processes)
+        self.network.training_precision = _precision(config, self.device)
+        self._compiled = self._compile()
         self.parameters = [p for group in self.network.parameter_groups() for p in group["params"]]
         self.optimizer = _optimizer(config, self.parameters)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether full batches go through a compiled network."""
+        return self._compiled is not None
 
     def no_sums(self) -> Tensor:
         """Zeros for the sums over pictures: hash loss, quantisation, pictures, and where there are classes their loss.
@@ -100,10 +111,11 @@ class TrainingStep:
         done = done or _nothing
         images = to_input(pictures, self.preprocessing, self.device, self.channels_last)
         done("input")
-        outputs, total, sums = self._forward(images, index, codes, step, shares or [len(images)])
-        done("forward")
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        with compile_errors() if self._compiled else contextlib.nullcontext():
+            outputs, total, sums = self._forward(images, index, codes, step, shares or [len(images)])
+            done("forward")
+            self.optimizer.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
         if self.network.classifier is not None:  # every process had the whole batch's
             for parameter in self.network.classifier.parameters():
                 if parameter.grad is not None:
@@ -120,7 +132,8 @@ class TrainingStep:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Relaxed codes [b, M], the loss to go down, and the batch's sums: of the whole batch in every process."""
         config = self.config
-        outputs = self.processes.gather(self.method.relax(self.network(images), step), shares)  # [b, M]
+        network = self._compiled or self.network
+        outputs = self.processes.gather(self.method.relax(network(images), step), shares)  # [b, M]
         self.method.remember(codes, index, outputs.detach())
         labels = self.labels[index]
         loss = self.method.loss(outputs, TrainingBatch(index, labels, codes, self.labels, step))
@@ -132,6 +145,14 @@ class TrainingStep:
             total = total + classification
             parts.append(classification)
         return outputs, total, torch.stack([part.detach() for part in parts]).double() * len(index)
+
+    def _compile(self) -> CompiledNetwork | None:
+        if not self.config.compile:
+            return None
+        if self.processes.count > 1:
+            _log.warning("--compile is left out: between processes, the network exchanges the statistics of BatchNorms")
+            return None
+        return CompiledNetwork(self.network, len(self.batches[0]))
 
     def _set_rates(self, outer: int, step: int) -> None:
         rates = rates_at(self.config, outer, step, self.steps)
@@ -158,6 +179,12 @@ def _channels_last(config: TrainConfig, device: torch.device) -> bool:
     if config.channels_last and device.type == "cpu":
         _log.info("channels last is left out: on the CPU torch's convolutions damage memory with it")
     return config.channels_last and device.type != "cpu"
+
+
+def _precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    if config.amp == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise MissingError("this GPU does not compute in bfloat16: leave --amp out (or --amp none)")
+    return _PRECISIONS[config.amp]
 
 
 def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from queryopt.errors import QueryOptError
 from queryopt.files import replacing
 from queryopt.train.config import TrainConfig
 from queryopt.train.loop import train
+from queryopt.train.threads import torch_threads
 
 __all__ = ["RESULT", "RunOutcome", "read_result", "run_all", "seconds_for"]
 
@@ -92,7 +92,7 @@ def seconds_for(config: TrainConfig, images: int, threads: int | None = None) ->
     codes = torch.randn(batch, columns).sign()
     labels = torch.arange(batch)
     times = []
-    with _torch_threads(threads):
+    with torch_threads(threads):
         for _ in range(_TIMED_STEPS):
             begun = time.perf_counter()
             hashing_loss(torch.tanh(network(pictures)), codes, labels, labels, labels, 1.0).total.backward()  # type: ignore[no-untyped-call]
@@ -131,15 +131,3 @@ def _used_threads(threads: int | None) -> int:
     import torch
 
     return threads or torch.get_num_threads()
-
-
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -14,6 +14,7 @@ from queryopt.bench.cli import (
     serve,
     solver,
     throughput,
+    train_step,
     welch,
 )
 from queryopt.cli import Group
@@ -43,4 +44,5 @@ main.add_command(search.command)
 main.add_command(serve.command)
 main.add_command(solver.command)
 main.add_command(throughput.command)
+main.add_command(train_step.command)
 main.add_command(welch.command)

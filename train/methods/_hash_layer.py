@@ -39,7 +39,9 @@ class HashLayerNetwork(HashNetwork):
         if branches not in (None, 1):
             raise UsageError(f"branches is {branches}, but this network has no queries to roll")
         self.check_images(images)
-        features = self.backbone(images)[1].mean(dim=(2, 3))  # [b, channels]
+        with self.body_precision(images):
+            features = self.backbone(images)[1]
+        features = self.head_precision(features).mean(dim=(2, 3))  # [b, channels]
         logits: Tensor = self.head(features)  # [b, bits]
         if self.training:
             return logits
