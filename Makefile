@@ -70,6 +70,7 @@ demo: $(DEMO)/hits.html $(DEMO)/run/model.onnx $(DEMO)/untrained/model.onnx $(DE
 	@echo "  training curves $(DEMO)/run/curves.png"
 	@echo "  model           $(DEMO)/run/model.onnx"
 	@echo "  index           $(DEMO)/photos.db   (try: $(BIN)/qo-search A_PICTURE --index $(DEMO)/photos.db)"
+	@echo "  a page on it    $(BIN)/qo-serve $(DEMO)/photos.db"
 
 # A run has a checkpoint from its first iteration on: that it came to its end is said by a file of its own.
 $(DEMO)/trained: | setup
@@ -79,7 +80,7 @@ $(DEMO)/trained: | setup
 
 $(DEMO)/run/model.onnx: $(DEMO)/trained
 	@echo "== export: the auxiliary branch stripped, ONNX, behind the parity gate"
-	@$(BIN)/qo-export --ckpt $(DEMO)/run
+	@$(BIN)/qo-export --ckpt $(DEMO)/run --explain
 
 # The same network with its first random weights: what the evaluation compares with.
 $(DEMO)/untrained/model.onnx: $(DEMO)/trained

@@ -1,4 +1,4 @@
-"""A code drawn as a strip of bits."""
+"""A code drawn as a strip of bits, and what of it differs."""
 
 import math
 from collections.abc import Collection
@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.codes import unpack_codes
-from queryopt.runtime.hits import code_hex
+from queryopt.runtime.hits import Hit, code_hex
 from queryopt.runtime.markup import Markup, element
 
-__all__ = ["bit_cell", "code_strip"]
+__all__ = ["bit_cell", "bit_differences", "code_strip"]
 
 _ROW = 21
 """Height of a row of bits: 12 for the squares, and above them their numbers."""
@@ -61,6 +61,15 @@ def code_strip(
         tabindex=None if name is None else 0,
         aria_label=label + code_hex(code),
     )
+
+
+def bit_differences(hit: Hit, bits: int) -> Markup:
+    """The bits in which a hit differs from its query, with both values; that all agree, where none does."""
+    if not hit.differs:
+        return element("p", "all bits agree", class_="agree")
+    found = unpack_codes(hit.code[None], bits)[0]
+    items = [element("li", f"{bit} ", element("span", f"{1 - found[bit]}→{found[bit]}")) for bit in hit.differs]
+    return element("ul", *items, class_="differs", aria_label="Bits that differ, from the query's to the hit's")
 
 
 def bit_cell(kind: str, x: int, y: int) -> Markup:

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from queryopt import __version__
-from queryopt.codes import unpack_codes
-from queryopt.runtime.code_strip import bit_cell, code_strip
+from queryopt.runtime.code_strip import bit_cell, bit_differences, code_strip
 from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, code_hex
 from queryopt.runtime.markup import Markup, breakable, element
 from queryopt.runtime.page_head import page_head
@@ -147,7 +146,7 @@ class HtmlPage:
             class_="about",
         )
         strip = code_strip(hit.code, query.bits, hit.margins, hit.differs, "Code: ")
-        return element("li", picture, about, strip, _differences(hit, query.bits), class_="card")
+        return element("li", picture, about, strip, bit_differences(hit, query.bits), class_="card")
 
     def _picture(self, path: bytes, pixels: int, square: bool, alt: str) -> Markup:
         source, problem = self._thumbnails.get(path, pixels, square)
@@ -188,14 +187,6 @@ def _legend() -> Markup:
         ),
         class_="legend",
     )
-
-
-def _differences(hit: Hit, bits: int) -> Markup:
-    if not hit.differs:
-        return element("p", "all bits agree", class_="agree")
-    found = unpack_codes(hit.code[None], bits)[0]
-    items = [element("li", f"{bit} ", element("span", f"{1 - found[bit]}→{found[bit]}")) for bit in hit.differs]
-    return element("ul", *items, class_="differs", aria_label="Bits that differ, from the query's to the hit's")
 
 
 def _summary(result: QueryResult) -> str:

@@ -3,8 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from queryopt.codes import unpack_codes
-from queryopt.runtime.code_strip import code_strip
+from queryopt.runtime.code_strip import bit_differences, code_strip
 from queryopt.runtime.hits import Hit, code_hex
 from queryopt.runtime.markup import Markup, breakable, element
 from queryopt.runtime.search import Rank
@@ -235,14 +234,6 @@ def _card(hit: Hit, results: Results, maps: str | None) -> Markup:
             class_="about",
         ),
         code_strip(hit.code, bits, hit.margins, hit.differs, "Code: ", f"h{hit.id}"),
-        _differences(hit, bits),
+        bit_differences(hit, bits),
         class_="card",
     )
-
-
-def _differences(hit: Hit, bits: int) -> Markup:
-    if not hit.differs:
-        return element("p", "all bits agree", class_="agree")
-    found = unpack_codes(hit.code[None], bits)[0]
-    items = [element("li", f"{bit} ", element("span", f"{1 - found[bit]}→{found[bit]}")) for bit in hit.differs]
-    return element("ul", *items, class_="differs", aria_label="Bits that differ, from the query's to the hit's")
