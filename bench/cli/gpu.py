@@ -129,7 +129,7 @@ def command(
     """
     from queryopt.bench.gpu.isolated import run_sections
     from queryopt.bench.gpu.peers import check_gpu_peers
-    from queryopt.bench.gpu.report import GpuBenchmark, default_path
+    from queryopt.bench.gpu.report import GpuBenchmark, default_path, state_of_gpu
     from queryopt.bench.gpu.section import GpuOptions, Outcome
     from queryopt.bench.gpu.sections import SECTIONS, choose_sections
     from queryopt.bench.search.data import specifications
@@ -137,7 +137,10 @@ def command(
     from queryopt.files import replacing
     from queryopt.runtime.cuda import check_runtime
     from queryopt.runtime.cuda.driver import find_gpu
+    from queryopt.train.run_files import find_checkpoint
 
+    if any(given == () for given in (sections, model_batches, engine_batches, counts, bits, batches, nearest)):
+        raise UsageError("a list of --sections, --batch, --engine-batches, --n, --bits, --batches or -k is empty")
     rehearse = rehearse or runtime == _EMULATION
     chosen = choose_sections(sections) if sections else SECTIONS
     peers = () if peers == ("none",) else peers
@@ -146,6 +149,8 @@ def command(
     tasks = tuple(Task(k) for k in nearest) + ((Task(None, radius),) if radius is not None else ())
     counts = counts or ((1000,) if rehearse else (10_000_000,))
     data = tuple(one for number in counts for one in specifications([kind], bits, [number]))
+    if ckpt is not None:
+        find_checkpoint(ckpt)  # what is wrong with its path is said now
     if target is not None and not target.parent.is_dir():
         raise UsageError(f"--out: there is no folder {display_path(target.parent)}")
     gpu = None
@@ -157,6 +162,7 @@ def command(
         if target is None:
             target = default_path(gpu)
             target.parent.mkdir(parents=True, exist_ok=True)
+    state = None if gpu is None else state_of_gpu()
     started = time.monotonic()
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="queryopt-gpu-") as folder:
@@ -177,7 +183,7 @@ def command(
         )
         for outcome in run_sections(chosen, options, 60 * minutes, out.log):
             outcomes.append(outcome)
-            report = GpuBenchmark(rehearse, gpu, tuple(outcomes), time.monotonic() - started)
+            report = GpuBenchmark(rehearse, gpu, tuple(outcomes), time.monotonic() - started, state)
             if target is not None:
                 # After each section: what was measured is there, whatever comes later.
                 with replacing(target) as file:

@@ -36,6 +36,7 @@ _INT8_SECONDS = 25.0
 """What quantising takes about: each layer is measured."""
 _TRAINING_SHARE = 0.45
 """Of the section's time, after which training is stopped: parity needs codes that are sure, not the best ones."""
+_SAID = ("outer", "loss", "map", "seconds")
 _BATCH = 64
 
 
@@ -190,7 +191,7 @@ def _train(options: GpuOptions, turn: Turn) -> tuple[Path, str]:
         until = time.monotonic() + turn.left * _TRAINING_SHARE
 
         def report(line: dict[str, Any], until: float = until) -> None:
-            turn.log(", ".join(f"{name} {value:.4g}" for name, value in line.items() if isinstance(value, int | float)))
+            turn.log(f"training, {', '.join(f'{name} {line[name]:.3g}' for name in _SAID if name in line)}")
             if time.monotonic() > until:
                 raise _EnoughError
 

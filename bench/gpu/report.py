@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from queryopt.bench.gpu.section import Figure, Outcome
 from queryopt.bench.machine import describe_machine
 from queryopt.runtime.cuda.driver import Gpu
 
-__all__ = ["FORMAT", "GpuBenchmark", "default_path"]
+__all__ = ["FORMAT", "GpuBenchmark", "default_path", "state_of_gpu"]
 
 FORMAT: Final = 1
 """Version of the JSON's layout."""
@@ -45,6 +46,8 @@ class GpuBenchmark:
     gpu: Gpu | None
     outcomes: tuple[Outcome, ...]
     seconds: float
+    state: str | None = None
+    """Of the GPU before the first section: see state_of_gpu."""
     machine: str = field(default_factory=describe_machine)
     version: str = queryopt.__version__
     date: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
@@ -75,6 +78,7 @@ class GpuBenchmark:
             "format": FORMAT,
             "rehearsal": self.rehearsal,
             "gpu": None if self.gpu is None else asdict(self.gpu),
+            "gpu_state": self.state,
             "machine": self.machine,
             "version": self.version,
             "date": self.date,
@@ -105,6 +109,20 @@ class GpuBenchmark:
                     reached = "" if figure.goal is None else "-"
                 table.add_row("", figure.what, figure.value, goal, reached)
         return table
+
+
+def state_of_gpu() -> str | None:
+    """What nvidia-smi says of driver, clocks and power, in one line; None where it isn't there."""
+    fields = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu,memory.used"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv", "--id=0"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    names, _, values = said.strip().partition("\n")
+    return "; ".join(
+        f"{name.strip()}: {value.strip()}" for name, value in zip(names.split(","), values.split(","), strict=False)
+    )
 
 
 def default_path(gpu: Gpu) -> Path:

@@ -66,12 +66,14 @@ def test_an_engine() -> None:
         ("--bits", "65", "65"),
         ("--peers", "torhc", "did you mean torch?"),
         ("--sections", "serach", "did you mean search?"),
+        ("--sections", ",", "is empty"),
+        ("--ckpt", "/nowhere", "/nowhere: no such file or folder"),
         ("--out", "/nowhere/gpu.json", "there is no folder /nowhere"),
     ],
 )
 def test_wrong_usage(option: str, value: str, message: str) -> None:
     done = run(option, value)
-    assert done.exit_code == 2
+    assert done.exit_code == (3 if option == "--ckpt" else 2)
     assert message in " ".join(done.stderr.split())
 
 
