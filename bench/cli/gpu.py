@@ -35,7 +35,7 @@ def _sizes(
     "--sections",
     callback=listed(str, "model,search"),
     metavar="S,…",
-    help="What to run.  [default: all]: models, engine, parity, model, files, search.",
+    help="What to run.  [default: all]: models, engine, parity, model, files, search, train-step.",
 )
 @click.option(
     "--minutes", type=click.FloatRange(0, min_open=True), default=7.5, show_default=True, help="Time for everything."

@@ -12,6 +12,7 @@ from queryopt.bench.gpu.models import export_models, need_model
 from queryopt.bench.gpu.parity import measure_parity
 from queryopt.bench.gpu.search import GpuReport, measure_gpu_search
 from queryopt.bench.gpu.section import GpuOptions, Section, Turn
+from queryopt.bench.gpu.steps import measure_steps
 from queryopt.errors import UsageError
 from queryopt.runtime.tensorrt.profile import Profile
 from queryopt.text import did_you_mean
@@ -54,6 +55,7 @@ SECTIONS: Final[tuple[Section, ...]] = (
     Section("model", "a GPU, and PyTorch that sees it", 120, measure_model),
     Section("files", "a GPU, and something that runs a model there", 60, measure_files),
     Section("search", "a GPU, and cuda-core or PyCUDA", 70, _run_search),
+    Section("train-step", "the packages of training", 40, measure_steps),
 )
 
 

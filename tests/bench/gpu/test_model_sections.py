@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from queryopt.bench.gpu.engine import EngineReport, EngineRow
 from queryopt.bench.gpu.files import measure_files
 from queryopt.bench.gpu.model import ENGINE, measure_model
 from queryopt.bench.gpu.parity import measure_parity
 from queryopt.bench.gpu.report import GpuBenchmark
 from queryopt.bench.gpu.section import GpuOptions, Outcome, Turn
+from queryopt.bench.gpu.steps import measure_steps
 from queryopt.bench.gpu.torch_network import FoldedTorchBackend
 from queryopt.bench.untrained import in_precision
 from queryopt.codes import pack_codes
@@ -84,7 +86,7 @@ def test_parity(tmp_path: Path) -> None:
     report = measure_parity(options, Turn())
     compared = [(row.report.backend.split()[0], row.report.precision) for row in report.rows]
     assert compared[:2] == [("torch", "fp32"), ("torch", "bf16")]
-    assert {("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("onnxruntime", "int8")} <= set(compared)
+    assert {("onnxruntime", "fp32"), ("onnxruntime", "fp16")} <= set(compared)
     assert all(row.report.bits_compared >= 500 for row in report.rows)
     assert all(row.report.flipped == 0 for row in report.rows if row.report.precision == "fp32")
     assert {"cuda, fp32", "cuda, fp16"} <= dict(report.left_out).keys(), "no CUDA provider here"
@@ -108,14 +110,23 @@ def test_the_folded_network_in_pytorch_gives_the_networks_codes() -> None:
     backend.close()
 
 
-def test_a_rehearsal_has_no_figures_for_a_gpu(options: GpuOptions) -> None:
-    report = measure_files(replace(options, images=2), Turn())
-    outcome = Outcome("files", "done", 1.0, report)
+def test_training_steps(tmp_path: Path) -> None:
+    report = measure_steps(GpuOptions(rehearse=True, folder=tmp_path), Turn())
+    (row,) = report.rows
+    (figure,) = report.figures()
+    assert figure.what == "training, images/s, fp32, pictures ready"
+    assert figure.number == row.images_per_second("ready")
+    json.dumps(report.to_dict())
+
+
+def test_a_rehearsal_has_no_figures_for_a_gpu() -> None:
+    report = EngineReport("an engine", "fp16", "0" * 64, (EngineRow(256, (0.1,), (0.05,), True),))
+    outcome = Outcome("engine", "done", 1.0, report)
     gpu = Gpu("NVIDIA H100", (9, 0), (13, 0))
     assert GpuBenchmark(True, None, (outcome,), 1.0).to_dict()["figures"] == []
     assert GpuBenchmark(False, gpu, (outcome,), 1.0).to_dict()["figures"] != []
-    missing = Outcome("engine", "missing", 1.0, None, "it needs TensorRT")
+    missing = Outcome("search", "missing", 1.0, None, "it needs cuda-core")
     assert GpuBenchmark(False, gpu, (missing, outcome), 1.0).problems() == []
-    assert GpuBenchmark(False, gpu, (missing, outcome), 1.0).problems(["engine"]) == [
-        "without the section engine: it needs TensorRT"
+    assert GpuBenchmark(False, gpu, (missing, outcome), 1.0).problems(["search"]) == [
+        "without the section search: it needs cuda-core"
     ]
