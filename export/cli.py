@@ -257,6 +257,8 @@ def _print(out: Output, result: "ExportResult") -> None:
             f"int8:     {len(done.layers) - len(done.kept)} of {len(done.layers)} layers, calibrated on "
             f"{counted(done.pictures, 'picture', 'pictures')}; kept in fp32 by measurement: {kept}"
         )
+        if done.refusals:
+            out.print(f"          so many since the gate refused fewer, {counted(done.refusals, 'time', 'times')}")
         if done.kept:
             worst = ", ".join(f"{name} {error:.1e}" for name, error in done.sensitivity[:3])
             out.print(

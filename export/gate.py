@@ -4,14 +4,20 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from queryopt.cli import display_path
+from queryopt.cli import Progress, display_path
 from queryopt.errors import MissingError, ParityError, UsageError
-from queryopt.export.parity import ParityReport, ParitySide, open_side
+from queryopt.export.parity import ParityReport, ParitySide, compare_sides, open_side
+from queryopt.export.pictures import ParityPictures
+from queryopt.export.torch_backend import TorchBackend
 from queryopt.runtime.backends import has_gpu
 from queryopt.runtime.backends.onnxruntime import has_cuda_provider
 
-__all__ = ["open_serving", "require_all"]
+if TYPE_CHECKING:
+    from queryopt.train.hash_network import HashNetwork
+
+__all__ = ["compare_serving", "open_serving", "require_all"]
 
 
 def open_serving(
@@ -43,6 +49,33 @@ def open_serving(
         raise next(iter(errors.values()))
     where = f"{display_path(model)}: "
     return sides, {name: str(error).removeprefix(where) for name, error in errors.items()}
+
+
+def compare_serving(
+    network: "HashNetwork",
+    model: str | os.PathLike[str],
+    pictures: ParityPictures,
+    backends: str | Sequence[str] | None,
+    *,
+    batch: int,
+    threads: int | None,
+    progress: Progress | None,
+) -> tuple[dict[str, ParityReport], dict[str, str]]:
+    """A network beside the model.onnx that was made of it, in each backend: reports, and the reasons of those left out.
+
+    backends, and what it raises: see open_serving and check_parity.
+    """
+    with contextlib.ExitStack() as stack:
+        sides, left_out = open_serving(model, backends, threads, stack)
+        reports = compare_sides(
+            ParitySide("the network", TorchBackend(network, threads)),
+            list(sides.values()),
+            pictures.paths,
+            labels=pictures.labels,
+            batch=batch,
+            progress=progress,
+        )
+    return dict(zip(sides, reports, strict=True)), left_out
 
 
 def require_all(reports: Mapping[str, ParityReport], max_flip_rate: float, max_map_drop: float | None) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import logging
 import math
 import os
 import tempfile
@@ -23,8 +24,8 @@ from queryopt.errors import DataError, ImageError, MissingError, ParityError, Us
 from queryopt.export.fold import FoldReport
 from queryopt.export.fold import fold as fold_network
 from queryopt.export.folded import FoldedNetwork
-from queryopt.export.gate import open_serving, require_all
-from queryopt.export.parity import MAX_FLIP_RATES, MAX_MAP_DROPS, ParityReport, ParitySide, compare_sides
+from queryopt.export.gate import compare_serving, require_all
+from queryopt.export.parity import MAX_FLIP_RATES, MAX_MAP_DROPS, ParityReport
 from queryopt.export.parity_views import parity_views
 from queryopt.export.pictures import ParityPictures, PicturePath, calibration_pictures, parity_pictures
 from queryopt.export.precision import PRECISIONS, lower_precision
@@ -33,10 +34,10 @@ from queryopt.export.quantize import (
     CALIBRATION_PICTURES,
     CHECKED_BITS,
     QuantisationReport,
-    quantise,
+    Quantiser,
 )
 from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
-from queryopt.export.torch_backend import TorchBackend, network_card, torch_threads
+from queryopt.export.torch_backend import network_card, torch_threads
 from queryopt.files import replacing
 from queryopt.images import load_image
 from queryopt.runtime.backends import open_backend
@@ -51,6 +52,8 @@ __all__ = ["OPSET", "ExportResult", "build_graph", "export_onnx", "model_card", 
 
 OPSET = 20
 MODEL_NAME = "model.onnx"
+
+_log = logging.getLogger(__name__)
 
 _BACKEND = "onnxruntime"
 _CHECKED_VIEWS = 100
@@ -154,7 +157,7 @@ def export_onnx(
     quantisation: QuantisationReport | None = None
     foldable = network if fold and isinstance(network, QueryOpt) else None
     show = progress or no_progress
-    reports: tuple[ParityReport, ...] = ()
+    reports: Mapping[str, ParityReport] = {}
     not_compared: Mapping[str, str] = {}
     with torch_threads(threads), _candidate(target) as candidate:
         try:
@@ -167,43 +170,49 @@ def export_onnx(
                 advance(1, "proving that nothing of training is in it")
                 strip = _check_strip(network, model, candidate, threads, folded)
                 advance(1, "")
+            if precision in ("fp16", "bf16"):
+                model = lower_precision(model, precision)
+            quantiser = None
             if precision == "int8":
-                pixels = _pixels(calibrating, card.preprocessing)
-                model, quantisation = quantise(
+                quantiser = Quantiser(
                     model,
-                    pixels,
+                    _pixels(calibrating, card.preprocessing),
                     threads,
                     activations or ACTIVATIONS[0],
                     progress,
                     checked=_views(calibrating, card),
                     target_flip_rate=max_flip_rate / 2,
                 )
-                card = replace(card, quantisation=quantisation.to_dict())
-            elif precision != "fp32":
-                model = lower_precision(model, precision)
-            if precision != "fp32":
-                candidate.write_bytes(with_card(model, card))
-            if parity:
-                with contextlib.ExitStack() as stack:
-                    sides, not_compared = open_serving(candidate, backend, threads, stack)
-                    reports = compare_sides(
-                        ParitySide("the network", TorchBackend(network, threads)),
-                        list(sides.values()),
-                        compared.paths,
-                        labels=compared.labels,
-                        batch=batch,
-                        progress=progress,
-                    )
-                require_all(dict(zip(sides, reports, strict=True)), max_flip_rate, max_map_drop)
+            least_kept = refusals = 0
+            while True:
+                if quantiser is not None:
+                    model, quantisation = quantiser.quantise(least_kept)
+                    quantisation = replace(quantisation, refusals=refusals)
+                    card = replace(card, quantisation=quantisation.to_dict())
+                if precision != "fp32":
+                    candidate.write_bytes(with_card(model, card))
+                if not parity:
+                    break
+                reports, not_compared = compare_serving(
+                    network, candidate, compared, backend, batch=batch, threads=threads, progress=progress
+                )
+                try:
+                    require_all(reports, max_flip_rate, max_map_drop)
+                    break
+                except ParityError as error:
+                    if quantiser is None or quantisation is None or len(quantisation.kept) >= quantiser.most:
+                        raise
+                    refusals, least_kept = refusals + 1, min(max(1, 2 * len(quantisation.kept)), quantiser.most)
+                    _log.warning("%s: again with at least %d layers in float32", error, least_kept)
         except ParityError as error:
             raise ParityError(f"{display_path(target)}: no model was written: {error}") from None
-        report = max(reports, key=lambda one: one.flipped, default=None)
+        report = max(reports.values(), key=lambda one: one.flipped, default=None)
         if report is not None:
             described = {
                 "max_flip_rate": max_flip_rate,
                 "max_map_drop": max_map_drop,
                 "source": compared.source,
-                "backends": [one.to_dict() for one in reports],
+                "backends": [one.to_dict() for one in reports.values()],
             }
             card = replace(card, parity={**report.to_dict(), **described})
         content = with_card(model, card)
@@ -219,7 +228,7 @@ def export_onnx(
         compared.source,
         replaced,
         quantisation,
-        parities=reports,
+        parities=tuple(reports.values()),
         not_compared=not_compared,
     )
 

@@ -34,6 +34,7 @@ __all__ = [
     "MOST_KEPT",
     "TARGET_FLIP_RATE",
     "QuantisationReport",
+    "Quantiser",
     "quantise",
 ]
 
@@ -60,7 +61,8 @@ class QuantisationReport:
     kept: of these, the ones that stayed in float32, worst first. flip_rate: of the calibration pictures' bits, against
     the float32 graph in the same runtime; first_flip_rate: where all were quantised. sensitivity: of the layers that
     were measured alone, the root mean square of the change of the logits when only that one is quantised, worst first;
-    none where none had to be kept. measured: sessions that it took.
+    none where none had to be kept. measured: sessions that it took. refusals: how often the gate said no before, and
+    more layers were kept.
     """
 
     activations: str
@@ -71,6 +73,7 @@ class QuantisationReport:
     first_flip_rate: float
     sensitivity: tuple[tuple[str, float], ...] = ()
     measured: int = 0
+    refusals: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and the model's card."""
@@ -82,6 +85,7 @@ class QuantisationReport:
             "kept": list(self.kept),
             "flip_rate": self.flip_rate,
             "first_flip_rate": self.first_flip_rate,
+            "refusals": self.refusals,
         }
 
 
@@ -96,67 +100,100 @@ def quantise(
     target_flip_rate: float = TARGET_FLIP_RATE,
     most_kept: float = MOST_KEPT,
 ) -> tuple[onnx.ModelProto, QuantisationReport]:
-    """A quantised copy of a float32 graph, and what was done.
+    """A quantised copy of a float32 graph, and what was done: see Quantiser, which does it and can do it again."""
+    return Quantiser(
+        model,
+        pixels,
+        threads,
+        activations,
+        progress,
+        checked=checked,
+        target_flip_rate=target_flip_rate,
+        most_kept=most_kept,
+    ).quantise()
+
+
+class Quantiser:
+    """A float32 graph with the ranges of its tensors, ready to be quantised.
 
     pixels: uint8 [n, s, s, 3], real pictures in the model's own crop. DataError where there are none. activations: one
     of ACTIVATIONS, else UsageError. checked: uint8 [m, s, s, 3], what the flip rate is measured on (None: pixels).
     target_flip_rate, most_kept: layers are kept in float32, 1, 2, 4 … of them, until no larger share of bits flips, or
     that share of the layers is kept; then as few as will do. Where none will, the graph with the fewest flips is given.
 
-    Layers are ranked by the change of the logits when each is quantised alone. Measuring each takes a session each, so
+    Layers are ranked by the change of the logits when each is quantised alone. Measuring that takes a session each, so
     it is done where it decides something: where all quantised flip too many bits, groups of neighbouring layers are
     quantised alone, and the group that changes the logits most is halved, until single layers come out, worst first.
     """
-    if activations not in ACTIVATIONS:
-        raise UsageError(f"activations are {activations!r}: {' or '.join(ACTIVATIONS)}")
-    if not len(pixels):
-        raise DataError("no pictures to calibrate on: give some with --calibrate FOLDER")
-    layers = _layers(model.graph)
-    seen = pixels if checked is None else checked
-    most = int(len(layers) * most_kept)
-    show = progress or no_progress
 
-    def attempt(kept: list[str]) -> _Attempt:
-        quantised = _with_nodes(model, ranges, [name for name in layers if name not in kept], activations)
-        flips = (_logits(quantised, seen, threads) >= 0) != (expected >= 0)
-        return _Attempt(quantised, tuple(kept), float(np.mean(flips)))
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        pixels: npt.NDArray[np.uint8],
+        threads: int | None = None,
+        activations: str = "uint8",
+        progress: Progress | None = None,
+        *,
+        checked: npt.NDArray[np.uint8] | None = None,
+        target_flip_rate: float = TARGET_FLIP_RATE,
+        most_kept: float = MOST_KEPT,
+    ) -> None:
+        if activations not in ACTIVATIONS:
+            raise UsageError(f"activations are {activations!r}: {' or '.join(ACTIVATIONS)}")
+        if not len(pixels):
+            raise DataError("no pictures to calibrate on: give some with --calibrate FOLDER")
+        self._model, self._activations, self._pictures = model, activations, len(pixels)
+        self._threads, self._target = threads, target_flip_rate
+        self._show = progress or no_progress
+        self._seen = pixels if checked is None else checked
+        self.layers = _layers(model.graph)
+        self.most = int(len(self.layers) * most_kept)
+        with self._show("calibrate", 2, "steps") as advance, _quiet():
+            self._expected = _logits(model, self._seen, threads)
+            advance(1)
+            self._ranges = _ranges(model, pixels, activations)
+            advance(1)
+        self._measure = _Measure(model, self._ranges, activations, self._seen, self._expected, threads)
+        self._unfound = self._measure.worst_first(self.layers)
+        self._worst: list[str] = []
+        self._first: _Attempt | None = None
 
-    with _quiet():
-        with show("calibrate", 3, "steps") as advance:
-            expected = _logits(model, seen, threads)
-            advance(1)
-            ranges = _ranges(model, pixels, activations)
-            advance(1)
-            first = best = attempt([])
-            advance(1)
-        measure = _Measure(model, ranges, activations, seen, expected, threads)
-        if first.flip_rate > target_flip_rate and most:
-            with show("find sensitive layers", most, "layers") as advance:
-                worst, kept = measure.worst_first(layers), list[str]()
-                too_few = 0
-                while best.flip_rate > target_flip_rate and len(kept) < most:
-                    too_few = len(kept)
-                    for name in islice(worst, min(max(1, len(kept)), most - len(kept))):
-                        kept.append(name)
-                        advance(1, name)
-                    best = min(best, attempt(kept), key=lambda one: one.flip_rate)
-                while best.flip_rate <= target_flip_rate and len(best.kept) - too_few > 1:
-                    tried = attempt(kept[: (len(best.kept) + too_few) // 2])
-                    if tried.flip_rate <= target_flip_rate:
-                        best = tried
-                    else:
-                        too_few = len(tried.kept)
-    onnx.checker.check_model(best.model, full_check=True)
-    return best.model, QuantisationReport(
-        activations,
-        len(pixels),
-        tuple(layers),
-        best.kept,
-        best.flip_rate,
-        first.flip_rate,
-        measure.sensitivity(),
-        len(measure.errors),
-    )
+    def quantise(self, least_kept: int = 0) -> tuple[onnx.ModelProto, QuantisationReport]:
+        """A quantised copy, and what was done; at least so many layers stay in float32."""
+        with self._show("quantise", self.most, "layers kept in float32") as advance, _quiet():
+            count, too_few = min(least_kept, self.most), least_kept - 1
+            best = self._attempt(count)
+            self._first = first = self._first or best
+            while best.flip_rate > self._target and count < self.most:
+                too_few, count = count, min(max(1, 2 * count), self.most)
+                best = min(best, self._attempt(count), key=lambda one: one.flip_rate)
+                advance(count - too_few)
+            while best.flip_rate <= self._target and len(best.kept) - too_few > 1:
+                tried = self._attempt((len(best.kept) + too_few) // 2)
+                if tried.flip_rate <= self._target:
+                    best = tried
+                else:
+                    too_few = len(tried.kept)
+        onnx.checker.check_model(best.model, full_check=True)
+        return best.model, QuantisationReport(
+            self._activations,
+            self._pictures,
+            tuple(self.layers),
+            best.kept,
+            best.flip_rate,
+            first.flip_rate,
+            self._measure.sensitivity(),
+            len(self._measure.errors),
+        )
+
+    def _attempt(self, count: int) -> "_Attempt":
+        """Keep so many of the worst layers."""
+        self._worst += islice(self._unfound, max(0, count - len(self._worst)))
+        kept = tuple(self._worst[:count])
+        nodes = [name for name in self.layers if name not in kept]
+        quantised = _with_nodes(self._model, self._ranges, nodes, self._activations)
+        flips = (_logits(quantised, self._seen, self._threads) >= 0) != (self._expected >= 0)
+        return _Attempt(quantised, kept, float(np.mean(flips)))
 
 
 @dataclass(frozen=True)

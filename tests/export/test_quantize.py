@@ -4,6 +4,8 @@ A channel between two convolutions is made 4,096 times as large by the first one
 same network, bit for bit in float32, and a range of activations in which int8 tells the other channels from nothing.
 """
 
+import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +95,25 @@ def test_with_it_the_two_layers_beside_the_outlier_stay_and_the_gate_lets_it_thr
     weights = {node.name: node.input[1] in constants for node in model.graph.node if node.op_type == "Conv"}
     assert {name for name, plain in weights.items() if plain} == set(done.kept) & set(weights)
     assert all(report.flip_rate <= LIMIT for report in result.parities)
+
+
+def test_where_the_gate_says_no_more_layers_stay(outlier, picture_folder, tmp_path, caplog):
+    """Calibrated on one heron alone, what its views decide is too little for the finches."""
+    calibrate = tmp_path / "heron"
+    calibrate.mkdir()
+    shutil.copy(picture_folder / "heron" / "2.jpg", calibrate)
+    options = {"precision": "int8", "calibrate": calibrate, "pictures": picture_folder, "threads": 1}
+    with caplog.at_level(logging.WARNING, "queryopt"):
+        result = export_onnx(outlier, tmp_path / "a.onnx", max_flip_rate=0.035, backend="onnxruntime", **options)
+    done = result.quantisation
+    assert (done.refusals, len(done.kept)) == (1, 4)
+    assert result.card.quantisation["refusals"] == 1
+    assert result.parity.flip_rate <= 0.035
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "is above the limit 3.50e-02" in message
+    assert message.endswith("again with at least 4 layers in float32")
+    with pytest.raises(ParityError, match="no model was written"):
+        export_onnx(outlier, tmp_path / "b.onnx", max_flip_rate=1e-4, backend="onnxruntime", **options)
 
 
 @pytest.mark.parametrize("activations", ACTIVATIONS)
