@@ -21,6 +21,10 @@ _CHUNK = 512
 """Codes that are searched for at once: with 24 bits and radius 3 they have a few million neighbours."""
 
 
+_REST = 10
+"""Between two looks at what was found, so many times as long as one takes."""
+
+
 @dataclass(frozen=True, eq=False)
 class Duplicates:
     """Groups of two pictures or more, the largest first, equal ones in the order of their first pictures.
@@ -49,7 +53,7 @@ class Duplicates:
 
 
 def find_duplicates(path: Path, radius: int, seconds: float = 60) -> Iterator[Duplicates]:
-    """Compare all codes of an index; yields what was found so far about once a second, the last time the whole of it.
+    """Compare all codes of an index; yields what was found so far now and then, the last time the whole of it.
 
     radius: 0..MAX_RADIUS bits. seconds: after that many, what was found is yielded as stopped.
     """
@@ -72,7 +76,8 @@ def find_duplicates(path: Path, radius: int, seconds: float = 60) -> Iterator[Du
     codes = codes[first[order]]
     near = HammingIndex(codes, bits)
     taken = np.zeros(len(codes), np.bool_)
-    started = shown = time.monotonic()
+    started = time.monotonic()
+    show_next = started + 1
     for at in range(0, len(codes), _CHUNK):
         leads = np.flatnonzero(~taken[at : at + _CHUNK]) + at
         if len(leads):
@@ -89,9 +94,10 @@ def find_duplicates(path: Path, radius: int, seconds: float = 60) -> Iterator[Du
         if now - started > seconds and done < len(codes):
             yield replace(result, groups=_groups(ids, code_of, leader), looked_at=done, stopped=True)
             return
-        if now - shown > 1:
+        if now >= show_next:
             yield replace(result, groups=_groups(ids, code_of, leader), looked_at=done)
-            shown = time.monotonic()
+            # Putting groups together takes a second for millions: it is to be a small part of all.
+            show_next = time.monotonic() + max(1, _REST * (time.monotonic() - now))
     yield replace(result, groups=_groups(ids, code_of, leader), looked_at=len(codes))
 
 

@@ -294,12 +294,6 @@ class Gallery:
         _check(radius, "radius", 0, MAX_RADIUS)
         return self._duplicates[radius].get(self.index.revision)
 
-    def wait(self) -> None:
-        """Until the survey and the duplicates that were asked for are there."""
-        self._survey.wait()
-        for work in self._duplicates:
-            work.wait()
-
     def _need_worker(self) -> ModelWorker:
         if self._worker is None:
             raise UnavailableError("this server has no model, and can't hash new pictures: start qo-serve with --model")

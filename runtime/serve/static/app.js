@@ -13,7 +13,7 @@
   async function go(url, { push = true, focus = "found", quiet = false } = {}) {
     if (going) going.abort();
     going = new AbortController();
-    root.classList.add("busy");
+    if (!quiet) root.classList.add("busy");
     try {
       const reply = await fetch(url, { headers: { Accept: "text/html" }, signal: going.signal });
       const next = new DOMParser().parseFromString(await reply.text(), "text/html");

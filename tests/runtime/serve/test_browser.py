@@ -290,6 +290,7 @@ def test_k_and_radius_change_what_is_shown(visit, many):
 def test_browse_by_bit_shows_the_surest_pictures(visit, client):
     visitor = visit()
     page = visitor.go("/browse")
+    page.wait_for_selector(".bit")
     assert page.locator(".bit").count() == 12
     page.click("text=Bit 7")
     visitor.until("document.querySelector('h1').textContent === 'Bit 7'")
