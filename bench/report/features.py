@@ -1,6 +1,7 @@
 """How alike the queries and their features are (Figure 8), and how features of classes lie (Figure 13)."""
 
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,6 @@ from queryopt.bench.report.page import LeftOutError, Section, note, prose, table
 from queryopt.bench.report.study import Study, spread
 from queryopt.bench.welch import cosine_matrix
 from queryopt.text import install_extra
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["feature_map", "query_similarity", "separation"]
 
@@ -83,14 +81,15 @@ def _by_value(attributes: _Floats, bits: npt.NDArray[np.uint8]) -> tuple[float, 
 
 def feature_map(study: Study) -> Section:
     """The features of test pictures in the plane, of both runs where there are two."""
-    try:
-        from sklearn.decomposition import PCA
-        from sklearn.manifold import TSNE
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        raise LeftOutError(f"t-SNE needs scikit-learn, which is not installed: {install_extra('report')}") from None
-    pixels = study.pixels(study.sample)
-    looks = {_title(study.run) if study.run else study.model.name: study.model.look(pixels)}
+    if study.run is None:
+        raise LeftOutError("an exported model alone gives no features: give the run folder")
+    if find_spec("sklearn") is None:
+        raise LeftOutError(f"t-SNE needs scikit-learn, which is not installed: {install_extra('report')}")
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    looks = {_title(study.run): study.run.look(study.pixels(study.sample))}
     if study.other is not None:
         looks[_title(study.other)] = study.other.look(read_for(study, study.other))
     labels = study.queries.labels[study.sample]
@@ -101,8 +100,8 @@ def feature_map(study: Study) -> Section:
     grid = figure.subplots(1, len(looks), squeeze=False)[0]
     rows = []
     for axes, (title, look) in zip(grid, looks.items(), strict=True):
-        if look is None or look.features is None:
-            raise LeftOutError("an exported model alone gives no features: give the run folder")
+        assert look is not None
+        assert look.features is not None
         perplexity = min(30.0, (len(labels) - 1) / 3)
         method: Any = TSNE(perplexity=perplexity, init="pca", random_state=study.seed, n_jobs=1)
         # Thousands of columns first become 50, as is usual: distances hardly change, and it is many times quicker.
@@ -174,8 +173,7 @@ def _scatter(axes: Any, plane: _Floats, labels: npt.NDArray[np.str_], names: lis
         spine.set_visible(True)
 
 
-def _title(model: RunModel | None) -> str:
-    assert model is not None
+def _title(model: RunModel) -> str:
     network = model.checkpoint.config.network
     if not network.queries:
         return f"{model.folder.name} ({network.method})"

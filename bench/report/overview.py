@@ -94,11 +94,11 @@ def configuration(study: Study) -> Section:
 
 def curves(study: Study) -> Section:
     """Loss, validation mAP and learning rate over the run."""
+    if study.run is None:
+        raise LeftOutError("an exported model alone: the curves are in its run folder")
     from queryopt.train.plots import draw_curves
     from queryopt.train.runs import read_metrics
 
-    if study.run is None:
-        raise LeftOutError("an exported model alone: the curves are in its run folder")
     lines = read_metrics(study.run.folder)
     if not lines:
         raise LeftOutError("the run folder has no metrics.jsonl, or an empty one")
