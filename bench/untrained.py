@@ -2,16 +2,34 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from queryopt.errors import MissingError
 from queryopt.text import install_extra
 
-__all__ = ["in_precision", "untrained_model"]
+if TYPE_CHECKING:
+    from queryopt.train.checkpoint import Checkpoint
+
+__all__ = ["in_precision", "untrained_checkpoint", "untrained_model"]
 
 _NOISE_PICTURES = 4
 """That int8 is calibrated on: ranges change no time."""
+
+
+def untrained_checkpoint(backbone: str = "resnet50", bits: int = 12) -> "Checkpoint":
+    """A network with random weights, drawn from one seed. UsageError as network_config."""
+    import torch
+
+    from queryopt.bench.networks import network_config
+    from queryopt.train.checkpoint import Checkpoint
+    from queryopt.train.config import TrainConfig
+    from queryopt.train.network import QueryOpt
+
+    config = network_config(bits, backbone)
+    torch.manual_seed(0)
+    return Checkpoint(TrainConfig(config), QueryOpt(config).eval().state_dict(), Path("untrained.safetensors"))
 
 
 def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12, *, fold: bool = True) -> Path:
@@ -20,21 +38,14 @@ def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12, *, f
     fold: see queryopt.export.export_onnx.
     """
     try:
-        import torch
-
-        from queryopt.bench.networks import network_config
         from queryopt.export import export_onnx
-        from queryopt.train.checkpoint import Checkpoint
-        from queryopt.train.config import TrainConfig
-        from queryopt.train.network import QueryOpt
+
+        checkpoint = untrained_checkpoint(backbone, bits)
+        export_onnx(checkpoint, path, parity=False, fold=fold)
     except ImportError as error:
         raise MissingError(
             f"an untrained network needs the packages of training ({error}): {install_extra('train')}; or give --model"
         ) from None
-    config = network_config(bits, backbone)
-    torch.manual_seed(0)
-    state = QueryOpt(config).eval().state_dict()
-    export_onnx(Checkpoint(TrainConfig(config), state, path.with_suffix(".safetensors")), path, parity=False, fold=fold)
     return path
 
 

@@ -89,19 +89,15 @@ def measure_files(options: GpuOptions, turn: Turn) -> FilesReport:
             continue
         started = turn.spent
         try:
-            backend = opening()
+            with contextlib.closing(opening()) as backend:
+                if not pictures:
+                    pictures = _pictures(options.folder / "pictures", options.images)
+                    started = turn.spent
+                rows.append(measure(name, pictures, batch=batch, rounds=_ROUNDS, backend=backend))
         except (QueryOptError, RuntimeError, ImportError) as error:
             left_out.append((name, reason_of(error)))
             turn.log(f"without {name}: {left_out[-1][1]}")
             continue
-        with contextlib.closing(backend):
-            if not pictures:
-                folder = options.folder / "pictures"
-                folder.mkdir()
-                distinct = make_pictures(folder, min(_DISTINCT, options.images))
-                pictures = [distinct[number % len(distinct)] for number in range(options.images)]
-                started = turn.spent
-            rows.append(measure(name, pictures, batch=batch, rounds=_ROUNDS, backend=backend))
         took = turn.spent - started
         turn.log(
             f"{rows[-1].backend}: {rows[-1].end_to_end:,.0f} images/s, {rows[-1].model_alone:,.0f} the model alone"
@@ -110,6 +106,13 @@ def measure_files(options: GpuOptions, turn: Turn) -> FilesReport:
     if not rows:
         raise MissingError("; ".join(f"{name}: {reason}" for name, reason in left_out))
     return FilesReport(tuple(rows), tuple(left_out), _copy(rows[0], options.device))
+
+
+def _pictures(folder: Path, count: int) -> list[Path]:
+    """So many files, of which some are the same: making them takes longer than hashing them."""
+    folder.mkdir()
+    distinct = make_pictures(folder, min(_DISTINCT, count))
+    return [distinct[number % len(distinct)] for number in range(count)]
 
 
 def _copy(row: Throughput, device: str) -> float | None:

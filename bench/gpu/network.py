@@ -2,28 +2,19 @@
 
 from pathlib import Path
 
-import torch
-
-from queryopt.bench.networks import network_config
+from queryopt.bench.untrained import untrained_checkpoint
 from queryopt.cli import display_path
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
-from queryopt.train.config import TrainConfig
-from queryopt.train.network import QueryOpt
 
 __all__ = ["load_subject"]
 
 
-def load_subject(checkpoint: Path | None, backbone: str, bits: int) -> tuple[Checkpoint, str]:
-    """A checkpoint, and what it is in words. Untrained weights are drawn from one seed.
+def load_subject(run: Path | None, backbone: str, bits: int) -> tuple[Checkpoint, str]:
+    """The checkpoint of a run, or without one an untrained network; and what it is, in words.
 
     Raises CheckpointError as load_checkpoint.
     """
-    if checkpoint is not None:
-        loaded = load_checkpoint(checkpoint)
-        config = loaded.config.network
-        return loaded, f"{display_path(checkpoint)} ({config.backbone}, {config.bits} bits, {config.image_size} px)"
-    untrained = network_config(bits, backbone)
-    torch.manual_seed(0)
-    state = QueryOpt(untrained).eval().state_dict()
-    words = f"untrained {backbone}, {bits} bits, {untrained.image_size} px"
-    return Checkpoint(TrainConfig(untrained), state, Path("untrained.safetensors")), words
+    checkpoint = untrained_checkpoint(backbone, bits) if run is None else load_checkpoint(run)
+    config = checkpoint.config.network
+    what = "untrained" if run is None else display_path(run)
+    return checkpoint, f"{what}: {config.backbone}, {config.bits} bits, {config.image_size} px"

@@ -49,7 +49,7 @@ def _rates(axes: "Axes", report: LatencyReport, colours: dict[tuple[str, str], s
             [row.images_per_second for row in rows],
             marker="o",
             color=colour,
-            label=f"{key[0]}, {rows[0].precision} ({key[1]})",
+            label=f"{key[0].removesuffix(f', {rows[0].precision}')}, {rows[0].precision} ({key[1]})",
         )
     batches = sorted({row.batch for row in report.rows})
     axes.set(xscale="log", xlabel="batch", ylabel="images a second (median)")
