@@ -143,6 +143,24 @@ def test_every_kind_of_pixel_is_searched_for(client, mode):
     assert len(found(client.upload(data.getvalue(), k=3))) == 3
 
 
+def test_an_upload_has_the_code_that_its_file_has(client, folder, tmp_path):
+    """Turned by EXIF, animated, of several pictures in one: as a person sees it."""
+    picture = Image.open(folder / "pictures" / "heron" / "1.jpg")
+    other = Image.open(folder / "pictures" / "finch" / "1.jpg").resize(picture.size)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture.rotate(90, expand=True).save(tmp_path / "turned.jpg", quality=95, exif=turned)
+    picture.save(tmp_path / "moves.gif", save_all=True, append_images=[other])
+    picture.save(tmp_path / "two.mpo", save_all=True, append_images=[other])
+    picture.save(tmp_path / "new.webp")
+    files = sorted(tmp_path.iterdir())
+    with Hasher(folder / "model.onnx", threads=1) as hasher:
+        batch = hasher.hash_files(files)
+    assert len(batch) == 4
+    for file, code in zip(files, batch.codes, strict=True):
+        np.testing.assert_array_equal(code_of(client.upload(file.read_bytes(), name=file.name)), code)
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
