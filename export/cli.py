@@ -12,6 +12,7 @@ from queryopt.cli import Command, Output, Progress, batch_option, common_options
 from queryopt.errors import ExitCode, MissingError
 from queryopt.export.engine import EngineOptions, engine_options, engine_values
 from queryopt.export.parity import MIN_BITS
+from queryopt.export.parity_options import limit_options
 from queryopt.export.parity_text import print_parity
 from queryopt.export.pictures import ParityPictures, labelled_in, parity_pictures
 from queryopt.text import counted, install_extra
@@ -43,32 +44,7 @@ Examples:
 @click.option("--onnx", metavar="FILE", help="Instead: a model.onnx; with --engine, on a machine without PyTorch.")
 @click.option("--out", "path", metavar="FILE", help="The model to write.  [default: model.onnx beside the checkpoint]")
 @click.option("--images", metavar="FOLDER", help="Pictures for the parity gate.  [default: the run's validation ones]")
-@click.option(
-    "--max-flip-rate",
-    type=click.FloatRange(0, 1),
-    help="Share of bits that may differ between network and model; above it nothing is written (exit 5).  "
-    "[default: fp32 and fp16 0.001, bf16 0.005, int8 0.01]",
-)
-@click.option(
-    "--precision",
-    metavar="NAME",
-    default="fp32",
-    show_default=True,
-    help="What is computed in: fp32, fp16, bf16 or int8.",
-)
-@click.option("--calibrate", metavar="FOLDER", help="Pictures for int8.  [default: some that the run was trained on]")
-@click.option(
-    "--activations",
-    type=click.Choice(["uint8", "int8"]),
-    help="Of int8: uint8 for CPUs, int8 for TensorRT.  [default: uint8; with --engine int8]",
-)
-@click.option(
-    "--max-map-drop",
-    type=click.FloatRange(0, 100),
-    metavar="POINTS",
-    help="Points of mean average precision that may be lost on labelled pictures (with 95 % confidence: few pictures "
-    "refuse nothing).  [default: int8 0.5, others no limit]",
-)
+@limit_options
 @click.option(
     "--backend",
     metavar="NAME,…",

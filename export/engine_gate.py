@@ -9,7 +9,7 @@ from typing import Any
 
 from queryopt.cli import Progress, display_path
 from queryopt.errors import MissingError, ParityError
-from queryopt.export.parity import ParityReport, ParitySide, compare_sides, max_flip_rate_of, max_map_drop_of
+from queryopt.export.parity import ParityReport, ParitySide, compare_sides
 from queryopt.export.pictures import ParityPictures
 from queryopt.runtime.backends.base import Backend
 from queryopt.runtime.tensorrt.build import BuiltEngine, build_engine, check_target, place_engine
@@ -93,12 +93,7 @@ def _compare(backend: Backend, comparison: Comparison, target: Path) -> tuple[Pa
         batch=comparison.batch,
         progress=comparison.progress,
     )
-    precisions = (report.precision, report.reference_precision)
-    flips, drop = comparison.max_flip_rate, comparison.max_map_drop
-    limits: dict[str, float | None] = {
-        "max_flip_rate": max_flip_rate_of(*precisions) if flips is None else flips,
-        "max_map_drop": max_map_drop_of(*precisions) if drop is None else drop,
-    }
+    limits = report.limits(comparison.max_flip_rate, comparison.max_map_drop)
     try:
         report.require(**limits)
     except ParityError as error:

@@ -121,6 +121,14 @@ class ParityReport:
         values["failures"] = len(self.failures)
         return values
 
+    def limits(self, max_flip_rate: float | None = None, max_map_drop: float | None = None) -> dict[str, float | None]:
+        """What to give to `require`: these, and where they are None those of the lower of the two precisions."""
+        precisions = (self.precision, self.reference_precision)
+        return {
+            "max_flip_rate": max_flip_rate_of(*precisions) if max_flip_rate is None else max_flip_rate,
+            "max_map_drop": max_map_drop_of(*precisions) if max_map_drop is None else max_map_drop,
+        }
+
     def require(self, max_flip_rate: float | None = None, max_map_drop: float | None = None) -> None:
         """Raise ParityError where a logit is not finite, more bits differ than may, or mean average precision is lost.
 

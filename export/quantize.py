@@ -90,27 +90,10 @@ class QuantisationReport:
 
 
 def quantise(
-    model: onnx.ModelProto,
-    pixels: npt.NDArray[np.uint8],
-    threads: int | None = None,
-    activations: str = "uint8",
-    progress: Progress | None = None,
-    *,
-    checked: npt.NDArray[np.uint8] | None = None,
-    target_flip_rate: float = TARGET_FLIP_RATE,
-    most_kept: float = MOST_KEPT,
+    model: onnx.ModelProto, pixels: npt.NDArray[np.uint8], threads: int | None = None, **options: Any
 ) -> tuple[onnx.ModelProto, QuantisationReport]:
-    """A quantised copy of a float32 graph, and what was done: see Quantiser, which does it and can do it again."""
-    return Quantiser(
-        model,
-        pixels,
-        threads,
-        activations,
-        progress,
-        checked=checked,
-        target_flip_rate=target_flip_rate,
-        most_kept=most_kept,
-    ).quantise()
+    """A quantised copy of a float32 graph, and what was done. pixels, threads, options: see Quantiser."""
+    return Quantiser(model, pixels, threads, **options).quantise()
 
 
 class Quantiser:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from queryopt.bench.cli.lists import count, listed
-from queryopt.bench.cli.models import parse_model
+from queryopt.bench.cli.models import backends_option, parse_model
 from queryopt.bench.cli.picture import check_picture
 from queryopt.cli import Command, Output, common_options, display_path, threads_option
 from queryopt.errors import MissingError, UsageError
@@ -31,15 +31,7 @@ __all__ = ["command"]
     multiple=True,
     help="A model.onnx or model.plan; may be given again.  [default: an untrained one, plain and folded]",
 )
-@click.option(
-    "--backend",
-    "backends",
-    callback=listed(str, "onnxruntime,openvino"),
-    metavar="NAME,…",
-    default="auto",
-    show_default=True,
-    help="What runs the models that name none: each in each of them.",
-)
+@backends_option
 @click.option(
     "--peers",
     callback=listed(str, "eager,resnet50"),

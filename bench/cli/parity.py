@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.bench.cli.lists import count, listed
-from queryopt.bench.cli.models import parse_model
+from queryopt.bench.cli.lists import count
+from queryopt.bench.cli.models import backends_option, parse_model
 from queryopt.cli import Command, Output, batch_option, common_options, threads_option
 from queryopt.errors import ExitCode, ParityError, UsageError
+from queryopt.export.parity_options import limit_options
 from queryopt.text import counted
 
 if TYPE_CHECKING:
@@ -29,15 +30,7 @@ __all__ = ["command"]
     help="A model.onnx or model.plan; may be given again. Without --ckpt the first one is the reference.",
 )
 @click.option("--ckpt", "checkpoint", metavar="RUN_OR_FILE", help="The reference: the trained network in PyTorch.")
-@click.option(
-    "--backend",
-    "backends",
-    callback=listed(str, "onnxruntime,openvino"),
-    metavar="NAME,…",
-    default="auto",
-    show_default=True,
-    help="What runs the models that name none: each in each of them.",
-)
+@backends_option
 @click.option(
     "--min-bits",
     callback=lambda context, parameter, text: count_of(text),
@@ -46,19 +39,7 @@ __all__ = ["command"]
     show_default=True,
     help="Bits to compare at least; flips and crops of the pictures fill up.",
 )
-@click.option(
-    "--max-flip-rate",
-    type=click.FloatRange(0, 1),
-    help="Share of bits that may differ from the reference; above it exit 5.  "
-    "[default: fp32 and fp16 0.001, bf16 0.005, int8 0.01]",
-)
-@click.option(
-    "--max-map-drop",
-    type=click.FloatRange(0, 100),
-    metavar="POINTS",
-    help="Points of mean average precision that may be lost, with 95 % confidence.  [default: int8 0.5, others no "
-    "limit]",
-)
+@limit_options
 @batch_option(32)
 @threads_option
 @common_options
@@ -104,7 +85,7 @@ def command(
     asked = [(p, n, one) for p, n, wanted in named for one in (backends if wanted is None else (wanted,))]
     if len(asked) + (checkpoint is not None) < 2:
         raise UsageError("there is nothing to compare: give two of --model FILE[@BACKEND], or one with --ckpt RUN")
-    from queryopt.export.parity import compare_sides, max_flip_rate_of, max_map_drop_of, open_side
+    from queryopt.export.parity import compare_sides, open_side
 
     loaded = _load(checkpoint)
     pictures = _pictures(folder, loaded, out)
@@ -123,11 +104,7 @@ def command(
     values: list[dict[str, Any]] = []
     refused: list[str] = []
     for side, report in zip(sides[1:], reports, strict=True):
-        precisions = (report.precision, report.reference_precision)
-        limits: dict[str, float | None] = {
-            "max_flip_rate": max_flip_rate_of(*precisions) if max_flip_rate is None else max_flip_rate,
-            "max_map_drop": max_map_drop_of(*precisions) if max_map_drop is None else max_map_drop,
-        }
+        limits = report.limits(max_flip_rate, max_map_drop)
         reason = None
         try:
             report.require(**limits)

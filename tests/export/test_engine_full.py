@@ -6,7 +6,7 @@ import pytest
 
 from queryopt.export import build_engine
 from queryopt.export.precision import lower_precision
-from queryopt.export.quantize import quantise
+from queryopt.export.quantize import Quantiser
 from queryopt.runtime.onnx_file import read_card
 
 pytest.importorskip("tensorrt_rtx", reason="there are wheels for Linux on x86-64 alone")
@@ -44,7 +44,7 @@ def test_int8(full_model, tmp_path):
     card = {entry.key: entry.value for entry in model.metadata_props}
     del model.metadata_props[:]
     pixels = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
-    quantised, report = quantise(model, pixels, 1, "int8", target_flip_rate=1.0)
+    quantised, report = Quantiser(model, pixels, 1, "int8", target_flip_rate=1.0).quantise()
     assert (len(report.layers), report.kept) == (71, ())
     onnx.helper.set_model_props(quantised, card)
     path = tmp_path / "model.onnx"

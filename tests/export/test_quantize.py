@@ -19,7 +19,7 @@ from queryopt.export import check_parity, export_onnx
 from queryopt.export.fold import fold
 from queryopt.export.onnx import build_graph, model_card, with_card
 from queryopt.export.parity_views import parity_views
-from queryopt.export.quantize import ACTIVATIONS, quantise
+from queryopt.export.quantize import ACTIVATIONS, Quantiser
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
 
 FROZEN = Path(__file__).parent.parent / "data" / "v1" / "best.safetensors"
@@ -68,7 +68,7 @@ def test_it_is_the_same_network(outlier, pictures):
 
 
 def test_without_the_fallback_the_gate_refuses(outlier, outlier_graph, views, pictures, tmp_path):
-    quantised, report = quantise(outlier_graph, views[::25], 1, checked=views, most_kept=0)
+    quantised, report = Quantiser(outlier_graph, views[::25], 1, checked=views, most_kept=0).quantise()
     assert report.kept == ()
     assert report.first_flip_rate == report.flip_rate > LIMIT
     path = tmp_path / "model.onnx"
@@ -118,7 +118,8 @@ def test_where_the_gate_says_no_more_layers_stay(outlier, picture_folder, tmp_pa
 
 @pytest.mark.parametrize("activations", ACTIVATIONS)
 def test_nothing_is_measured_where_the_bits_agree(activations, outlier_graph, views):
-    _, report = quantise(outlier_graph, views[::25], 1, activations, checked=views, target_flip_rate=0.5)
+    quantiser = Quantiser(outlier_graph, views[::25], 1, activations, checked=views, target_flip_rate=0.5)
+    _, report = quantiser.quantise()
     assert (report.kept, report.measured, report.sensitivity) == ((), 0, ())
 
 
