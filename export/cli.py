@@ -46,6 +46,19 @@ Examples:
 @click.option("--images", metavar="FOLDER", help="Pictures for the parity gate.  [default: the run's validation ones]")
 @limit_options
 @click.option(
+    "--precision",
+    metavar="NAME",
+    default="fp32",
+    show_default=True,
+    help="What is computed in: fp32, fp16, bf16 or int8.",
+)
+@click.option("--calibrate", metavar="FOLDER", help="Pictures for int8.  [default: some that the run was trained on]")
+@click.option(
+    "--activations",
+    type=click.Choice(["uint8", "int8"]),
+    help="Of int8: uint8 for CPUs, int8 for TensorRT.  [default: uint8; with --engine int8]",
+)
+@click.option(
     "--backend",
     metavar="NAME,…",
     help="What the gate runs the model in: onnxruntime, openvino, cuda.  [default: each that would run it here]",
