@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from queryopt.bench.evaluate import DataSource, Evaluation, LabelledCodes, evaluate, paper_gallery
@@ -18,7 +19,10 @@ from queryopt.train.data import LabelledImages
 from queryopt.train.methods import find_method
 from queryopt.train.runs import RunFolder
 
-__all__ = ["code_limit", "measure_run"]
+__all__ = ["code_limit", "measure_run", "uncut_map"]
+
+_BLOCK = 256
+"""Queries that are ranked at once by real numbers."""
 
 
 def measure_run(run: Path, *, threads: int | None = None, progress: Progress | None = None) -> dict[str, Any]:
@@ -26,7 +30,10 @@ def measure_run(run: Path, *, threads: int | None = None, progress: Progress | N
 
     Codes are the network's, as it is deployed; test pictures search those that the run trained on ("deployed") and the
     codes solved for them ("paper", where the method solves any); unseen classes' test pictures search these classes'
-    training pictures. All mAP are means over the orders of tied pictures. DataError where there are no test pictures.
+    training pictures. Of these also what limits them: the mAP if every picture had the code that most of its class have
+    (short of 1 where classes meet; what lies below it is pictures that stray from their class's code), and of a ranking
+    by logits that nothing cuts to bits. All mAP are means over the orders of tied pictures. DataError where there are
+    no test pictures.
     """
     begun = time.perf_counter()
     checkpoint = load_checkpoint(run)
@@ -50,6 +57,10 @@ def measure_run(run: Path, *, threads: int | None = None, progress: Progress | N
     if unseen is not None:
         among_unseen = evaluate(codes["unseen gallery"], codes["unseen queries"])
         result["unseen"] = _figures(among_unseen, codes["unseen gallery"], codes["unseen queries"])
+        result["unseen"] |= {
+            "map_class_codes": code_limit(codes["unseen gallery"], codes["unseen queries"]),
+            "map_uncut": uncut_map(codes["unseen gallery"], codes["unseen queries"]),
+        }
     result["codes"] = _class_codes(run, trained, codes["gallery"], bits)
     result["training"] = _training(run)
     return result | {"evaluation_seconds": round(time.perf_counter() - begun, 2)}
@@ -58,8 +69,8 @@ def measure_run(run: Path, *, threads: int | None = None, progress: Progress | N
 def code_limit(solved: LabelledCodes, queries: LabelledCodes) -> float:
     """The mAP if every picture, on both sides, had its class's solved code: what shared codes leave to be had.
 
-    solved: the gallery, as `paper_gallery` gives it. A class's code is the sign of its mean. Queries of classes that
-    the gallery has not are left out.
+    solved: the gallery, as `paper_gallery` gives it, or one of network codes. A class's code is the sign of its mean.
+    Queries of classes that the gallery has not are left out.
     """
     signs = np.where(unpack_codes(solved.codes, solved.bits), 1.0, -1.0)  # [n, bits]
     code_of = {label: signs[solved.labels == label].mean(axis=0) >= 0 for label in np.unique(solved.labels).tolist()}
@@ -70,6 +81,31 @@ def code_limit(solved: LabelledCodes, queries: LabelledCodes) -> float:
         return LabelledCodes(solved.bits, codes, pictures.labels[rows], tuple(pictures.paths[row] for row in rows), {})
 
     return evaluate(ideal(solved), ideal(queries), protocol="paper").metrics.map
+
+
+def uncut_map(gallery: LabelledCodes, queries: LabelledCodes) -> float:
+    """The mAP of a ranking by the cosine of logits, which nothing has cut to bits yet.
+
+    Both have logits. Queries of classes that the gallery has not are left out. 0 where that leaves none.
+    """
+    assert gallery.logits is not None
+    assert queries.logits is not None
+    places = _unit(gallery.logits)  # [n, bits]
+    rows = np.flatnonzero(np.isin(queries.labels, gallery.labels))
+    total = 0.0
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        order = np.argsort(-_unit(queries.logits[block]) @ places.T, axis=1, kind="stable")  # [b, n]
+        relevant = gallery.labels[order] == queries.labels[block, None]
+        precision = np.cumsum(relevant, axis=1) / np.arange(1, len(places) + 1)
+        total += float(((precision * relevant).sum(axis=1) / relevant.sum(axis=1)).sum())
+    return total / max(len(rows), 1)
+
+
+def _unit(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    norms = np.linalg.norm(logits, axis=1, keepdims=True)
+    unit: npt.NDArray[np.float32] = logits / np.maximum(norms, np.finfo(np.float32).tiny)
+    return unit
 
 
 def _figures(evaluation: Evaluation, gallery: LabelledCodes, queries: LabelledCodes) -> dict[str, Any]:

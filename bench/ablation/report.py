@@ -61,6 +61,8 @@ COLUMNS = (
     Column("limit", "codes' limit", _at("limit", "map")),
     Column("unseen", "unseen: deployed", _at("unseen", "map")),
     Column("unseen_weighted", "by logits", _at("unseen", "map_weighted")),
+    Column("unseen_limit", "class codes", _at("unseen", "map_class_codes")),
+    Column("unseen_uncut", "uncut", _at("unseen", "map_uncut")),
     Column("distinct_solved", "distinct codes: solved", _at("codes", "distinct_solved"), 0),
     Column("distinct_network", "network", _at("codes", "distinct_network"), 0),
     Column("bit_accuracy", "bit accuracy", _at("training", "bit_accuracy")),
@@ -73,9 +75,11 @@ COLUMNS = (
 LEGEND = (
     "mAP over the orders of ties. deployed: network codes on both sides; by logits: the same, ranked by the query's "
     "logits; solved gallery: gallery codes solved from labels, as the paper ranks; codes' limit: if every picture had "
-    "its class's solved code, what shared codes leave to be had. distinct codes: among the seen classes' (a bit is the "
-    "sign of its class's mean). bit accuracy: of the network against the solved codes. rms cosine and Welch bound: "
-    "between the classes' solved codes over all columns of training. ±: standard deviation over seeds."
+    "its class's solved code, what shared codes leave to be had; class codes: if every picture of an unseen class had "
+    "the code that most of its class have; uncut: ranked by the cosine of logits that are not cut to bits. distinct "
+    "codes: among the seen classes' (a bit is the sign of its class's mean). bit accuracy: of the network against the "
+    "solved codes. rms cosine and Welch bound: between the classes' solved codes over all columns of training. "
+    "±: standard deviation over seeds."
 )
 """What the columns are."""
 

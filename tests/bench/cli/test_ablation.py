@@ -59,6 +59,8 @@ def test_each_run_is_measured_on_seen_and_on_unseen_classes(done: tuple[Path, Re
     for name in ("base", "n8", "dpsh"):
         values = json.loads((out / f"{name}-seed1" / "result.json").read_text())
         assert (values["deployed"]["gallery"], values["deployed"]["queries"]) == (4 * 6, 4 * 2)
+        assert 0 < values["unseen"]["map_uncut"] <= 1
+        assert values["unseen"]["map"] < values["unseen"]["map_class_codes"] <= 1
         assert (values["unseen"]["classes"], values["unseen"]["gallery"], values["unseen"]["queries"]) == (3, 18, 6)
         assert 1 <= values["codes"]["distinct_network"] <= 4
         assert ("paper" in values) == (name != "dpsh")
