@@ -1,6 +1,11 @@
 """The JSON API."""
 
-from typing import Annotated, Any, Literal
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, BinaryIO, Literal
+from urllib.parse import parse_qsl
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +17,7 @@ from starlette.datastructures import UploadFile
 from queryopt import __version__
 from queryopt.errors import ImageError
 from queryopt.runtime.serve import metrics
-from queryopt.runtime.serve.errors import BadRequestError, NotFoundError
+from queryopt.runtime.serve.errors import BadRequestError, LargeBodyError, NotFoundError
 from queryopt.runtime.serve.gallery import Gallery
 from queryopt.runtime.serve.pictures import MAX_SIZE, MIN_SIZE
 from queryopt.runtime.serve.placeholder import placeholder
@@ -27,7 +32,19 @@ from queryopt.runtime.serve.schemas import (
 )
 from queryopt.runtime.serve.settings import MAX_PAGE
 
-__all__ = ["api_routes", "uploaded_file"]
+__all__ = ["Upload", "api_routes", "described", "reading_form", "tagged"]
+
+_MOST_TEXT = 1 << 16
+"""Bytes of a body, or of a field of a form, that is no file."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file of a form: its name, and its open content."""
+
+    name: str
+    file: BinaryIO
+
 
 _JSON = SearchRequest.model_json_schema()
 _FILE = {"type": "string", "format": "binary", "description": "A picture."}
@@ -66,8 +83,8 @@ def api_routes(gallery: Gallery) -> APIRouter:
         openapi_extra=_BODY,
     )
     async def search(request: Request) -> SearchResponse:
-        asked, file = await _asked(request)
-        return await run_in_threadpool(_search, gallery, asked, file)
+        async with _asking(request) as (asked, upload):
+            return await run_in_threadpool(_search, gallery, asked, upload)
 
     @router.get("/image/{id}", summary="A picture of the index, as a JPEG", response_class=Response, responses=_JPEG)
     def image(
@@ -142,17 +159,21 @@ def api_routes(gallery: Gallery) -> APIRouter:
     return router
 
 
-async def uploaded_file(request: Request) -> tuple[dict[str, str], tuple[str, bytes] | None]:
-    """The fields of a form, and its file (name and content) if there is one. BadRequestError for a damaged form."""
+@asynccontextmanager
+async def reading_form(request: Request) -> AsyncIterator[tuple[dict[str, str], Upload | None]]:
+    """The fields of a form (multipart/form-data), and its file, which is open in the block; None where there is none.
+
+    A large file lies on the disk meanwhile, so that many at once take no memory. BadRequestError for a damaged form.
+    """
     fields: dict[str, str] = {}
-    file: tuple[str, bytes] | None = None
-    async with request.form(max_files=1, max_fields=20, max_part_size=1 << 16) as form:
+    upload: Upload | None = None
+    async with request.form(max_files=1, max_fields=20, max_part_size=_MOST_TEXT) as form:
         for name, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 fields[name] = value
             elif name == "file" and (value.filename or value.size):
-                file = (_base_name(value.filename or "") or "picture", await value.read())
-    return fields, file
+                upload = Upload(_base_name(value.filename or "") or "picture", value.file)
+        yield fields, upload
 
 
 def _base_name(name: str) -> str:
@@ -168,29 +189,52 @@ def tagged(request: Request, data: bytes, media_type: str, tag: str) -> Response
     return Response(data, media_type=media_type, headers=headers)
 
 
-async def _asked(request: Request) -> tuple[SearchRequest, tuple[str, bytes] | None]:
+@asynccontextmanager
+async def _asking(request: Request) -> AsyncIterator[tuple[SearchRequest, Upload | None]]:
+    """What a request asks for, and the file that it asks with."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    file: tuple[str, bytes] | None = None
-    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+    async with AsyncExitStack() as stack:
+        upload: Upload | None = None
         fields: Any
-        fields, file = await uploaded_file(request)
-        fields = {name: value for name, value in fields.items() if value != ""}
-    elif kind == "application/json":
-        try:
-            fields = await request.json()
-        except (ValueError, RecursionError) as error:
-            raise BadRequestError(f"the body is not JSON ({error})") from None
-    else:
-        raise BadRequestError(f"Content-Type is {kind or 'missing'}: send a form (multipart/form-data) or JSON")
+        if kind == "multipart/form-data":
+            fields, upload = await stack.enter_async_context(reading_form(request))
+            fields = {name: value for name, value in fields.items() if value != ""}
+        elif kind in ("application/json", "application/x-www-form-urlencoded"):
+            fields = _fields(kind, await _short_body(request))
+        else:
+            raise BadRequestError(f"Content-Type is {kind or 'missing'}: send a form (multipart/form-data) or JSON")
+        yield _checked(fields, upload), upload
+
+
+async def _short_body(request: Request) -> bytes:
+    """A body that is no file. LargeBodyError beyond what a search can need."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST_TEXT:
+            raise LargeBodyError(f"more than {_MOST_TEXT >> 10} KiB that are no file")
+    return body
+
+
+def _fields(kind: str, body: bytes) -> Any:
+    try:
+        if kind == "application/json":
+            return json.loads(body)
+        return dict(parse_qsl(body.decode(), max_num_fields=20))
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"the body is no {kind} ({error})") from None
+
+
+def _checked(fields: Any, upload: Upload | None) -> SearchRequest:
     try:
         asked = SearchRequest.model_validate(fields)
     except ValidationError as error:
         raise BadRequestError(described(error.errors())) from None
     given = [name for name in ("code", "image", "query") if getattr(asked, name) is not None]
-    given += ["file"] if file is not None else []
+    given += ["file"] if upload is not None else []
     if len(given) != 1:
         raise BadRequestError(f"{' and '.join(given) or 'nothing'} given: give one of file, code, image, query")
-    return asked, file
+    return asked
 
 
 def described(errors: Any) -> str:
@@ -201,10 +245,10 @@ def described(errors: Any) -> str:
     )
 
 
-def _search(gallery: Gallery, asked: SearchRequest, file: tuple[str, bytes] | None) -> SearchResponse:
+def _search(gallery: Gallery, asked: SearchRequest, upload: Upload | None) -> SearchResponse:
     name = asked.query
-    if file is not None:
-        name, uploaded = gallery.upload(file[1], file[0])
+    if upload is not None:
+        name, uploaded = gallery.upload(upload.file, upload.name)
         query = gallery.query_of_upload(uploaded)
     elif asked.query is not None:
         query = gallery.query_of_upload(gallery.uploaded(asked.query))

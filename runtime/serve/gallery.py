@@ -1,5 +1,6 @@
 """What the application shows, without a web: an index, its pictures, its bits, and a model for new pictures."""
 
+import io
 import os
 import random
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -123,12 +125,15 @@ class Gallery:
 
     # Queries
 
-    def upload(self, data: bytes, name: str) -> tuple[str, UploadedQuery]:
-        """Hash a picture that a client sent, and keep it under a name. BadRequestError where it is no picture."""
+    def upload(self, file: BinaryIO, name: str) -> tuple[str, UploadedQuery]:
+        """Hash a picture that a client sent, and keep it under a name. BadRequestError where it is no picture.
+
+        file: open to be read; it is not closed.
+        """
         worker = self._need_worker()
         with worker.expecting():
             try:
-                image = self.pictures.decode(data, self.settings.max_pixels)
+                image = self.pictures.decode(file, self.settings.max_pixels)
             except ImageError as error:
                 raise BadRequestError(f"{name}: {error}") from None
             job = worker.submit(resize_crop(image, self.pictures.preprocessing), self.explains)
@@ -149,7 +154,7 @@ class Gallery:
         """An upload as it is kept, of at most 640 pixels a side."""
         if view == "whole":
             return query.jpeg
-        return self.pictures.encode(self.pictures.decode(query.jpeg, _PREVIEW**2), _PREVIEW, view)
+        return self.pictures.encode(self.pictures.decode(io.BytesIO(query.jpeg), _PREVIEW**2), _PREVIEW, view)
 
     @staticmethod
     def query_of_upload(query: UploadedQuery) -> Query:

@@ -1,12 +1,11 @@
 """Pictures of the index, by id: decoded, made small, and kept for a while. None lies outside of the index's root."""
 
-import io
 import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from queryopt.card import Preprocessing
 from queryopt.errors import ImageError
@@ -79,10 +78,10 @@ class Pictures:
         with self._decoding:
             return open_rgb(path)
 
-    def decode(self, data: bytes, max_pixels: int) -> "Image.Image":
+    def decode(self, file: BinaryIO, max_pixels: int) -> "Image.Image":
         """A picture that was uploaded. ImageError where it is none, or has more pixels."""
         with self._decoding:
-            return open_rgb(io.BytesIO(data), max_pixels=max_pixels)
+            return open_rgb(file, max_pixels=max_pixels)
 
     def encode(self, image: "Image.Image", size: int, view: View) -> bytes:
         """A decoded picture as a JPEG of at most `size` pixels a side."""

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse
 
 from queryopt.runtime.search import Rank
-from queryopt.runtime.serve.api import tagged, uploaded_file
+from queryopt.runtime.serve.api import reading_form, tagged
 from queryopt.runtime.serve.duplicates import MAX_RADIUS
 from queryopt.runtime.serve.errors import BadRequestError, NotFoundError
 from queryopt.runtime.serve.gallery import Gallery
@@ -51,10 +51,10 @@ def site_routes(gallery: Gallery, app: FastAPI) -> APIRouter:
 
     @router.post("/upload")
     async def upload(request: Request) -> Response:
-        _, file = await uploaded_file(request)
-        if file is None:
-            raise BadRequestError("no file was sent: choose a picture")
-        name, _ = await run_in_threadpool(gallery.upload, file[1], file[0])
+        async with reading_form(request) as (_, sent):
+            if sent is None:
+                raise BadRequestError("no file was sent: choose a picture")
+            name, _ = await run_in_threadpool(gallery.upload, sent.file, sent.name)
         where = f"/results?query={name}"
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse({"location": where})

@@ -191,6 +191,15 @@ def test_ids_that_are_not_there_are_not_found(client):
     assert client.get(f"/image/{1 << 70}").status in (404, 422)
 
 
+def test_a_file_that_is_too_large_for_memory_is_searched_for(client, folder):
+    data = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 900, 3), np.uint8)).save(data, "PNG")
+    assert len(data.getvalue()) > 1 << 20  # from there on the form's parser takes the disk
+    reply = client.upload(data.getvalue(), k=3)
+    with Hasher(folder / "model.onnx", threads=1) as hasher:
+        np.testing.assert_array_equal(code_of(reply), hasher.hash_arrays([np.asarray(Image.open(data))]).codes[0])
+
+
 def test_other_bodies_are_refused(client):
     assert client.send("POST", "/search", b"{", Content_Type="application/json").status == 400
     assert client.send("POST", "/search", b"[1]", Content_Type="application/json").status == 400
@@ -198,6 +207,14 @@ def test_other_bodies_are_refused(client):
     assert client.send("POST", "/search", b"http://x/y.jpg", Content_Type="text/plain").status == 400
     assert client.send("POST", "/search", b"--x", Content_Type="multipart/form-data; boundary=y").status == 400
     assert client.send("POST", "/search", b"x", Content_Type="multipart/form-data").status == 400
+
+
+def test_a_form_without_a_file_needs_no_multipart(client):
+    kind = {"Content_Type": "application/x-www-form-urlencoded"}
+    reply = client.send("POST", "/search", b"image=1&k=3", **kind)
+    assert found(reply) == found(client.search(image=1, k=3))
+    assert client.send("POST", "/search", b"a=1&" * 30, **kind).status == 400
+    assert client.send("POST", "/search", b"code=" + b"1" * 70_000, **kind).status == 413
 
 
 def test_an_address_is_never_fetched(client):

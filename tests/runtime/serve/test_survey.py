@@ -3,6 +3,9 @@ import pytest
 
 from queryopt.codes import pack_codes
 from queryopt.runtime import Hasher, HashIndex
+from queryopt.runtime.index.meta import Meta
+from queryopt.runtime.index.rows import Row, encode_margins
+from queryopt.runtime.index.store import Store
 from queryopt.runtime.serve.background import Background
 from queryopt.runtime.serve.duplicates import find_duplicates
 from queryopt.runtime.serve.survey import survey
@@ -17,15 +20,21 @@ def filled(frozen_model, tmp_path):
     def fill(logits):
         with Hasher(frozen_model, threads=1) as hasher:
             card = hasher.card
-        root = tmp_path / "root"
-        root.mkdir()
-        names = [f"{i}.jpg" for i in range(len(logits))]
-        for name in names:
-            (root / name).touch()
-        with HashIndex.create(tmp_path / "i.db", card, root) as index:
-            index.add(names, pack_codes(logits >= 0), logits)
-            index.remove(names[5:8])
-        return tmp_path / "i.db"
+        path = tmp_path / "i.db"
+        codes = pack_codes(logits >= 0)
+        margins = encode_margins(codes, logits, BITS, card.logit_scale)
+        # Rows alone: thousands of files would take a while.
+        Store.create(path, Meta(card, tmp_path, None, (card.precision,)))
+        store = Store.open(path, readonly=False, timeout=30)
+        with store.change() as changes:
+            changes.put(
+                Row(b"%d.jpg" % i, 1, 1, code.tobytes(), margin.tobytes(), None)
+                for i, (code, margin) in enumerate(zip(codes, margins, strict=True))
+            )
+        with store.change() as changes:
+            changes.remove([6, 7, 8])
+        store.close()
+        return path
 
     return fill
 
