@@ -125,6 +125,7 @@ def command(
       0  done; what isn't installed was left out
       1  done, but a result was wrong, or a section failed, or one of --sections can't be run here
       2  wrong usage
+      3  the run of --ckpt can't be used
       4  no GPU
     """
     from queryopt.bench.gpu.isolated import run_sections

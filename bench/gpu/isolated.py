@@ -62,14 +62,16 @@ def run_isolated(section: Section, options: GpuOptions, seconds: float, log: Log
             start_new_session=True,
             env=surroundings,
         )
+        patience = 0.0
         try:
             assert process.stdin is not None
             assert process.stdout is not None
             with contextlib.suppress(BrokenPipeError), process.stdin:
                 process.stdin.write(request)
             ended, report = _listen(process.stdout, started + seconds, section.name, log)
+            patience = max(0.0, min(_DYING, started + seconds - time.monotonic()))
         finally:
-            _end(process, started + seconds)
+            _end(process, patience)
         took = time.monotonic() - started
         if ended is not None:
             state, last, reason, bug = ended
@@ -111,10 +113,10 @@ def _receive(messages: IO[bytes], inbox: "queue.Queue[tuple[str, Any]]") -> None
     inbox.put(("end", None))
 
 
-def _end(process: "subprocess.Popen[bytes]", until: float) -> None:
-    """End a process, and all that it started: it leads a session of its own. A little while it may do so itself."""
+def _end(process: "subprocess.Popen[bytes]", patience: float) -> None:
+    """End a process, and all that it started: it leads a session of its own. patience: seconds to do so by itself."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(max(0.0, min(_DYING, until - time.monotonic())))
+        process.wait(patience)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
