@@ -2,7 +2,8 @@
 
 Hashing a folder should cost what the model costs. Rounds are interleaved (files, model, decoding, writing, the obvious
 way, files, …), so that a machine that slows down or is busy with something else does so for all, and medians of the
-rounds are given. On a CPU no pixels are copied: each picture is decoded into its row of the batch.
+rounds are given. On a CPU no pixels are copied: each picture is decoded into its row of the batch. Where the model runs
+on a GPU, copying them there is measured as well.
 """
 
 import contextlib
@@ -14,17 +15,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from queryopt.bench.copying import Copying, runtime_of
 from queryopt.bench.machine import describe_machine, load_average
 from queryopt.card import ModelCard
 from queryopt.errors import ImageError, InputError, MissingError, UsageError
 from queryopt.images import load_image
 from queryopt.runtime.backends import Backend
 from queryopt.runtime.backends.onnxruntime import usable_cores
+from queryopt.runtime.cuda import CudaRuntime
 from queryopt.runtime.hasher import Hasher
 from queryopt.runtime.index import HashIndex
 from queryopt.text import install_extra
@@ -41,7 +45,7 @@ PICTURE_SIZES = ((500, 400), (500, 375), (400, 500), (480, 360))
 @dataclass(frozen=True)
 class Round:
     """One round, in pictures a second: files to codes, the model on pixels in memory, files to pixels, codes into an
-    index file; and the obvious way from files to codes, None where it was not measured.
+    index file; and, None where it was not measured, the obvious way from files to codes, and pixels copied to the GPU.
     """
 
     end_to_end: float
@@ -49,6 +53,7 @@ class Round:
     decode: float
     write: float
     obvious: float | None = None
+    copy: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -66,8 +71,8 @@ class Throughput:
     """What was measured. Rates are medians of the rounds, in pictures a second.
 
     ratio: median of the rounds' end_to_end / model; gain: of end_to_end / obvious, both None where it was left out.
-    pictures: how many were hashed in a round. megabytes: the size of
-    their files, on average. load: the machine's load average (1 minute) before the first and after the last round;
+    copy_alone: None where no pixels are copied to a GPU. pictures: how many were hashed in a round. megabytes: the size
+    of their files, on average. load: the machine's load average (1 minute) before the first and after the last round;
     much above `threads` at the end or above 0.5 at the start, something else was running.
     """
 
@@ -85,6 +90,7 @@ class Throughput:
     model_alone: float
     decode_alone: float
     write_alone: float
+    copy_alone: float | None
     obvious: float | None
     ratio: float
     gain: float | None
@@ -106,16 +112,18 @@ def measure(
     batch: int = 32,
     rounds: int = 5,
     backend: str | Backend = "auto",
+    cuda: CudaRuntime | None = None,
     obvious: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> Throughput:
     """Measure a model on picture files.
 
     threads: of the model, and as many for decoding (None: all that this process may use). backend: what runs the model,
-    by name; or one that is open, which is closed here. Pixels of all pictures are
-    held in memory. Pictures that can't be read are left out; InputError where none can. obvious: measure also PyTorch's
-    DataLoader with the network in eager mode (see queryopt.bench.data_loader; MissingError without PyTorch). progress:
-    called with 1 after each round. Raises ModelError, MissingError, UsageError as Hasher.
+    by name; or one that is open, which is closed here. cuda: the device that an open one runs on, so that copying to it
+    is measured, too. Pixels of all pictures are held in memory. Pictures that can't be read are left out; InputError
+    where none can. obvious: measure also PyTorch's DataLoader with the network in eager mode (see
+    queryopt.bench.data_loader; MissingError without PyTorch). progress: called with 1 after each round. Raises
+    ModelError, MissingError, UsageError as Hasher.
     """
     if rounds < 1:
         raise UsageError(f"rounds is {rounds}: at least 1")
@@ -159,6 +167,10 @@ def measure(
                     seconds = _seconds(lambda: index.add(names, hashed.codes, hashed.logits))
             return seconds
 
+        device = runtime_of(hasher.choice.name) if cuda is None else cuda
+        copying = None if device is None else Copying(device, batch, card.preprocessing.image_size)
+        if copying is not None:
+            stack.callback(copying.close)
         peer = _obvious(usable, card, threads, batch) if obvious else None
         if peer is not None:
             stack.callback(peer.close)
@@ -167,8 +179,10 @@ def measure(
         done: list[Round] = []
         for _ in range(rounds):
             seconds = [_seconds(f) for f in (files_to_codes, lambda: hasher.hash_pixels(pixels), files_to_pixels)]
-            seconds += [codes_to_index(), *([] if peer is None else [_seconds(peer.run)])]
-            done.append(Round(*(len(usable) / s for s in seconds)))
+            files, model_alone, decoding, writing = (len(usable) / s for s in (*seconds, codes_to_index()))
+            obvious_rate = None if peer is None else len(usable) / _seconds(peer.run)
+            copy_rate = None if copying is None else len(usable) / _seconds(partial(copying.run, len(usable)))
+            done.append(Round(files, model_alone, decoding, writing, obvious_rate, copy_rate))
             if progress is not None:
                 progress(1)
         after = load_average()
@@ -187,6 +201,7 @@ def measure(
             model_alone=statistics.median(r.model for r in done),
             decode_alone=statistics.median(r.decode for r in done),
             write_alone=statistics.median(r.write for r in done),
+            copy_alone=None if copying is None else statistics.median(r.copy for r in done if r.copy),
             obvious=None if peer is None else statistics.median(r.obvious for r in done if r.obvious),
             ratio=statistics.median(r.ratio for r in done),
             gain=None if peer is None else statistics.median(r.gain for r in done if r.gain),

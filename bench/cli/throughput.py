@@ -113,6 +113,8 @@ def _print(out: Output, report: "Throughput") -> None:
         ("decoding alone, images/s", [r.decode for r in report.rounds], report.decode_alone),
         ("writing codes alone, images/s", [r.write for r in report.rounds], report.write_alone),
     ]
+    if report.copy_alone is not None:
+        rows.append(("copying to the GPU alone, images/s", [r.copy or 0 for r in report.rounds], report.copy_alone))
     if report.obvious is not None:
         rows.append(("DataLoader + eager, images/s", [r.obvious or 0 for r in report.rounds], report.obvious))
     for name, values, median in rows:

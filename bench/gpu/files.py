@@ -15,6 +15,7 @@ from queryopt.bench.throughput import Throughput, make_pictures, measure
 from queryopt.errors import MissingError, QueryOptError
 from queryopt.runtime.backends import Backend, open_backend
 from queryopt.runtime.backends.onnxruntime import usable_cores
+from queryopt.runtime.cuda import open_runtime
 from queryopt.text import install_extra
 
 __all__ = ["FilesReport", "measure_files"]
@@ -27,18 +28,15 @@ _GOAL = 0.8
 
 @dataclass(frozen=True)
 class FilesReport:
-    """What was measured, a row a backend. left_out: what could not run the model, and why. copy: images a second of
-    copying pixels to the GPU alone; None without PyTorch.
-    """
+    """What was measured, a row a backend. left_out: what could not run the model, and why."""
 
     rows: tuple[Throughput, ...]
     left_out: tuple[tuple[str, str], ...]
-    copy: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-serialisable."""
         left_out = [list(one) for one in self.left_out]
-        return {"rows": [row.to_dict() for row in self.rows], "copy_alone": self.copy, "left_out": left_out}
+        return {"rows": [row.to_dict() for row in self.rows], "left_out": left_out}
 
     def tables(self) -> list[Table]:
         """Pictures a second."""
@@ -52,7 +50,7 @@ class FilesReport:
         for name in (*columns, "of the model", "of the bound"):
             table.add_column(name, justify="right")
         for row in self.rows:
-            rates = (row.end_to_end, row.decode_alone, self.copy or 0, row.model_alone, row.write_alone)
+            rates = (row.end_to_end, row.decode_alone, row.copy_alone or 0, row.model_alone, row.write_alone)
             shares = (f"{row.ratio:.3f}", f"{_of_the_bound(row):.3f}")
             table.add_row(row.backend, str(row.batch), *(f"{rate:,.0f}" for rate in rates), *shares)
         return [table, *left_out_tables(self.left_out)]
@@ -83,6 +81,9 @@ def measure_files(options: GpuOptions, turn: Turn) -> FilesReport:
     left_out: list[tuple[str, str]] = []
     batch = max(options.model_batches)
     pictures: list[Path] = []
+    cuda = None
+    with contextlib.suppress(MissingError):
+        cuda = open_runtime(options.runtime)
     took = 0.0
     for name, opening in _backends(options):
         if rows and not turn.has(1.5 * took, name):
@@ -93,7 +94,7 @@ def measure_files(options: GpuOptions, turn: Turn) -> FilesReport:
                 if not pictures:
                     pictures = _pictures(options.folder / "pictures", options.images)
                     started = turn.spent
-                rows.append(measure(name, pictures, batch=batch, rounds=_ROUNDS, backend=backend))
+                rows.append(measure(name, pictures, batch=batch, rounds=_ROUNDS, backend=backend, cuda=cuda))
         except (QueryOptError, RuntimeError, ImportError) as error:
             left_out.append((name, reason_of(error)))
             turn.log(f"without {name}: {left_out[-1][1]}")
@@ -105,7 +106,7 @@ def measure_files(options: GpuOptions, turn: Turn) -> FilesReport:
         turn.keep(FilesReport(tuple(rows), tuple(left_out)))
     if not rows:
         raise MissingError("; ".join(f"{name}: {reason}" for name, reason in left_out))
-    return FilesReport(tuple(rows), tuple(left_out), _copy(rows[0], options.device))
+    return FilesReport(tuple(rows), tuple(left_out))
 
 
 def _pictures(folder: Path, count: int) -> list[Path]:
@@ -113,15 +114,6 @@ def _pictures(folder: Path, count: int) -> list[Path]:
     folder.mkdir()
     distinct = make_pictures(folder, min(_DISTINCT, count))
     return [distinct[number % len(distinct)] for number in range(count)]
-
-
-def _copy(row: Throughput, device: str) -> float | None:
-    try:
-        from queryopt.bench.gpu.torch_network import copy_rate
-
-        return copy_rate(row.batch, row.image_size, device)
-    except (ImportError, RuntimeError):
-        return None
 
 
 def _backends(options: GpuOptions) -> Iterator[tuple[str, Callable[[], Backend]]]:

@@ -5,8 +5,6 @@ memory and a CUDA graph give, and how fast files become codes when the model is 
 PyTorch.
 """
 
-import statistics
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +32,6 @@ __all__ = [
     "EagerContender",
     "FoldedTorchBackend",
     "FoldedTorchContender",
-    "copy_rate",
     "settings_of_torch",
 ]
 
@@ -43,7 +40,6 @@ _cudnn: Any = torch.backends.cudnn
 """PyTorch has no types for some of their members."""
 
 _SLOTS: Final = 2
-_COPIES: Final = 8
 _PRECISION: Final = {"cuda": "fp16", "cpu": "bf16"}
 """What the folded network is lowered to: on a CPU float16 would be emulated."""
 _BALANCE: Final = 2.0**6
@@ -75,20 +71,6 @@ EAGER: Final = (
     Eager("PyTorch eager fp16, channels last", "fp16", dtype=torch.float16, channels_last=True),
 )
 """The first is the reference: PyTorch's defaults. The third is the fp16 that goals are set against."""
-
-
-def copy_rate(batch: int, image_size: int, device: str) -> float:
-    """Images a second of copying their pixels to the device from pinned memory, and doing nothing else."""
-    pixels = torch.zeros(batch, image_size, image_size, 3, dtype=torch.uint8, pin_memory=device == "cuda")
-    target = torch.empty_like(pixels, device=device)
-    seconds = []
-    for _ in range(_COPIES):
-        _wait(device)
-        started = time.perf_counter()
-        target.copy_(pixels, non_blocking=True)
-        _wait(device)
-        seconds.append(time.perf_counter() - started)
-    return batch / statistics.median(seconds[1:])
 
 
 def settings_of_torch() -> dict[str, Any]:
