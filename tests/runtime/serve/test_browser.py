@@ -18,6 +18,7 @@ pytestmark = pytest.mark.needs("chromium")
 _OPTIONS = (
     "--no-sandbox",  # it refuses to run as root without
     "--disable-gpu",
+    "--disable-dev-shm-usage",  # containers have little of it
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
