@@ -1,8 +1,6 @@
 """Codes of labelled pictures straight from a trained network: what its export gives, where there is none yet."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +14,9 @@ from queryopt.train.data import LabelledImages
 from queryopt.train.hash_network import HashNetwork
 from queryopt.train.inputs import to_input
 from queryopt.train.pictures import PictureSource
+from queryopt.train.threads import torch_threads
 
-__all__ = ["hash_network", "torch_threads"]
+__all__ = ["hash_network"]
 
 _BATCH = 64
 
@@ -57,14 +56,3 @@ def hash_network(
         {os.path.join(folder.root, os.fsencode(path)): reason for path, reason in source.failures.items()},
         values,
     )
-
-
-@contextmanager
-def torch_threads(threads: int | None) -> Iterator[None]:
-    """So many threads of torch's inside the block; None leaves them as they are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

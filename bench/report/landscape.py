@@ -87,12 +87,12 @@ def measure_landscape(
     """
     import torch
 
-    from queryopt.bench.network_codes import torch_threads
     from queryopt.train.inputs import to_input
     from queryopt.train.methods import find_method
     from queryopt.train.methods.base import TrainingBatch
     from queryopt.train.pictures import PictureSource
     from queryopt.train.runs import read_last
+    from queryopt.train.threads import torch_threads
 
     if not (run.folder / LAST).is_file():
         raise LeftOutError(

@@ -100,8 +100,8 @@ class RunModel:
         """See ReportModel."""
         import torch
 
-        from queryopt.bench.network_codes import torch_threads
         from queryopt.train.inputs import to_input
+        from queryopt.train.threads import torch_threads
 
         features: list[_Floats] = []
         attention: list[_Floats] = []

@@ -28,8 +28,8 @@ _ASKED = 2
 """Queries shown of each of the worst classes."""
 _HITS = 10
 _EXAMPLES = 4
-_RADIUS = 2
-"""The ball that is usual in the field: what a look-up of a code and of all its neighbours up to 2 bits finds."""
+_USUAL = 2
+"""The radius that is usual in the field, however long the codes are."""
 _NAMED_CLASSES = 40
 """More names along a matrix can't be read."""
 
@@ -113,7 +113,7 @@ def classes(study: Study) -> Section:
     below = sum(score.map < 0.5 for score in scores)
     finding = (
         f"From {worst.map:.2f} ({display_path(str(worst.label))}) to {best.map:.2f} "
-        f"({display_path(str(best.label))}); {below} of {counted(len(scores), 'class lies', 'classes lie')} below 0.5."
+        f"({display_path(str(best.label))}); {below} of {len(scores)} classes {'lies' if below == 1 else 'lie'} below 0.5."
     )
     ordered, named = new_figure(), new_figure()
     draw_classes(ordered.subplots(), {"deployed": deployed})
@@ -153,8 +153,11 @@ def classes(study: Study) -> Section:
 
 
 def balls(study: Study) -> Section:
-    """Which classes lie in a query's Hamming ball."""
-    radius = min(_RADIUS, study.bits)
+    """Which classes lie in a query's Hamming ball, of the radius at which precision and recall are balanced best."""
+    curve = study.deployed.metrics.curve
+    scores = [2 * p * r / (p + r) if p + r else 0.0 for p, r in zip(curve.precision, curve.recall, strict=True)]
+    radius = scores.index(max(scores))
+    within = counted(radius, "bit", "bits")
     names, counts = ball_confusion(study, radius)
     found = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, found, out=np.zeros_like(counts), where=found > 0)
@@ -164,10 +167,13 @@ def balls(study: Study) -> Section:
         ((float(others[i, j]), i, j) for i, j in zip(*np.nonzero(others), strict=True)), key=lambda p: (-p[0], p[1:])
     )
     finding = (
-        f"Of all that lies within {counted(radius, 'bit', 'bits')} of a query, {100 * right:.1f} % is of its class"
+        f"Of all that lies within {within} of a query, {100 * right:.1f} % is of its class"
         if counts.sum()
-        else f"Nothing lies within {counted(radius, 'bit', 'bits')} of any query"
+        else f"Nothing lies within {within} of any query"
     )
+    usual = min(_USUAL, study.bits)
+    if usual != radius:
+        finding += f" ({100 * curve.pooled_precision[usual]:.1f} % within {counted(usual, 'bit', 'bits')})"
     if pairs:
         share, i, j = pairs[0]
         finding += (
@@ -190,14 +196,20 @@ def balls(study: Study) -> Section:
         study.figures.embed(
             "confusion",
             figure,
-            f"Matrix of {len(names)} classes: share of each class among what lies within {radius} bits of a class's "
+            f"Matrix of {len(names)} classes: share of each class among what lies within {within} of a class's "
             f"queries. {100 * right:.1f} % lies on the diagonal.",
-            f"Row: the class of the queries. Column: the class of the gallery's pictures within {radius} bits of them.",
+            f"Row: the class of the queries. Column: the class of the gallery's pictures within {within} of them.",
         )
     ]
+    blocks.append(
+        note(
+            f"The radius is the one of the best F1 of mean precision and recall, {scores[radius]:.3f}: in short codes "
+            f"of many classes, the usual ball of {_USUAL} bits holds strangers alone, in long ones it misses friends."
+        )
+    )
     empty = int((found[:, 0] == 0).sum())
     if empty:
-        blocks.append(note(f"{counted(empty, 'class has', 'classes have')} queries that find nothing within {radius}."))
+        blocks.append(note(f"{counted(empty, 'class has', 'classes have')} queries that find nothing within {within}."))
     if pairs:
         rows = [
             (display_path(names[i]), display_path(names[j]), f"{100 * share:.1f} %", f"{int(counts[i, j]):,}")
