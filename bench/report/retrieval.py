@@ -113,7 +113,8 @@ def classes(study: Study) -> Section:
     below = sum(score.map < 0.5 for score in scores)
     finding = (
         f"From {worst.map:.2f} ({display_path(str(worst.label))}) to {best.map:.2f} "
-        f"({display_path(str(best.label))}); {below} of {len(scores)} classes {'lies' if below == 1 else 'lie'} below 0.5."
+        f"({display_path(str(best.label))}); {below} of {len(scores)} classes {'lies' if below == 1 else 'lie'} below "
+        "0.5."
     )
     ordered, named = new_figure(), new_figure()
     draw_classes(ordered.subplots(), {"deployed": deployed})
