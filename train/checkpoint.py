@@ -167,9 +167,9 @@ def read_torch_file(path: Path) -> Any:
         # What comes before this is advice to let the file run its code.
         reason = _first_line(str(error).rpartition("WeightsUnpickler error:")[2])
         raise CheckpointError(f"{name}: not a checkpoint, or a damaged one ({reason})") from None
-    except OSError:
-        raise
     except Exception as error:  # torch and pickle raise a dozen kinds on damaged bytes
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # the file can't be read; without a name, it is torch that got lost in it
         reason = _first_line(f"{type(error).__name__}: {error}")
         raise CheckpointError(f"{name}: not a checkpoint, or cut off ({reason})") from None
 

@@ -71,7 +71,7 @@ def validate(
     """
     supervised = pack_codes((codes[:, :bits] >= 0).cpu().numpy())
     deployed, paper = (
-        retrieval_metrics(query_codes, gallery, bits, query_labels, gallery_labels)
+        retrieval_metrics(query_codes, gallery, bits, query_labels, gallery_labels, ks=(), radii=())
         for gallery in (gallery_codes, supervised)
     )
     return Validation(deployed.map, paper.map, deployed.chance)

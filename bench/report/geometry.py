@@ -6,6 +6,7 @@ from queryopt.bench.report.figures import new_figure
 from queryopt.bench.report.page import LeftOutError, Section, note, table
 from queryopt.bench.report.study import Study
 from queryopt.bench.welch import ClassCodes, WelchReport, class_means, cosine_matrix, solved_class_codes, welch_report
+from queryopt.text import counted
 
 __all__ = ["class_codes"]
 
@@ -24,9 +25,9 @@ def class_codes(study: Study) -> Section:
     reports = {name: welch_report(study.model.name, study.model.method, codes) for name, codes in found.items()}
     own = reports["the network's"]
     finding = (
-        f"{own.distinct} different codes for {own.code.classes} classes; the cosines between the network's class codes "
-        f"have a root mean square of {own.code.rms:.3f}, where {own.code.bound:.3f} is the least that {study.bits} "
-        "dimensions allow."
+        f"{counted(own.distinct, 'different code', 'different codes')} for {own.code.classes} classes; the cosines "
+        f"between the network's class codes have a root mean square of {own.code.rms:.3f}, where {own.code.bound:.3f} "
+        f"is the least that {study.bits} dimensions allow."
     )
     rows = []
     for name, report in reports.items():

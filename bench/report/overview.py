@@ -37,10 +37,11 @@ def summary(study: Study) -> Section:
     deployed = study.deployed
     metrics = deployed.metrics
     times = metrics.map / metrics.chance
+    against = f"{times:.0f} times that of a random ranking" if times >= 1.5 else "about that of a random ranking"
     finding = (
         f"{counted(metrics.queries, 'test picture searches', 'test pictures search')} "
         f"{counted(deployed.gallery, 'picture', 'pictures')} of {counted(deployed.classes, 'class', 'classes')} with "
-        f"codes of {study.bits} bits: mAP {metrics.map:.3f}, {times:.0f} times that of a random ranking."
+        f"codes of {study.bits} bits: mAP {metrics.map:.3f}, {against}."
     )
     values = {
         "mAP, as deployed": f"{metrics.map:.3f}",

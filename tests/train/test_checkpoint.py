@@ -184,7 +184,7 @@ def test_cut_off_empty_and_foreign_files(run, state, name):
     torch.save({"model": state, CONFIG_KEY: CONFIGURATION.to_json()}, run / LAST)
     path = run / name
     whole = path.read_bytes()
-    for length in (1, 5, 9, 100, len(whole) // 2, len(whole) - 1):
+    for length in (1, 5, 9, 100, 5_000, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         refused(path)
     path.write_bytes(b"")

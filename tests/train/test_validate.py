@@ -33,3 +33,8 @@ def test_validation_tells_both_galleries_apart():
     assert result.map == pytest.approx(result.chance)
     swapped = validate(good, good, -supervised, 8, labels, labels)
     assert (swapped.map, swapped.map_paper < result.chance) == (1.0, True)
+
+
+def test_codes_of_one_bit_are_measured_too():
+    labels, bits = np.array([0, 1]), pack_codes(np.array([[0], [1]]))
+    assert validate(bits, bits, torch.tensor([[-1.0], [1.0]]), 1, labels, labels).map == 1.0
