@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from queryopt.errors import DataError
+from queryopt.errors import DataError, MissingError
 from queryopt.train import load_checkpoint, preset_config, train
 from queryopt.train.checkpoint import CONFIG, LAST, METRICS
+from queryopt.train.distributed import joined
 
 OPTIONS = ["--preset", "tiny", "--bits", "8", "--epochs", "2", "--lr", "3e-3", "--threads", "1"]
 SECONDS = 120.0
@@ -165,3 +166,18 @@ def test_a_killed_process_ends_the_run_which_can_go_on(qo_train, labelled_folder
     assert errors.count("qo-train: error: ") == errors.count("continue with --resume") == 1
     assert "this is a bug" not in errors
     assert 1 <= torch.load(run / LAST, weights_only=True)["position"]["outer"] < 200
+
+
+def test_each_process_needs_a_gpu_of_its_own(monkeypatch):
+    for name, value in {
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "WORLD_SIZE": 4,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": 1,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(MissingError, match=r"4 processes on this machine.* 2 GPUs"), joined("auto"):
+        pass
