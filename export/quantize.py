@@ -1,4 +1,4 @@
-"""int8 by Q/DQ: convolutions and products with constant weights, per channel, calibrated on pictures.
+"""int8 by Q/DQ: convolutions and products with constant matrices, per channel, calibrated on pictures.
 
 ONNX Runtime's quantiser inserts the nodes. Weights are symmetric int8. Activations are one of two:
 
@@ -136,8 +136,8 @@ class Quantiser:
             advance(1)
             self._ranges = _ranges(model, pixels, activations)
             advance(1)
-        self._measure = _Measure(model, self._ranges, activations, self._seen, self._expected, threads)
-        self._unfound = self._measure.worst_first(self.layers)
+        self.measure = Sensitivity(model, self._ranges, activations, self._seen, self._expected, threads)
+        self._unfound = self.measure.worst_first(self.layers)
         self._worst: list[str] = []
         self._first: _Attempt | None = None
 
@@ -165,8 +165,8 @@ class Quantiser:
             best.kept,
             best.flip_rate,
             first.flip_rate,
-            self._measure.sensitivity(),
-            len(self._measure.errors),
+            self.measure.sensitivity(),
+            len(self.measure.errors),
         )
 
     def _attempt(self, count: int) -> "_Attempt":
@@ -189,7 +189,7 @@ class _Attempt:
 
 
 @dataclass
-class _Measure:
+class Sensitivity:
     """How much groups of layers change the logits (root mean square) when they alone are quantised."""
 
     model: onnx.ModelProto
@@ -234,13 +234,19 @@ class _Measure:
 
 
 def _layers(graph: onnx.GraphProto) -> list[str]:
-    """Nodes that may be quantised, by name: with a constant weight of two dimensions or more, outside of the head."""
-    constants = {tensor.name for tensor in graph.initializer if len(tensor.dims) >= 2}
+    """Nodes that may be quantised, by name: with a constant weight, outside of the head.
+
+    Not products with a stack of matrices (a fold makes one for each attention head): ONNX Runtime takes scales of
+    columns for a single matrix only, and fails when it runs the rest.
+    """
+    sizes = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     head = head_nodes(graph)
     return [
         node.name
         for node in graph.node
-        if node.op_type in _OPERATORS and node.input[1] in constants and node.name not in head
+        if node.op_type in _OPERATORS
+        and node.name not in head
+        and (sizes.get(node.input[1], 0) > 2 if node.op_type == "Conv" else sizes.get(node.input[1]) == 2)
     ]
 
 

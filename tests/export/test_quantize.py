@@ -21,6 +21,7 @@ from queryopt.export.onnx import build_graph, model_card, with_card
 from queryopt.export.parity_views import parity_views
 from queryopt.export.quantize import ACTIVATIONS, Quantiser
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
+from queryopt.train.network import NetworkConfig, QueryOpt
 
 FROZEN = Path(__file__).parent.parent / "data" / "v1" / "best.safetensors"
 LIMIT = 0.03
@@ -123,13 +124,25 @@ def test_nothing_is_measured_where_the_bits_agree(activations, outlier_graph, vi
     assert (report.kept, report.measured, report.sensitivity) == ((), 0, ())
 
 
-def test_the_worst_layers_are_those_that_are_worst_when_each_is_measured(outlier_graph, views):
-    from queryopt.export import quantize
+@pytest.mark.parametrize("activations", ACTIVATIONS)
+def test_every_product_runs_when_it_is_the_only_one_that_is_quantised(activations):
+    """A fold gives each head of attention its matrix: ONNX Runtime has no integer product for such a stack of them."""
+    torch.manual_seed(0)
+    network = QueryOpt(NetworkConfig(12, backbone="small", image_size=64, dim=128, heads=8, feedforward=256)).eval()
+    graph = build_graph(fold(network)[0])
+    sizes = {tensor.name: len(tensor.dims) for tensor in graph.graph.initializer}
+    assert 3 in {sizes.get(node.input[1]) for node in graph.graph.node if node.op_type == "MatMul"}
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    quantiser = Quantiser(graph, pixels, 1, activations)
+    products = {node.name for node in graph.graph.node if node.op_type in ("MatMul", "Gemm")}
+    alone = [name for name in quantiser.layers if name in products]
+    assert len(alone) > 4
+    assert all(0 < quantiser.measure.error((name,)) < 1 for name in alone)
 
-    layers = quantize._layers(outlier_graph.graph)
-    expected = quantize._logits(outlier_graph, views, 1)
-    ranges = quantize._ranges(outlier_graph, views[::25], "uint8")
-    measure = quantize._Measure(outlier_graph, ranges, "uint8", views, expected, 1)
+
+def test_the_worst_layers_are_those_that_are_worst_when_each_is_measured(outlier_graph, views):
+    quantiser = Quantiser(outlier_graph, views[::25], 1, checked=views)
+    layers, measure = quantiser.layers, quantiser.measure
     worst = measure.worst_first(layers)
     found = [next(worst) for _ in range(4)]
     assert len(measure.errors) < len(layers)
