@@ -56,7 +56,8 @@ def loss_landscape(study: Study) -> Section:
     if study.run is None:
         raise LeftOutError("an exported model alone: the loss needs the run's own weights and codes")
     runs = [study.run, *([study.other] if study.other is not None else [])]
-    found = {_title(run): measure_landscape(run, study.gallery_images, study.seed, study.out) for run in runs}
+    images, seed = study.gallery_images, study.seed
+    found = {_title(run): measure_landscape(run, images, seed, study.out, _GRID) for run in runs}
     top = max(float(np.quantile(one.loss[np.isfinite(one.loss)], 0.98)) for one in found.values())
     figure = new_figure(5.6 * 2, 4.4 * len(found))
     for row, (title, one) in enumerate(found.items()):
@@ -78,9 +79,7 @@ def loss_landscape(study: Study) -> Section:
     return Section("landscape", "Loss landscape (Figure 4)", finding, blocks)
 
 
-def measure_landscape(
-    run: RunModel, images: "LabelledImages", seed: int, out: Output, points: int = _GRID
-) -> Landscape:
+def measure_landscape(run: RunModel, images: "LabelledImages", seed: int, out: Output, points: int) -> Landscape:
     """The training loss around a run's weights; LeftOutError where the run folder has no last.pt.
 
     images: the pictures that it trains on. seed: of the directions.

@@ -205,7 +205,7 @@ def balls(study: Study) -> Section:
     blocks.append(
         note(
             f"The radius is the one of the best F1 of mean precision and recall, {scores[radius]:.3f}: in short codes "
-            f"of many classes, the usual ball of {_USUAL} bits holds strangers alone, in long ones it misses friends."
+            f"of many classes, the usual ball of {_USUAL} bits holds mostly strangers, in long ones it misses friends."
         )
     )
     empty = int((found[:, 0] == 0).sum())

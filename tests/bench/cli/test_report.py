@@ -94,9 +94,10 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(birds: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A report of everything, with its figures: its folder, and what was said."""
     out = tmp_path_factory.mktemp("made")
-    landscape._GRID = 5  # the shape of the page doesn't depend on it
     options = ("--out", out / "report.html", "--figures", out / "figures", "--compare", birds / "plain", "--landscape")
-    return out, told(birds / "run", *options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(landscape, "_GRID", 5)  # a small landscape: 25 points
+        return out, told(birds / "run", *options)
 
 
 def test_one_file_that_loads_nothing_and_says_all(made: tuple[Path, dict[str, Any]]) -> None:
