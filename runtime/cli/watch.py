@@ -1,6 +1,7 @@
 """qo-infer --watch: what it says while it goes on."""
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +83,7 @@ def _say(event: "WatchEvent", index: "HashIndex", out: Output) -> None:
     parts += [f"{len(report.vanished):,} gone, marked stale"] if report.vanished else []
     watching = f"; watching {root}, Ctrl-C ends it" if event.kind == "started" else ""
     out.print(f"{', '.join(parts)}: {counted(len(index), 'picture', 'pictures')} in the index{watching}")
+    sys.stdout.flush()  # whoever reads a pipe reads along
 
 
 @contextmanager
