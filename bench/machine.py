@@ -4,7 +4,7 @@ import os
 import platform
 from pathlib import Path
 
-from queryopt.runtime.backends.onnxruntime import usable_cores
+from queryopt.cores import usable_cores
 
 __all__ = ["available_memory", "describe_machine", "load_average"]
 

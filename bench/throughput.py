@@ -24,10 +24,10 @@ import numpy as np
 from queryopt.bench.copying import Copying, runtime_of
 from queryopt.bench.machine import describe_machine, load_average
 from queryopt.card import ModelCard
+from queryopt.cores import usable_cores
 from queryopt.errors import ImageError, InputError, MissingError, UsageError
 from queryopt.images import load_image
 from queryopt.runtime.backends import Backend
-from queryopt.runtime.backends.onnxruntime import usable_cores
 from queryopt.runtime.cuda import CudaRuntime
 from queryopt.runtime.hasher import Hasher
 from queryopt.runtime.index import HashIndex

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard, Preprocessing
 from queryopt.codes import code_bytes
+from queryopt.cores import usable_cores
 from queryopt.errors import ImageError, InputError, MismatchError, UsageError
 from queryopt.runtime.attention_maps import merge_attention
 from queryopt.runtime.backends import Backend, BackendChoice, choose_backend, has_gpu, open_backend
 from queryopt.runtime.backends.base import BackendOutput, ExplainingBackend, Pending, PipelinedBackend, in_flight
-from queryopt.runtime.backends.onnxruntime import usable_cores
 
 __all__ = ["MODEL_VARIABLE", "HashBatch", "Hasher", "find_model"]
 

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from queryopt.cores import usable_cores
 from queryopt.errors import MissingError, TrainingError
 from queryopt.train.launch import Launch, launched, share_board
 
@@ -62,8 +63,7 @@ class Processes:
         """Threads for this process: as asked, else its share of the cores; None, as many as there are, for one."""
         if asked is not None or self.count == 1:
             return asked
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // self.launch.local_count)
+        return max(1, usable_cores() // self.launch.local_count)
 
     def shares(self, items: int) -> list[int]:
         """How many of so many items in a row each process has: as equal as can be, the first ones one more."""

@@ -5,7 +5,6 @@ copy to another process. A result depends on (seed, outer, inner, picture) alone
 the number of threads, or on what is in memory.
 """
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from queryopt.card import Preprocessing
 from queryopt.cli import display_path
+from queryopt.cores import usable_cores
 from queryopt.errors import DataError, ImageError
 from queryopt.images import open_rgb, resize_crop
 from queryopt.train.augment import Augmentation, train_view
@@ -82,7 +82,7 @@ class PictureSource:
         self.images = images
         self.preprocessing = preprocessing
         self.augmentation = augmentation or Augmentation()
-        self.threads = threads or min(_MAX_THREADS, _cores())
+        self.threads = threads or min(_MAX_THREADS, usable_cores())
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._cache: dict[int, Image] = {}
@@ -225,7 +225,3 @@ class _Pending(NamedTuple):
 
 def _bytes(image: "Image") -> int:
     return image.width * image.height * _BYTES_A_PIXEL
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

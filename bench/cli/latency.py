@@ -105,7 +105,7 @@ def command(
     from queryopt.bench.latency.contenders import Subject, check_peers
     from queryopt.bench.latency.report import measure_latency
     from queryopt.bench.latency.tables import latency_table
-    from queryopt.runtime.backends.onnxruntime import usable_cores
+    from queryopt.cores import usable_cores
 
     check_peers(names)
     used = threads or usable_cores()

@@ -12,9 +12,9 @@ from queryopt.bench.gpu.engine import open_engine
 from queryopt.bench.gpu.models import BITS, need_model
 from queryopt.bench.gpu.section import Figure, GpuOptions, Turn, left_out_tables, reason_of
 from queryopt.bench.throughput import Throughput, make_pictures, measure
+from queryopt.cores import usable_cores
 from queryopt.errors import MissingError, QueryOptError
 from queryopt.runtime.backends import Backend, open_backend
-from queryopt.runtime.backends.onnxruntime import usable_cores
 from queryopt.runtime.cuda import open_runtime
 from queryopt.text import install_extra
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from queryopt.bench.search.peers.base import Hits, Searcher, Task, UnavailableError, padded
 from queryopt.bench.search.peers.ours import Ours, hits_of
+from queryopt.cores import usable_cores
 from queryopt.errors import UsageError
 from queryopt.runtime import HammingIndex
-from queryopt.runtime.backends.onnxruntime import usable_cores
 from queryopt.runtime.cuda import CudaRuntime
 from queryopt.runtime.search import RadiusResult, SearchResult
 from queryopt.runtime.search.gpu import CudaHammingIndex, Tuning

@@ -1,6 +1,5 @@
 """ONNX Runtime, on the CPU or on an NVIDIA GPU."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard
 from queryopt.cli import display_path
+from queryopt.cores import usable_cores
 from queryopt.errors import MissingError, ModelError
 from queryopt.runtime.backends.base import (
     BackendOutput,
@@ -28,20 +28,13 @@ from queryopt.text import counted, install_extra
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["OnnxRuntimeBackend", "has_cuda_provider", "usable_cores"]
+__all__ = ["OnnxRuntimeBackend", "has_cuda_provider"]
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 
 _TYPES = {"float": "float32", "double": "float64"}
 """ONNX Runtime's names of types, where they aren't NumPy's."""
-
-
-def usable_cores() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def has_cuda_provider() -> bool:

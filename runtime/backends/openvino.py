@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard
 from queryopt.cli import display_path
+from queryopt.cores import usable_cores
 from queryopt.errors import MissingError, ModelError
 from queryopt.runtime.backends.base import (
     BackendOutput,
@@ -22,7 +23,6 @@ from queryopt.runtime.backends.base import (
     no_attention,
     no_output,
 )
-from queryopt.runtime.backends.onnxruntime import usable_cores
 from queryopt.runtime.onnx_file import read_card, read_onnx
 from queryopt.text import counted, install_extra
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.codes import check_bits, check_codes, code_bytes
+from queryopt.cores import usable_cores
 from queryopt.errors import UsageError
 from queryopt.runtime.search import ranked, saved
 from queryopt.runtime.search.core import core_path
@@ -496,7 +497,7 @@ def _check_structure(structure: str) -> str:
 
 def _check_threads(threads: int | None) -> int:
     if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return usable_cores()
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise UsageError(f"threads is {threads!r}: it is an integer >= 1")
     return threads

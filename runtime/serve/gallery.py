@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.codes import code_bytes
+from queryopt.cores import usable_cores
 from queryopt.errors import ImageError, UsageError
 from queryopt.images import resize_crop
-from queryopt.runtime.backends.onnxruntime import usable_cores
 from queryopt.runtime.hasher import Hasher
 from queryopt.runtime.hits import Hit
 from queryopt.runtime.index import HashIndex, IndexedImage

@@ -11,9 +11,9 @@ import onnx
 import pytest
 
 from queryopt.card import CARD_KEY, FORMAT_KEY, FORMAT_VERSION
+from queryopt.cores import usable_cores
 from queryopt.errors import MissingError, ModelError, UsageError
 from queryopt.runtime.backends import BACKENDS, open_backend
-from queryopt.runtime.backends.onnxruntime import usable_cores
 
 Change = Callable[[Callable[[Any], None]], Path]
 
