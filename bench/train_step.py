@@ -10,7 +10,7 @@ import contextlib
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,14 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds of each of PARTS, step by step, of all rounds. On a GPU they are those of its own time line."""
+    """Step by step, of all rounds.
+
+    parts: seconds of each of PARTS; on a GPU they are those of its own time line. cpu: CPU seconds of all threads,
+    those that decode included, which others' work on the machine leaves alone.
+    """
 
     parts: dict[str, tuple[float, ...]]
+    cpu: tuple[float, ...]
 
     @property
     def steps(self) -> tuple[float, ...]:
@@ -66,11 +71,11 @@ class StepTimes:
     def summary(self) -> dict[str, dict[str, float]]:
         """Median, 10th and 90th percentile in seconds, and share, of each part and of the whole step."""
         rows = {part: (seconds, self.share(part)) for part, seconds in self.parts.items()} | {"step": (self.steps, 1.0)}
-        return {
-            name: dict(zip(("p10", "median", "p90"), np.percentile(seconds, (10, 50, 90)).tolist(), strict=True))
-            | {"share": share}
-            for name, (seconds, share) in rows.items()
-        }
+        return {name: _spread(seconds) | {"share": share} for name, (seconds, share) in rows.items()}
+
+    def cpu_summary(self) -> dict[str, float]:
+        """Median, 10th and 90th percentile of a step's CPU seconds."""
+        return _spread(self.cpu)
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,10 @@ class StepSpeed:
         """How many times as long a step takes as with its pictures ready: the ratio of the medians."""
         return statistics.median(self.ways[way].steps) / statistics.median(self.ways["ready"].steps)
 
+    def cpu_slowdown(self, way: str) -> float:
+        """The same of CPU seconds."""
+        return statistics.median(self.ways[way].cpu) / statistics.median(self.ways["ready"].cpu)
+
     def waits(self, way: str) -> bool:
         """Whether loading is the bottleneck."""
         return self.ways[way].share("data") > LOADING_SHARE
@@ -131,8 +140,10 @@ class StepSpeed:
         summaries = {
             way: {
                 "parts": times.summary(),
+                "cpu": times.cpu_summary(),
                 "images_per_second": self.images_per_second(way),
                 "slowdown": self.slowdown(way),
+                "cpu_slowdown": self.cpu_slowdown(way),
                 "loading_is_the_bottleneck": self.waits(way),
             }
             for way, times in self.ways.items()
@@ -178,7 +189,7 @@ def measure_step(
         step = TrainingStep(config, images.labels)
         bench = _Bench(step, images)
         first_step = bench.warm_up()
-        times: dict[str, dict[str, list[float]]] = {way: {part: [] for part in PARTS} for way in WAYS}
+        times = {way: _Times() for way in WAYS}
         loading: dict[str, list[float]] = {"files": [], "memory": []}
         solver: list[float] = []
         for number in range(rounds):
@@ -217,7 +228,7 @@ def measure_step(
             classes=classes,
             epoch_steps=len(step.batches),
             epochs=config.epochs,
-            ways={way: StepTimes({part: tuple(s) for part, s in parts.items()}) for way, parts in times.items()},
+            ways={way: taken.done() for way, taken in times.items()},
             loading={way: tuple(rates) for way, rates in loading.items()},
             kept=kept,
             solver=tuple(solver),
@@ -255,15 +266,14 @@ class _Bench:
         batches = self.batches(-_WARM_UP, _WARM_UP)
         with contextlib.closing(PictureSource.for_training(self.step.config, self.images)) as source:
             ready = list(source.view_batches(batches, self.step.config.seed, 0, 0))
-        times: dict[str, list[float]] = {part: [] for part in PARTS}
+        times = _Times()
         self.train(batches, iter(ready), times)
-        return sum(seconds[0] for seconds in times.values())
+        return times.done().steps[0]
 
-    def train(
-        self, batches: list[npt.NDArray[np.int64]], pictures: Iterator[Batch], times: dict[str, list[float]]
-    ) -> None:
-        """Take a step on each batch, and add the seconds of its parts to `times`."""
+    def train(self, batches: list[npt.NDArray[np.int64]], pictures: Iterator[Batch], times: "_Times") -> None:
+        """Take a step on each batch, and add what it took to `times`."""
         watch = _Stopwatch(self.step.device)
+        cpu = [time.process_time()]
         for number, rows in enumerate(batches):
             batch = next(pictures)
             watch.mark("data")
@@ -271,8 +281,10 @@ class _Bench:
                 raise InputError(f"{display_path(self.images.root)}: a batch of {len(rows)} pictures, none readable")
             index = torch.from_numpy(rows[batch.kept]).to(self.step.device)
             self.step(batch.pictures, index, self.codes, 0, number, watch.mark)
+            cpu.append(time.process_time())
         for part, seconds in watch.seconds():
-            times[part].append(seconds)
+            times.parts[part].append(seconds)
+        times.cpu += np.diff(cpu).tolist()
 
     def solve(self) -> list[float]:
         """Seconds of one solution of the codes; nothing where there is none."""
@@ -284,6 +296,17 @@ class _Bench:
         method.solve(self.codes, self.outputs, index, self.step.labels, config.warm_up + config.hold)
         watch.mark("solver")
         return [seconds for _, seconds in watch.seconds()]
+
+
+class _Times:
+    """StepTimes in the making."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[float]] = {part: [] for part in PARTS}
+        self.cpu: list[float] = []
+
+    def done(self) -> StepTimes:
+        return StepTimes({part: tuple(seconds) for part, seconds in self.parts.items()}, tuple(self.cpu))
 
 
 class _Stopwatch:
@@ -314,3 +337,7 @@ class _Stopwatch:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
+    return dict(zip(("p10", "median", "p90"), np.percentile(seconds, (10, 50, 90)).tolist(), strict=True))

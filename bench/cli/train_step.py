@@ -15,6 +15,8 @@ from queryopt.train.presets import default_preset, find_preset, preset_config
 from queryopt.train.sources import absolute_source, check_source, official_source, with_root
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.table import Table
 
     from queryopt.bench.train_step import StepSpeed
@@ -120,7 +122,8 @@ def _print(out: Output, speed: "StepSpeed") -> None:
         verdict = "loading is the bottleneck" if speed.waits(way) else "loading is not the bottleneck"
         out.print(
             f"from {way}: {speed.ways[way].share('data'):.1%} of a step is waiting for pictures, and a step takes "
-            f"{speed.slowdown(way):.2f} x as long as with its pictures ready: {verdict}"
+            f"{speed.slowdown(way):.2f} x as long ({speed.cpu_slowdown(way):.2f} x the CPU time) as with its pictures "
+            f"ready: {verdict}"
         )
     if speed.solver:
         out.print(
@@ -139,16 +142,22 @@ def _table(speed: "StepSpeed") -> "Table":
     table.add_column("")
     titles = {"files": "from files", "memory": "from memory", "ready": "pictures ready"}
     summaries = {way: times.summary() for way, times in speed.ways.items()}
+    cpu = [times.cpu_summary() for times in speed.ways.values()]
     for way in summaries:
         table.add_column(titles[way], justify="right")
         table.add_column("share", justify="right")
     for part in next(iter(summaries.values())):
         cells = []
         for rows in summaries.values():
-            low, median, high = (1000 * rows[part][name] for name in ("p10", "median", "p90"))
-            cells += [f"{median:,.1f} ({low:,.1f} to {high:,.1f})", f"{rows[part]['share']:.1%}"]
+            cells += [_cell(rows[part]), f"{rows[part]['share']:.1%}"]
         table.add_row(part, *cells)
+    table.add_row("CPU, all threads", *(cell for spread in cpu for cell in (_cell(spread), "")))
     solver = [f"{1000 * speed.solver_a_step:,.1f}" if speed.solver else "none", ""]
     table.add_row("solver, divided by the steps", *solver * len(summaries))
     table.add_row("images/s", *(cell for way in summaries for cell in (f"{speed.images_per_second(way):,.1f}", "")))
     return table
+
+
+def _cell(spread: "Mapping[str, float]") -> str:
+    low, median, high = (1000 * spread[name] for name in ("p10", "median", "p90"))
+    return f"{median:,.1f} ({low:,.1f} to {high:,.1f})"
