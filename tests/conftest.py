@@ -19,8 +19,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Processes that tests start take the installed package, not the folder that they are started in.
 os.environ["PYTHONSAFEPATH"] = "1"
 
-# By default OpenMP's threads spin at every barrier: with anything else running on the machine, what computes with two of
-# them took many times as long. Read when torch is first imported.
+# By default OpenMP's threads spin at every barrier: with anything else running on the machine, what computes with two
+# of them took many times as long. Read when torch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # The same examples in every run, so that a test fails with the change that broke it; HYPOTHESIS_PROFILE=explore draws
