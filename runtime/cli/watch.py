@@ -32,13 +32,13 @@ def watch_folder(
     with _terminable():
         try:
             for event in watching.run():
-                _say(event, index, out)
                 if event.report is not None:
                     total["hashed"] += event.report.hashed
                     total["updated"] += event.report.updated
                     total["removed"] += event.report.removed
                     total["stale"] += len(event.report.stale) + len(event.report.vanished)
                     failed |= dict(event.report.failed)
+                _say(event, index, out)
         except KeyboardInterrupt:
             pass
     out.line({"event": "stopped", "time": _now(), "images": len(index)} | total | {"failed": failed})
@@ -50,16 +50,23 @@ def watch_folder(
 
 
 def _say(event: "WatchEvent", index: "HashIndex", out: Output) -> None:
+    # Warnings first: whoever reads the line of JSON may end this process at once.
     root = display_path(index.root)
     values: dict[str, Any] = {"event": event.kind, "time": _now(), "images": len(index)}
     if event.report is None:
-        out.line(values | {"folder": str(index.root)})
         if event.kind == "gone":
             out.warn(f"{root}: the folder is not there: nothing is changed; waiting for it to come back")
         else:
             out.log(f"{root}: the folder is there again")
+        out.line(values | {"folder": str(index.root)})
         return
     report = event.report
+    for path, reason in report.failed.items():
+        out.warn(f"{display_path(path)}: {reason}")
+    for path, reason in report.stale.items():
+        out.warn(f"{display_path(path)}: {reason}; its code of before is kept")
+    if event.refused:
+        out.warn(event.refused)
     out.line(
         values
         | {
@@ -72,12 +79,6 @@ def _say(event: "WatchEvent", index: "HashIndex", out: Output) -> None:
             "refused": event.refused or None,
         }
     )
-    for path, reason in report.failed.items():
-        out.warn(f"{display_path(path)}: {reason}")
-    for path, reason in report.stale.items():
-        out.warn(f"{display_path(path)}: {reason}; its code of before is kept")
-    if event.refused:
-        out.warn(event.refused)
     parts = [f"{report.hashed:,} hashed", f"{report.updated:,} updated"]
     parts += [f"{report.removed:,} removed"] if report.removed else []
     parts += [f"{len(report.vanished):,} gone, marked stale"] if report.vanished else []

@@ -48,7 +48,7 @@ def test_a_port_that_is_taken_is_said_so(plain):
 )
 def test_wrong_usage_is_one_line(plain, args, code, words, monkeypatch):
     monkeypatch.chdir(plain)
-    result = invoke(*args)
+    result = invoke("--port", 0, *args)  # the default one may be in use here
     assert (result.exit_code, words in result.output) == (code, True), result.output
     assert "Traceback" not in result.output
 
@@ -59,7 +59,7 @@ def test_a_model_of_another_checkpoint_is_refused(plain, changed_model, monkeypa
             prop.value = prop.value.replace("9287e8b6", "00000000")
 
     monkeypatch.chdir(plain)
-    result = invoke("photos.db", "--model", changed_model(other))
+    result = invoke("photos.db", "--port", 0, "--model", changed_model(other))
     assert (result.exit_code, "another model" in result.output) == (2, True)
 
 
