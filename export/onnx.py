@@ -37,13 +37,14 @@ from queryopt.export.quantize import (
     Quantiser,
 )
 from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
-from queryopt.export.torch_backend import network_card, torch_threads
+from queryopt.export.torch_backend import network_card
 from queryopt.files import replacing
 from queryopt.images import load_image
 from queryopt.runtime.backends import open_backend
 from queryopt.text import did_you_mean
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
 from queryopt.train.network import QueryOpt
+from queryopt.train.threads import torch_threads
 
 if TYPE_CHECKING:
     from queryopt.train.hash_network import HashNetwork

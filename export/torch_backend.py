@@ -15,7 +15,7 @@ from queryopt.text import counted
 if TYPE_CHECKING:
     from queryopt.train.hash_network import HashNetwork
 
-__all__ = ["TorchBackend", "network_card", "network_logits", "torch_threads"]
+__all__ = ["TorchBackend", "network_card", "network_logits"]
 
 
 class TorchBackend:
@@ -49,6 +49,8 @@ class TorchBackend:
         pixels = check_pixels(images, self._card)
         if not len(pixels):
             return no_output(self._card)
+        from queryopt.train.threads import torch_threads
+
         with torch_threads(self._threads), _evaluating(self._network):
             logits = network_logits(self._network, pixels, self._card.preprocessing)
         return BackendOutput(pack_codes(logits >= 0), logits)
@@ -88,19 +90,6 @@ def network_logits(
             network(to_input(pixels, preprocessing, device), branches=branches).cpu().numpy()
         )
     return logits
-
-
-@contextlib.contextmanager
-def torch_threads(threads: int | None) -> Iterator[None]:
-    """Let torch use so many threads on the CPU meanwhile; None leaves them."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
