@@ -131,6 +131,7 @@ class FolderWatch:
             yield from self._catch_up(first=not started)
             looked = time.monotonic()
             while _identity(self.index.root) == identity:
+                self._check_index()
                 self._note(changes)
                 if time.monotonic() - looked > _RESCAN:
                     yield from self._catch_up()
@@ -144,6 +145,14 @@ class FolderWatch:
             time.sleep(self.settle)
         finally:
             stream.close()
+
+    def _check_index(self) -> None:
+        """InputError where the index is not the file at its path any more: nobody would find what is written to it."""
+        if self.index.replaced and self.index.root.is_dir():  # the index may lie in the folder, and be back with it
+            raise InputError(
+                f"{self.index.path}: the index was deleted, moved or made anew while {self.index.root} was watched: "
+                "start it again, on the index as it is now"
+            )
 
     def _unwatchable(self, error: Exception) -> InputError:
         return InputError(

@@ -161,6 +161,15 @@ def publish(path: Path) -> Iterator[Path]:
             Path(f"{temporary}{suffix}").unlink(missing_ok=True)
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of the same name; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def wal_bytes(path: Path) -> int:
     """Size of the log beside the index: commits that are not yet folded into it. 0 at rest."""
     try:

@@ -145,6 +145,11 @@ class HashIndex:
         """Whether nothing can be changed: asked for, or because the place can't be written."""
         return self._store.access is not Access.WRITE
 
+    @property
+    def replaced(self) -> bool:
+        """Whether the file was deleted, moved, or made anew since it was opened: this index is then the former one."""
+        return self._store.replaced
+
     def check_root(self, folder: StrPath) -> None:
         """Raise MismatchError unless `folder` is the root (by whatever name)."""
         other = _absolute(folder)

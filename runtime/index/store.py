@@ -41,6 +41,7 @@ class Store:
         self.access = access
         self.lock = threading.RLock()
         self._connection = connection
+        self._identity = sqlite.identity(path)
         self._meta = read_meta(connection, path)
 
     @classmethod
@@ -70,6 +71,11 @@ class Store:
         """Close the file; the last one to do so folds the log into it."""
         with self.lock:
             self._connection.close()
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another file, or none, lies at the path by now: what is open is the one that lay there before."""
+        return sqlite.identity(self.path) != self._identity
 
     @property
     def meta(self) -> Meta:

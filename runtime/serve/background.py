@@ -5,7 +5,7 @@ has changed.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 __all__ = ["Background"]
@@ -32,10 +32,10 @@ class Background(Generic[T]):
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._result: T | None = None
-        self._revision: int | None = None
+        self._revision: Hashable = None
         self._rest_until = 0.0
 
-    def get(self, revision: int) -> T | None:
+    def get(self, revision: Hashable) -> T | None:
         """The latest result, None before there is any. Starts the work where it was done for another revision."""
         with self._lock:
             idle = self._thread is None or not self._thread.is_alive()

@@ -1,9 +1,11 @@
 """What the application shows, without a web: an index, its pictures, its bits, and a model for new pictures."""
 
 import io
+import logging
 import os
 import random
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -14,9 +16,10 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.cli import display_path
 from queryopt.codes import code_bytes
 from queryopt.cores import usable_cores
-from queryopt.errors import ImageError, UsageError
+from queryopt.errors import ImageError, QueryOptError, UsageError
 from queryopt.images import resize_crop
 from queryopt.runtime.hasher import Hasher
 from queryopt.runtime.hits import Hit
@@ -37,7 +40,11 @@ from queryopt.runtime.serve.worker import Hashed, ModelWorker
 
 __all__ = ["Gallery", "Results"]
 
+_log = logging.getLogger("queryopt.serve")
+
 _MODEL_SECONDS = 60
+_LOOK_AGAIN = 1.0
+"""Seconds until an index that could not take the place of the former one is tried again."""
 _PREVIEW = 640
 """Pixels of what is kept of an upload."""
 _MAPS = 512
@@ -65,9 +72,9 @@ class Results:
 class Gallery:
     """An index for many clients at once; its methods may be called from several threads. Close it.
 
-    index: open, for reading alone will do; others may write to its file, and what they commit is seen. hasher: of
-    the index's model (MismatchError for another); None: pictures can't be uploaded, all else works. Both are closed
-    with the gallery. meanings: what is known of each bit.
+    index: open, for reading alone will do; others may write to its file, and what they commit is seen; so is a file
+    that takes its place, with codes of the same model. hasher: of the index's model (MismatchError for another); None:
+    pictures can't be uploaded, all else works. Both are closed with the gallery. meanings: what is known of each bit.
     """
 
     def __init__(
@@ -79,7 +86,11 @@ class Gallery:
     ) -> None:
         if hasher is not None:
             index.check_card(hasher.card, f"the model {hasher.model_path}")
-        self.index = index
+        self._index = index
+        self._former: list[HashIndex] = []
+        self._index_lock = threading.Lock()
+        self._told: str | None = None
+        self._look_again = 0.0
         self.settings = settings or ServeSettings()
         self.meanings = tuple(meanings or ())
         self.explains = hasher is not None and hasher.explains
@@ -90,7 +101,7 @@ class Gallery:
         if hasher is not None:
             limits = self.settings
             self._worker = ModelWorker(hasher, limits.batch, limits.wait_ms, limits.queue, self.metrics.model_run)
-        self._maps: OrderedDict[tuple[int, str], npt.NDArray[np.float32]] = OrderedDict()
+        self._maps: OrderedDict[tuple[bytes, str], npt.NDArray[np.float32]] = OrderedDict()
         self._maps_lock = threading.Lock()
         path = index.path
         self._survey = Background(lambda: survey(path), "survey of the bits")
@@ -106,7 +117,44 @@ class Gallery:
             work.close()
         if self._worker is not None:
             self._worker.close()
-        self.index.close()
+        for index in (*self._former, self._index):
+            index.close()
+
+    @property
+    def index(self) -> HashIndex:
+        """The index; where another file lies in its place by now, that one, if it opens and is of the same model.
+
+        Else it is still the one that was open, and the log says so.
+        """
+        if self._index.replaced and time.monotonic() >= self._look_again:
+            with self._index_lock:
+                if self._index.replaced and time.monotonic() >= self._look_again:
+                    self._reopen()
+        return self._index
+
+    def _reopen(self) -> None:
+        path = self._index.path
+        try:
+            index = HashIndex.open(path, readonly=True)
+            try:
+                index.check_card(self._index.card, "this server")
+            except QueryOptError:
+                index.close()
+                raise
+        except QueryOptError as error:
+            if self._told != str(error):
+                _log.warning("the index is not what it was; the former one is served until that is mended: %s", error)
+            self._told, self._look_again = str(error), time.monotonic() + _LOOK_AGAIN
+            return
+        # Requests that are running still read the former one.
+        self._former.append(self._index)
+        self._index, self._told = index, None
+        _log.warning("%s: another index lies here now: it is served from now on", display_path(path))
+
+    @property
+    def _state(self) -> tuple[int, int]:
+        """What changes with the index."""
+        return len(self._former), self.index.revision
 
     @property
     def can_hash(self) -> bool:
@@ -194,13 +242,14 @@ class Gallery:
         _check(k, "k", 1, MAX_K)
         _check(limit, "limit", 1, MAX_PAGE)
         _check(offset, "offset", 0, MAX_K)
+        index = self.index
         if radius is not None:
-            _check(radius, "radius", 0, self.index.bits)
+            _check(radius, "radius", 0, index.bits)
         own = query.image.id if query.image is not None else None
         with self.metrics.searching():
             # One more than asked for, for the query itself, and one to say whether others are as near as the last.
-            most = min(k + exclude_self + 1, len(self.index))
-            found = next(find_hits(self.index, [query], most, radius, rank))
+            most = min(k + exclude_self + 1, len(index))
+            found = next(find_hits(index, [query], most, radius, rank))
             kept = [i for i, id in enumerate(found.ids) if not (exclude_self and id == own)]
             beyond, kept = kept[k:], kept[:k]
             ties: int | None = None
@@ -208,9 +257,9 @@ class Gallery:
                 ties = 0
                 if beyond and found.distances[beyond[0]] == found.distances[kept[-1]]:
                     without = {found.ids[i] for i in kept} | ({own} if exclude_self and own is not None else set())
-                    ties = count_ties(self.index, query.code, found.distances[kept[-1]], without)
+                    ties = count_ties(index, query.code, found.distances[kept[-1]], without)
             shown = [(found.ids[i], found.scores[i]) for i in kept[offset : offset + limit]]
-            hits = tuple(make_hits(self.index, query.code, shown, offset))
+            hits = tuple(make_hits(index, query.code, shown, offset))
         return Results(query, hits, offset, len(kept), ties, k, radius, rank)
 
     # Pictures
@@ -262,7 +311,7 @@ class Gallery:
         self.need_attention()
         worker = self._need_worker()
         image = self.image(id)
-        key = (id, self.pictures.tag(self.index.root, image.relative))
+        key = (image.relative, self.pictures.tag(self.index.root, image.relative))
         with self._maps_lock:
             if key in self._maps:
                 self._maps.move_to_end(key)
@@ -288,7 +337,7 @@ class Gallery:
 
     def survey(self) -> BitSurvey | None:
         """What each bit splits the index into, as far as is known: the first look takes seconds for a million."""
-        return self._survey.get(self.index.revision)
+        return self._survey.get(self._state)
 
     def meaning(self, bit: int) -> BitMeaning | None:
         """What is known of a bit from its card."""
@@ -297,7 +346,7 @@ class Gallery:
     def duplicates(self, radius: int) -> Duplicates | None:
         """Groups within a radius, as far as they were found."""
         _check(radius, "radius", 0, MAX_RADIUS)
-        return self._duplicates[radius].get(self.index.revision)
+        return self._duplicates[radius].get(self._state)
 
     def _need_worker(self) -> ModelWorker:
         if self._worker is None:

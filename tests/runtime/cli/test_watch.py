@@ -173,6 +173,15 @@ def test_a_folder_that_goes_away_changes_nothing_until_it_is_back() -> None:
     assert not any(relative().values())
 
 
+def test_an_index_that_is_moved_ends_it_with_a_word(here: Path) -> None:
+    with watching() as watcher:
+        Path("photos.db").rename("elsewhere.db")
+        assert watcher.process.wait(timeout=30) == ExitCode.INPUT
+        assert watcher.process.stderr is not None
+        said = watcher.process.stderr.read()
+    assert "photos.db: the index was deleted, moved or made anew" in said
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

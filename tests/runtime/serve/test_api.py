@@ -379,6 +379,44 @@ def test_a_damaged_index_is_told_without_its_path(make_index):
         assert "damaged" in process.stop()[1]
 
 
+def test_an_index_that_is_made_anew_is_served_from_then_on(make_index, changed_model):
+    folder, smaller, foreign = make_index(), make_index(), make_index(model=changed_model(_another_checkpoint))
+    with HashIndex.open(smaller / "photos.db") as index:
+        index.remove(range(1, 4))
+    with serving(folder, "photos.db") as process:
+        client, path = process.client, folder / "photos.db"
+        images = client.get("/healthz").json()["images"]
+        everything = client.get("/bits?bit=0").json()
+        path.unlink()
+        assert found(client.search(image=1, k=1)) == [(0, 1)]
+        shutil.copy(foreign / "photos.db", path)
+        time.sleep(1.1)  # it is looked for once a second
+        assert found(client.search(image=1, k=1)) == [(0, 1)]
+        path.unlink()
+        shutil.copy(smaller / "photos.db", path)
+        assert _within_seconds(lambda: client.search(image=1).status == 404)
+        assert client.get("/healthz").json()["images"] == images - 3
+        assert _within_seconds(lambda: client.get("/bits?bit=0").json() != everything)
+        assert found(client.upload(jpeg(), k=99))
+        code, said = process.stop()
+    assert code == 0
+    assert said.count("the former one is served") == 2  # gone; of another checkpoint
+    assert "served from now on" in said
+
+
+def _another_checkpoint(model):
+    for prop in model.metadata_props:
+        prop.value = prop.value.replace("9287e8b6", "00000000")
+
+
+def _within_seconds(holds):
+    for _ in range(100):
+        if holds():
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def test_json_without_hits_is_an_answer(client):
     reply = client.search(code="0x0", radius=0)
     assert (reply.status, reply.json()["hits"]) == (200, [])
