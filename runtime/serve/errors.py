@@ -3,6 +3,7 @@
 __all__ = [
     "BadRequestError",
     "BusyError",
+    "CutOffBodyError",
     "LargeBodyError",
     "NotFoundError",
     "RequestError",
@@ -21,6 +22,10 @@ class BadRequestError(RequestError):
     """What the client sent is wrong."""
 
     status = 400
+
+
+class CutOffBodyError(BadRequestError):
+    """The client hung up before all of the body had come (a page that was closed)."""
 
 
 class NotFoundError(RequestError):

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from queryopt.runtime.serve.errors import LargeBodyError, RequestError, SlowBodyError
+from queryopt.runtime.serve.errors import CutOffBodyError, LargeBodyError, RequestError, SlowBodyError
 from queryopt.runtime.serve.metrics import Metrics
 
 __all__ = ["HEADERS", "Guard"]
@@ -124,7 +124,7 @@ class Guard:
         length = headers.get(b"content-length", "0")
         if length.isdigit() and int(length) > self._max_body:
             return await _refuse(send, 413, _too_large(self._max_body))
-        await self._app(scope, self._limited(receive), send)
+        await self._app(scope, receive if scope["method"] in _SAFE else self._limited(receive), send)
 
     def _limited(self, receive: Receive) -> Receive:
         taken, until = 0, time.monotonic() + self._body_seconds
@@ -139,6 +139,8 @@ class Guard:
                     message = await receive()
             except TimeoutError:
                 raise SlowBodyError("the body took too long to arrive") from None
+            if message["type"] == "http.disconnect":
+                raise CutOffBodyError("the connection ended before the body")
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))
                 done = not message.get("more_body", False)

@@ -125,6 +125,17 @@ def test_a_body_that_never_comes_is_not_waited_for(small):
         assert b" 408 " in line.recv(1000)
 
 
+def test_a_client_that_hangs_up_in_the_middle_is_no_error_of_the_server(small, caplog):
+    host = urlsplit(small.url)
+    with socket.create_connection((host.hostname, host.port), timeout=10) as line:
+        line.sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        line.sendall(b"Content-Length: 50\r\n\r\n{")
+        time.sleep(0.1)
+    time.sleep(0.3)
+    assert 'status="500"' not in small.get("/metrics").text
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]
+
+
 def test_too_many_at_once_are_told_to_come_again(small):
     # Two bodies that don't come hold both places.
     host = urlsplit(small.url)
