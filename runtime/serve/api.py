@@ -150,6 +150,7 @@ def api_routes(gallery: Gallery) -> APIRouter:
             bits=gallery.index.bits,
             model=gallery.model,
             attention=gallery.explains,
+            pictures=gallery.index.root.is_dir(),
         )
 
     @router.get("/metrics", summary="Counters for Prometheus", response_class=Response)
@@ -233,7 +234,8 @@ def _checked(fields: Any, upload: Upload | None) -> SearchRequest:
     given = [name for name in ("code", "image", "query") if getattr(asked, name) is not None]
     given += ["file"] if upload is not None else []
     if len(given) != 1:
-        raise BadRequestError(f"{' and '.join(given) or 'nothing'} given: give one of file, code, image, query")
+        what = " and ".join(given) or "nothing (or a form that is cut off)"
+        raise BadRequestError(f"{what} given: give one of file, code, image, query")
     return asked
 
 

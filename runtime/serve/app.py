@@ -61,7 +61,8 @@ def create_app(gallery: Gallery) -> Guard:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return _answer(request, 422, described(error.errors()))
+        # The first part of where it is says path or query, which a parameter's name tells.
+        return _answer(request, 422, described([one | {"loc": one["loc"][1:]} for one in error.errors()]))
 
     @app.exception_handler(QueryOptError)
     async def failed(request: Request, error: QueryOptError) -> Response:

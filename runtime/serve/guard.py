@@ -51,6 +51,7 @@ class Guard:
     - A request that changes something and comes from another site's page gets 403 (Origin, Sec-Fetch-Site).
     - Beyond `requests` at once, 503 with Retry-After. Bodies of more than `max_body` bytes get 413, on their way; ones
       that take longer than `body_seconds` get 408.
+    - What still runs when the server has waited for it at its end gets 503, too.
     - Every answer has HEADERS, and is counted. An error of the application is logged, and told as 500 without a word.
     """
 
@@ -97,6 +98,10 @@ class Guard:
         except RequestError as refused:
             if not status:
                 await _refuse(answer, refused.status, str(refused))
+        except asyncio.CancelledError:
+            # The server ends, and has waited for this request as long as it does.
+            if not status:
+                await _refuse(answer, 503, "the server is ending: try again when it is back", retry=True)
         except Exception:
             # The traceback is for whoever runs the server, never for a client.
             _log.exception("%s %s failed", method, scope["path"])

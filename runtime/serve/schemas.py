@@ -153,7 +153,7 @@ class Attention(BaseModel):
 
 
 class Health(BaseModel):
-    """That the server works."""
+    """That the server works. pictures: whether their folder is there; codes are searched without it."""
 
     status: Literal["ok"]
     version: str
@@ -161,3 +161,4 @@ class Health(BaseModel):
     bits: int
     model: str
     attention: bool
+    pictures: bool

@@ -15,6 +15,9 @@ THUMBNAIL = 256
 _ACCEPT = "image/jpeg,image/png,image/webp,image/gif,image/bmp,image/tiff,image/avif,.ppm,.pgm,.pbm"
 
 
+_ERROR_TITLES = {404: "Not found", 413: "Too large", 500: "The server failed", 503: "Too busy"}
+
+
 def page(title: str, *content: Markup | None, here: str = "", uploads: bool = True, wide: Markup | None = None) -> str:
     """A whole page. here: the place that it belongs to. uploads: a form for a picture in its head. wide: what the
     script shows over it.
@@ -63,10 +66,8 @@ def page(title: str, *content: Markup | None, here: str = "", uploads: bool = Tr
 
 def error_page(status: int, detail: str) -> str:
     """A page that says what went wrong."""
-    try:
-        title = HTTPStatus(status).phrase
-    except ValueError:
-        title = "Error"
+    title = _ERROR_TITLES.get(status, "This can't be answered")
+    detail = "there is no such page" if detail == HTTPStatus.NOT_FOUND.phrase else detail  # the framework's word
     return page(
         title,
         element("h1", title),

@@ -189,14 +189,16 @@ def index(folder: Path) -> Iterator[HashIndex]:
 
 
 @contextmanager
-def served(app: Any) -> Iterator[Client]:
-    """An ASGI application behind a real server, in this process."""
+def served(app: Any, grace: int | None = None) -> Iterator[Client]:
+    """An ASGI application behind a real server, in this process. grace: seconds that requests get at its end."""
     import uvicorn
 
     from queryopt.runtime.serve.server import open_socket, url_of
 
     listener = open_socket("127.0.0.1", 0)
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=grace
+    )
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -164,7 +164,7 @@ def test_an_upload_has_the_code_that_its_file_has(client, folder, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({}, "nothing given"),
+        ({}, "nothing (or"),
         ({"image": 1, "code": 3}, "code and image given"),
         ({"code": "0x1000"}, "12 bits"),
         ({"code": "-1"}, "12 bits"),
@@ -182,6 +182,36 @@ def test_wrong_requests_are_told_what_is_wrong(client, fields, reason):
     reply = client.search(**fields)
     assert reply.status == 400
     assert reason in reply.detail
+
+
+def test_a_form_that_is_cut_off_is_said_so(client):
+    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n' + jpeg()[:200]
+    reply = client.send("POST", "/search", body, Content_Type="multipart/form-data; boundary=x")
+    assert (reply.status, "cut off" in reply.detail) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/results?image=1&k=0", 422, "K: input should be greater than or equal to 1"),
+        ("/nowhere", 404, "There is no such page"),
+        ("/results?image=99", 404, "99"),
+    ],
+)
+def test_a_browser_gets_a_page_in_plain_words(client, path, status, words):
+    reply = client.get(path, Accept="text/html")
+    assert (reply.status, words in reply.text) == (status, True), reply.text
+    assert "query." not in reply.text.lower()
+
+
+def test_health_says_whether_the_pictures_are_there(make_index):
+    folder = make_index()
+    with serving(folder, "photos.db") as process:
+        assert process.client.get("/healthz").json()["pictures"] is True
+        (folder / "pictures").rename(folder / "elsewhere")
+        health = process.client.get("/healthz").json()
+        assert (health["status"], health["pictures"]) == ("ok", False)
+        assert process.client.search(image=1).status == 200
 
 
 def test_ids_that_are_not_there_are_not_found(client):

@@ -136,6 +136,21 @@ def test_a_client_that_hangs_up_in_the_middle_is_no_error_of_the_server(small, c
     assert not [one for one in caplog.records if one.levelname == "ERROR"]
 
 
+def test_what_still_arrives_when_the_server_ends_is_told_to_come_again(folder, caplog):
+    index = HashIndex.open(folder / "photos.db", readonly=True)
+    gallery = Gallery(index)
+    with served(create_app(gallery), grace=1) as client:
+        host = urlsplit(client.url)
+        line = socket.create_connection((host.hostname, host.port), timeout=10)
+        line.sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        line.sendall(b"Content-Length: 50\r\n\r\n{")
+        time.sleep(0.1)  # it is being worked on now
+    with line:
+        assert b" 503 " in line.recv(1000)
+    gallery.close()
+    assert "Exception" not in caplog.text
+
+
 def test_too_many_at_once_are_told_to_come_again(small):
     # Two bodies that don't come hold both places.
     host = urlsplit(small.url)
