@@ -105,6 +105,7 @@ def main(
         raise click.UsageError("give --ckpt RUN, or --onnx FILE with --engine: one of the two")
     if engine is not None:
         engine.check()
+    limits = (max_flip_rate, max_map_drop, batch, out.progress)
     if onnx is not None:
         if engine is None:
             raise click.UsageError("--onnx is for building an engine of it: give --engine too")
@@ -115,7 +116,6 @@ def main(
                 "with --ckpt: a model.onnx is taken as it is"
             )
         labelled = None if images is None else labelled_in(images)
-        limits = (max_flip_rate, max_map_drop, batch, out.progress)
         with contextlib.ExitStack() as stack:
             built = engine.build(Path(onnx), out, lambda: _beside_onnx(onnx, labelled, threads, stack, limits))
         out.result(engine_values(built))
@@ -170,7 +170,6 @@ def main(
     _print(out, result)
     gated = None
     if engine is not None:
-        limits = (max_flip_rate, max_map_drop, batch, out.progress)
         gated = engine.build(
             result.path, out, lambda: "--no-parity" if no_parity else _beside_network(loaded, images, threads, limits)
         )

@@ -70,10 +70,12 @@ _MADE_BY = ("torch", "onnx", "onnxscript", "onnxruntime")
 class ExportResult:
     """A model.onnx that was written.
 
-    path, size (bytes): the file. card: what its metadata holds. strip: the proof that what only training uses is gone.
-    parity: the comparison on real pictures, of several backends that with most flipped bits, None where it was left
-    out. pictures: in words, what was compared.
-    replaced: the fingerprint of the model that lay there before, None where there was none.
+    path, size (bytes): the file. card: what its metadata holds. fold: the multiply-adds that folding saved, None where
+    it was left out. strip: the proof that what only training uses is gone. parity: the comparison on real pictures, of
+    several backends that with most flipped bits, None where it was left out; parities: that in each backend;
+    not_compared: backends that are installed and can't run the model here, with the reason. pictures: in words, what
+    was compared. replaced: the fingerprint of the model that lay there before, None where there was none.
+    quantisation: what int8 quantised, None at other precisions.
     """
 
     path: Path
@@ -85,11 +87,8 @@ class ExportResult:
     pictures: str
     replaced: str | None
     quantisation: QuantisationReport | None = None
-    """What int8 quantised."""
     parities: tuple[ParityReport, ...] = ()
-    """The comparison in each backend."""
     not_compared: Mapping[str, str] = field(default_factory=dict)
-    """Backends that are installed and can't run the model here, with the reason."""
 
 
 def export_onnx(

@@ -43,7 +43,6 @@ __all__ = [
     "max_flip_rate_of",
     "max_map_drop_of",
     "open_side",
-    "parity_views",
     "top_k_overlap",
 ]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from queryopt.train.checkpoint import Checkpoint
     from queryopt.train.data import LabelledImages
 
-__all__ = ["ParityPictures", "PicturePath", "calibration_pictures", "labelled_in", "parity_pictures", "pictures_in"]
+__all__ = ["ParityPictures", "PicturePath", "calibration_pictures", "labelled_in", "parity_pictures"]
 
 PicturePath = str | bytes | os.PathLike[Any]
 
@@ -63,11 +63,6 @@ def labelled_in(folder: str | os.PathLike[str], option: str = "--images") -> Par
     return ParityPictures([os.path.join(root, name) for name in names], labels, "the given folder")
 
 
-def pictures_in(folder: str | os.PathLike[str], option: str = "--images") -> list[PicturePath]:
-    """The paths alone of labelled_in."""
-    return labelled_in(folder, option).paths
-
-
 def calibration_pictures(
     checkpoint: "Checkpoint", given: str | os.PathLike[str] | None, count: int, progress: Progress | None = None
 ) -> list[PicturePath]:
@@ -75,7 +70,8 @@ def calibration_pictures(
 
     Not those of the parity gate, where the run set some aside. DataError where there are none.
     """
-    paths = _of_run(checkpoint, progress, train=True).paths if given is None else pictures_in(given, "--calibrate")
+    pictures = _of_run(checkpoint, progress, train=True) if given is None else labelled_in(given, "--calibrate")
+    paths = pictures.paths
     return paths[:: max(1, -(-len(paths) // count))]
 
 
@@ -85,10 +81,10 @@ def _of_run(checkpoint: "Checkpoint", progress: Progress | None, train: bool = F
     from queryopt.train.sources import load_data
 
     config = checkpoint.config
+    remedy = f"pass some with {'--calibrate' if train else '--images'} FOLDER"
     if not config.data:
         raise DataError(
-            f"{display_path(checkpoint.path)}: its configuration doesn't say where its pictures lie: pass some "
-            f"with {'--calibrate' if train else '--images'} FOLDER"
+            f"{display_path(checkpoint.path)}: its configuration doesn't say where its pictures lie: {remedy}"
         )
     try:
         data = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
@@ -96,8 +92,7 @@ def _of_run(checkpoint: "Checkpoint", progress: Progress | None, train: bool = F
         training, validation = split_validation(images, config.validation_fraction, config.seed)
     except (QueryOptError, OSError) as error:
         raise DataError(
-            f"{display_path(checkpoint.path)}: the pictures that it was trained on can't be had "
-            f"({error}): pass some with --images FOLDER"
+            f"{display_path(checkpoint.path)}: the pictures that it was trained on can't be had ({error}): {remedy}"
         ) from None
     if not train and len(validation):
         return _labelled(validation, "the run's validation pictures")

@@ -176,6 +176,13 @@ def test_no_pictures_exit_3_and_say_what_to_pass(network, save_run):
     assert "pass some with --images FOLDER" in result.stderr
 
 
+def test_no_pictures_to_calibrate_on_exit_3_and_say_what_to_pass(network, save_run, picture_folder):
+    run = save_run(network, data="/no/longer/here")
+    result = invoke("--ckpt", run, "--images", picture_folder, "--precision", "int8")
+    assert result.exit_code == 3
+    assert "pass some with --calibrate FOLDER" in result.stderr
+
+
 @pytest.mark.parametrize(("package", "extra"), [("onnxscript", "train"), ("onnxruntime", "cpu")])
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, package, extra):
     monkeypatch.setitem(sys.modules, package, None)

@@ -14,7 +14,8 @@ from queryopt.codes import pack_codes, unpack_codes
 from queryopt.errors import DataError, MismatchError, ParityError, UsageError
 from queryopt.export import check_parity
 from queryopt.export.onnx import build_graph, model_card, with_card
-from queryopt.export.parity import MIN_BITS, flip_rate_upper_bound, parity_views, top_k_overlap
+from queryopt.export.parity import MIN_BITS, flip_rate_upper_bound, top_k_overlap
+from queryopt.export.parity_views import parity_views
 from queryopt.images import load_image
 from queryopt.runtime import Hasher
 from queryopt.runtime.cuda.emulated import EmulatedRuntime
