@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.bench.cli.lists import count
+from queryopt.bench.cli.lists import whole_number
 from queryopt.bench.cli.models import backends_option, parse_model
 from queryopt.cli import Command, Output, batch_option, common_options, threads_option
 from queryopt.errors import ExitCode, ParityError, UsageError
@@ -33,7 +33,7 @@ __all__ = ["command"]
 @backends_option
 @click.option(
     "--min-bits",
-    callback=lambda context, parameter, text: count_of(text),
+    callback=whole_number,
     metavar="N",
     default="20000",
     show_default=True,
@@ -122,14 +122,6 @@ def command(
     if refused:
         raise ParityError("; ".join(refused))
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE
-
-
-def count_of(text: str) -> int:
-    """A whole number of at least 1, also as 1e6. BadParameter for others."""
-    try:
-        return count(text)
-    except (ValueError, OverflowError):
-        raise click.BadParameter(f"{text!r} is not a whole number of at least 1") from None
 
 
 def _load(checkpoint: str | None) -> "Checkpoint | None":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queryopt.bench.cli.lists import count, listed
+from queryopt.bench.cli.lists import count, listed, whole_number
 from queryopt.cli import Command, Output, common_options, threads_option
 from queryopt.errors import UsageError
 from queryopt.text import did_you_mean
@@ -24,7 +24,13 @@ __all__ = ["command"]
     type=click.Path(path_type=Path),
     help="The index.  [default: one is generated, see --images]",
 )
-@click.option("--images", default="100000", show_default=True, help="Pictures of a generated index, 1e6 say.")
+@click.option(
+    "--images",
+    callback=whole_number,
+    default="100000",
+    show_default=True,
+    help="Pictures of a generated index, 1e6 say.",
+)
 @click.option("--kinds", callback=listed(str, "code,upload"), help="code, page, upload.  [default: all]")
 @click.option("--clients", callback=listed(count, "1,8,32"), default="1,8,32", show_default=True, help="At once.")
 @click.option(
@@ -40,7 +46,7 @@ def command(
     out: Output,
     model: Path | None,
     index_path: Path | None,
-    images: str,
+    images: int,
     kinds: tuple[str, ...] | None,
     clients: tuple[int, ...],
     seconds: float,
@@ -68,18 +74,14 @@ def command(
     for kind in kinds or ():
         if kind not in KINDS:
             raise UsageError(f"no kind is called {kind!r}: there are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
-    try:
-        size = count(images)
-    except ValueError:
-        raise UsageError(f"--images {images}: give a number of pictures, such as 1e6") from None
     model = find_model(model)
     chosen = kinds or KINDS
     with tempfile.TemporaryDirectory() as folder:
         if index_path is None:
             index_path = Path(folder) / "generated.db"
-            out.log(f"generating an index of {size:,} pictures")
+            out.log(f"generating an index of {images:,} pictures")
             with Hasher(model, threads=1) as hasher:
-                generate_index(index_path, hasher.card, size)
+                generate_index(index_path, hasher.card, images)
         with out.progress("measure", len(chosen) * len(clients), unit="runs") as advance:
             report = measure_load(index_path, model, chosen, clients, seconds, threads, advance)
     out.result(report.to_dict())
