@@ -86,7 +86,7 @@ class StepSpeed:
     an inner epoch. ways: times by WAYS. loading: pictures a second that the source makes from files and from memory
     while nothing else runs, a number a round. kept: share of the training pictures that stay in memory once decoded.
     solver: seconds in which the codes are solved, a number a round; empty where the method, or the run, solves none.
-    first_step: seconds of the first step, in which the network is compiled.
+    first_step: seconds of the first step, in which the network is compiled. load: load averages before and after.
     """
 
     preset: str
@@ -182,8 +182,8 @@ def measure_step(
     """
     if steps < 1 or rounds < 1:
         raise UsageError(f"{steps} steps in {rounds} rounds: at least one of each")
-    if config.network.classes != (classes := len(images.classes)) and config.classification_weight:
-        config = config.override(classes=classes)
+    if config.classification_weight:
+        config = config.override(classes=len(images.classes))
     with torch_threads(config.threads):
         before = load_average()
         step = TrainingStep(config, images.labels)
@@ -225,7 +225,7 @@ def measure_step(
             loaders=source.threads,
             batch=len(step.batches[0]),
             images=len(images),
-            classes=classes,
+            classes=len(images.classes),
             epoch_steps=len(step.batches),
             epochs=config.epochs,
             ways={way: taken.done() for way, taken in times.items()},

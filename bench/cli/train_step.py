@@ -1,14 +1,14 @@
 """qo-bench train-step: where the time of a training step goes."""
 
-import json
 import os
+import statistics
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.cli import Command, Output, common_options, display_path, threads_option
+from queryopt.cli import Command, Output, common_options, display_path, json_text, threads_option
 from queryopt.errors import MissingError, UsageError
 from queryopt.text import counted, install_extra
 from queryopt.train.presets import default_preset, find_preset, preset_config
@@ -96,7 +96,7 @@ def command(
         from queryopt.files import replacing
 
         with replacing(path) as file:
-            file.write(json.dumps(speed.to_dict(), indent=2).encode() + b"\n")
+            file.write(json_text(speed.to_dict()).encode() + b"\n")
         out.log(f"written: {display_path(path)}")
 
 
@@ -113,7 +113,7 @@ def _print(out: Output, speed: "StepSpeed") -> None:
         f"{counted(speed.threads, 'thread', 'threads')}, {speed.loaders} to decode\n{speed.machine}"
     )
     out.print(_table(speed))
-    rates = {way: sorted(values)[len(values) // 2] for way, values in speed.loading.items()}
+    rates = {way: statistics.median(values) for way, values in speed.loading.items()}
     out.print(
         f"loading alone: {rates['files']:,.0f} images/s from files, {rates['memory']:,.0f} from memory, which has room "
         f"for {speed.kept:.0%} of the pictures"
@@ -127,7 +127,7 @@ def _print(out: Output, speed: "StepSpeed") -> None:
         )
     if speed.solver:
         out.print(
-            f"solver: {sorted(speed.solver)[len(speed.solver) // 2]:.3f} s after an iteration of {speed.epochs} x "
+            f"solver: {statistics.median(speed.solver):.3f} s after an iteration of {speed.epochs} x "
             f"{speed.epoch_steps} steps"
         )
     out.print(f"first step{', compiling included' if speed.compile else ''}: {speed.first_step:.1f} s")
