@@ -18,7 +18,7 @@ from queryopt.runtime.search import Rank, SearchResult
 if TYPE_CHECKING:
     from queryopt.runtime.hasher import Hasher
 
-__all__ = ["Found", "Query", "count_ties", "find_hits", "make_hits", "search_files"]
+__all__ = ["Found", "Query", "find_hits", "first_hits", "make_hits", "search_files"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,31 +108,43 @@ def _search(
     # More than asked for: the query itself may be among them, and the next one says whether others are as near.
     most = None if k is None else min(k + exclude_self + (rank == "hamming"), len(index))
     for query, found in zip(queries, find_hits(index, queries, most, radius, rank), strict=True):
-        own = query.image.id if query.image is not None else None
-        kept = [i for i, id in enumerate(found.ids) if not (exclude_self and id == own)]
-        shown = kept[:k]
-        ties = None
-        if rank == "hamming":
-            last = found.distances[shown[-1]] if shown else -1
-            ties = sum(found.distances[i] == last for i in kept[len(shown) :])
-            if ties and k is not None:
-                # Only one of them were asked for.
-                without = {found.ids[i] for i in shown} | ({own} if exclude_self and own is not None else set())
-                ties = count_ties(index, query.code, last, without)
+        shown, ties = first_hits(index, query, found, k, exclude_self, rank)
         yield QueryResult(
             path=query.path,
             bits=index.bits,
             code=query.code,
             margins=query.margins,
             label=query.image.label if query.image is not None else None,
-            id=own,
+            id=query.image.id if query.image is not None else None,
             stored=query.stored,
-            hits=tuple(make_hits(index, query.code, [(found.ids[i], found.scores[i]) for i in shown])),
+            hits=tuple(make_hits(index, query.code, shown)),
             ties=ties,
         )
 
 
-def count_ties(index: HashIndex, code: npt.NDArray[np.uint8], distance: int, without: Set[int]) -> int:
+def first_hits(
+    index: HashIndex, query: Query, found: Found, k: int | None, exclude_self: bool, rank: Rank
+) -> tuple[list[tuple[int, int | None]], int | None]:
+    """(id, score) of the first k of what was found (None: of all), and how many others are as near as the last of them.
+
+    found: of a search for k and one more, and for yet another with `exclude_self`, which leaves the picture of the
+    query out. The number of the others is None for a rank other than 'hamming'.
+    """
+    own = query.image.id if query.image is not None else None
+    kept = [i for i, id in enumerate(found.ids) if not (exclude_self and id == own)]
+    shown = kept[:k]
+    ties = None
+    if rank == "hamming":
+        last = found.distances[shown[-1]] if shown else -1
+        ties = sum(found.distances[i] == last for i in kept[len(shown) :])
+        if ties:
+            # Only one of them was asked for.
+            without = {found.ids[i] for i in shown} | ({own} if exclude_self and own is not None else set())
+            ties = _count_ties(index, query.code, last, without)
+    return [(found.ids[i], found.scores[i]) for i in shown], ties
+
+
+def _count_ties(index: HashIndex, code: npt.NDArray[np.uint8], distance: int, without: Set[int]) -> int:
     """How many pictures are at this very distance of a code, those of the ids `without` not counted."""
     near = index.search_radius(code[None], distance)
     return len({*near.ids[near.distances == distance].tolist()} - without)

@@ -25,7 +25,7 @@ from queryopt.runtime.hasher import Hasher
 from queryopt.runtime.hits import Hit
 from queryopt.runtime.index import HashIndex, IndexedImage
 from queryopt.runtime.index.rows import encode_margins
-from queryopt.runtime.query import Query, count_ties, find_hits, make_hits
+from queryopt.runtime.query import Query, find_hits, first_hits, make_hits
 from queryopt.runtime.search import Rank
 from queryopt.runtime.serve.background import Background
 from queryopt.runtime.serve.bit_cards import BitMeaning
@@ -45,6 +45,8 @@ _log = logging.getLogger("queryopt.serve")
 _MODEL_SECONDS = 60
 _LOOK_AGAIN = 1.0
 """Seconds until an index that could not take the place of the former one is tried again."""
+_FORMER_SECONDS = 300.0
+"""How long an index stays open once another has taken its place: longer than any request runs."""
 _PREVIEW = 640
 """Pixels of what is kept of an upload."""
 _MAPS = 512
@@ -87,7 +89,8 @@ class Gallery:
         if hasher is not None:
             index.check_card(hasher.card, f"the model {hasher.model_path}")
         self._index = index
-        self._former: list[HashIndex] = []
+        self._generation = 0
+        self._former: list[tuple[float, HashIndex]] = []
         self._index_lock = threading.Lock()
         self._told: str | None = None
         self._look_again = 0.0
@@ -117,7 +120,7 @@ class Gallery:
             work.close()
         if self._worker is not None:
             self._worker.close()
-        for index in (*self._former, self._index):
+        for index in (*(former for _, former in self._former), self._index):
             index.close()
 
     @property
@@ -146,15 +149,22 @@ class Gallery:
                 _log.warning("the index is not what it was; the former one is served until that is mended: %s", error)
             self._told, self._look_again = str(error), time.monotonic() + _LOOK_AGAIN
             return
-        # Requests that are running still read the former one.
-        self._former.append(self._index)
+        # Requests that are running still read the former one; none of those before it, which hold memory, does by now.
+        now = time.monotonic()
+        for since, former in self._former:
+            if now - since > _FORMER_SECONDS:
+                former.close()
+        self._former = [(since, former) for since, former in self._former if now - since <= _FORMER_SECONDS]
+        self._former.append((now, self._index))
         self._index, self._told = index, None
+        self._generation += 1
         _log.warning("%s: another index lies here now: it is served from now on", display_path(path))
 
     @property
     def _state(self) -> tuple[int, int]:
         """What changes with the index."""
-        return len(self._former), self.index.revision
+        index = self.index  # which may begin another generation
+        return self._generation, index.revision
 
     @property
     def can_hash(self) -> bool:
@@ -245,21 +255,12 @@ class Gallery:
         index = self.index
         if radius is not None:
             _check(radius, "radius", 0, index.bits)
-        own = query.image.id if query.image is not None else None
         with self.metrics.searching():
             # One more than asked for, for the query itself, and one to say whether others are as near as the last.
             most = min(k + exclude_self + 1, len(index))
             found = next(find_hits(index, [query], most, radius, rank))
-            kept = [i for i, id in enumerate(found.ids) if not (exclude_self and id == own)]
-            beyond, kept = kept[k:], kept[:k]
-            ties: int | None = None
-            if rank == "hamming":
-                ties = 0
-                if beyond and found.distances[beyond[0]] == found.distances[kept[-1]]:
-                    without = {found.ids[i] for i in kept} | ({own} if exclude_self and own is not None else set())
-                    ties = count_ties(index, query.code, found.distances[kept[-1]], without)
-            shown = [(found.ids[i], found.scores[i]) for i in kept[offset : offset + limit]]
-            hits = tuple(make_hits(index, query.code, shown, offset))
+            kept, ties = first_hits(index, query, found, k, exclude_self, rank)
+            hits = tuple(make_hits(index, query.code, kept[offset : offset + limit], offset))
         return Results(query, hits, offset, len(kept), ties, k, radius, rank)
 
     # Pictures
