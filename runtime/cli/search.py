@@ -224,8 +224,8 @@ def _query_paths(given: tuple[bytes, ...]) -> list[bytes]:
     return paths
 
 
-def default_index() -> Path:
-    """./photos.db, which qo-infer makes, or the only index there is."""
+def default_index(option: str = "--index") -> Path:
+    """./photos.db, which qo-infer makes, or the only index there is. option: how a command is told of another one."""
     if Path("photos.db").exists():
         return Path("photos.db")
     here = sorted(Path().glob("*.db"))
@@ -233,9 +233,9 @@ def default_index() -> Path:
         return here[0]
     if here:
         names = ", ".join(map(display_path, here[:10]))
-        raise UsageError(f"there is more than one index here ({names}): say which with --index")
+        raise UsageError(f"there is more than one index here ({names}): say which with {option}")
     raise InputError(
-        "there is no index here: give one with --index, or make one with: qo-infer FOLDER --index photos.db"
+        f"there is no index here: give one with {option}, or make one with: qo-infer FOLDER --index photos.db"
     )
 
 

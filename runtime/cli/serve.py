@@ -98,7 +98,7 @@ def main(
 
     require_packages()
     with ExitStack() as stack:
-        index = stack.enter_context(HashIndex.open(index_path or default_index(), readonly=True))
+        index = stack.enter_context(HashIndex.open(index_path or default_index("qo-serve INDEX"), readonly=True))
         meanings = read_bit_cards(cards_path, index.bits) if cards_path is not None else None
         listener = stack.enter_context(open_socket(host, port))
         from queryopt.runtime.serve.app import create_app

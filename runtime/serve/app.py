@@ -1,7 +1,7 @@
 """The ASGI application: the API, the pages, and what stands before them."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
@@ -85,10 +85,9 @@ def create_app(gallery: Gallery) -> Guard:
     )
 
 
-def _answer(request: Request, status: int, detail: str, headers: "object" = None) -> Response:
+def _answer(request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     """An error as a page for a browser that asks for one, else as JSON."""
-    given = dict(headers) if headers else None  # type: ignore[call-overload]
     detail = display_path(detail)  # what a client sent may be in it, and need not be text
     if "text/html" in request.headers.get("accept", ""):
-        return HTMLResponse(error_page(status, detail), status, given)
-    return JSONResponse({"detail": detail}, status, given)
+        return HTMLResponse(error_page(status, detail), status, headers)
+    return JSONResponse({"detail": detail}, status, headers)

@@ -181,7 +181,10 @@ def _is_foreign(headers: dict[bytes, str], host: str) -> bool:
     if headers.get(b"sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
     origin = headers.get(b"origin")
-    return origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    try:
+        return origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    except ValueError:  # no address at all
+        return True
 
 
 def _too_large(most: int) -> str:

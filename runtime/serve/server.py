@@ -33,8 +33,9 @@ def open_socket(host: str, port: int) -> socket.socket:
     """A listening socket. UsageError where the address can't be had: taken, not this machine's, not allowed."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise UsageError(f"--host {host}: {error.strerror or error}: give an address of this machine") from None
+    except (OSError, UnicodeError) as error:  # the latter for a name that none can have: two dots, or too long
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"--host {host}: {why}: give an address of this machine") from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -46,7 +46,7 @@ def site_routes(gallery: Gallery, app: FastAPI) -> APIRouter:
         return home_page(gallery, gallery.sample(_SAMPLE))
 
     @router.get("/all")
-    def everything(after: Annotated[int, Query(ge=0)] = 0) -> str:
+    def everything(after: Annotated[int, Query(ge=0, lt=1 << 63)] = 0) -> str:
         return all_page(gallery, gallery.page(after, _ALL), after, _ALL)
 
     @router.post("/upload")

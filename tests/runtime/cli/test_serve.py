@@ -39,6 +39,7 @@ def test_a_port_that_is_taken_is_said_so(plain):
     [
         (["nothing.db"], 3, "there is no index here"),
         (["photos.db", "--host", "no.such.host.invalid"], 2, "give an address of this machine"),
+        (["photos.db", "--host", "a" * 70], 2, "give an address of this machine"),
         (["photos.db", "--host", "203.0.113.7"], 2, "no address of this machine"),
         (["photos.db", "--bit-cards", "nothing.json"], 3, "qo-eval --bits-out"),
         (["photos.db", "--model", "nothing.onnx"], 3, "no such model"),
@@ -51,6 +52,12 @@ def test_wrong_usage_is_one_line(plain, args, code, words, monkeypatch):
     result = invoke("--port", 0, *args)  # the default one may be in use here
     assert (result.exit_code, words in result.output) == (code, True), result.output
     assert "Traceback" not in result.output
+
+
+def test_without_an_index_its_own_way_to_give_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke("--port", 0)
+    assert (result.exit_code, "give one with qo-serve INDEX" in result.output) == (3, True), result.output
 
 
 def test_a_model_of_another_checkpoint_is_refused(plain, changed_model, monkeypatch):

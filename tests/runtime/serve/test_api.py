@@ -219,6 +219,7 @@ def test_ids_that_are_not_there_are_not_found(client):
         assert client.get(path).status == 404
     assert client.search(image=99).status == 404
     assert client.get(f"/image/{1 << 70}").status in (404, 422)
+    assert client.get(f"/all?after={1 << 70}").status == 422
 
 
 def test_a_file_that_is_too_large_for_memory_is_searched_for(client, folder):

@@ -47,6 +47,7 @@ def test_a_foreign_name_that_leads_here_reads_nothing(small, host):
     [
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Sec_Fetch_Site": "cross-site"},
         {"Sec_Fetch_Site": "same-site"},
     ],
