@@ -33,7 +33,7 @@ def attention_maps(study: Study) -> Section:
             for bit, one in enumerate(maps)
         ]
         shown.append(Row(display_path(label), (), [Strip(tiles)]))
-    every = study.model.look(study.pixels(study.sample))
+    every = study.sample_look
     assert every is not None
     assert every.attention is not None
     spread_of, alike = _spread_and_likeness(every.attention)
@@ -53,9 +53,9 @@ def attention_maps(study: Study) -> Section:
 
 
 def overlay(picture: npt.NDArray[np.uint8], attention: npt.NDArray[np.float32] | None) -> npt.NDArray[np.uint8]:
-    """A picture uint8 [s, s, 3] under a map of warm colours, float [g, g]; None for the picture alone.
+    """A picture uint8 [s, s, 3] under a map of warm colours, float32 [g, g]; None for the picture alone.
 
-    uint8 [96, 96, 3], or as large as the picture where that is smaller and larger than 64.
+    Returns uint8 [96, 96, 3].
     """
     from matplotlib import colormaps
     from PIL import Image

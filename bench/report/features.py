@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.bench.report.figures import new_figure, plain
-from queryopt.bench.report.model import RunModel
 from queryopt.bench.report.page import LeftOutError, Section, note, prose, table
 from queryopt.bench.report.study import Study, spread
 from queryopt.bench.welch import cosine_matrix
@@ -24,7 +23,7 @@ def query_similarity(study: Study) -> Section:
     if study.run is None:
         raise LeftOutError("an exported model alone: queries are folded into its weights; give the run folder")
     queries = getattr(study.run.network, "queries", None)
-    look = study.model.look(study.pixels(study.sample))
+    look = study.sample_look
     if queries is None or look is None or look.attributes is None:
         raise LeftOutError(f"the method {study.model.method} has no queries, and its bits share one feature")
     labels = study.queries.labels[study.sample]
@@ -89,12 +88,13 @@ def feature_map(study: Study) -> Section:
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    looks = {_title(study.run): study.run.look(study.pixels(study.sample))}
-    if study.other is not None:
-        looks[_title(study.other)] = study.other.look(read_for(study, study.other))
     labels = study.queries.labels[study.sample]
     if len(labels) < 5:
         raise LeftOutError(f"{len(labels)} pictures are too few for a map")
+    looks = {
+        title: study.sample_look if run is study.run else run.look(study.pixels(study.sample, run))
+        for title, run in study.runs.items()
+    }
     names = sorted(set(labels.tolist()))
     figure = new_figure(5.4 * len(looks), 5.0)
     grid = figure.subplots(1, len(looks), squeeze=False)[0]
@@ -136,13 +136,6 @@ def feature_map(study: Study) -> Section:
     return Section("t-sne", "Map of the features (t-SNE, Figure 13)", finding + ".", blocks)
 
 
-def read_for(study: Study, model: RunModel) -> npt.NDArray[np.uint8]:
-    """The sample's pictures as this model takes them."""
-    from queryopt.bench.report.study import read_pixels
-
-    return read_pixels([study.queries.paths[row] for row in study.sample.tolist()], model)
-
-
 def separation(features: _Floats, labels: npt.NDArray[np.str_]) -> tuple[float, float, float]:
     """How far classes lie apart: (mean distance of a picture to its class's mean, mean distance of two classes' means,
     share of pictures whose nearest other one is of their class). features: float [n, d], scaled to unit length first.
@@ -171,10 +164,3 @@ def _scatter(axes: Any, plane: _Floats, labels: npt.NDArray[np.str_], names: lis
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(True)
-
-
-def _title(model: RunModel) -> str:
-    network = model.checkpoint.config.network
-    if not network.queries:
-        return f"{model.folder.name} ({network.method})"
-    return f"{model.folder.name} (N = {network.branches})"

@@ -55,9 +55,8 @@ def loss_landscape(study: Study) -> Section:
         raise LeftOutError("takes minutes: ask for it with --landscape")
     if study.run is None:
         raise LeftOutError("an exported model alone: the loss needs the run's own weights and codes")
-    runs = [study.run, *([study.other] if study.other is not None else [])]
     images, seed = study.gallery_images, study.seed
-    found = {_title(run): measure_landscape(run, images, seed, study.out, _GRID) for run in runs}
+    found = {title: measure_landscape(run, images, seed, study.out, _GRID) for title, run in study.runs.items()}
     top = max(float(np.quantile(one.loss[np.isfinite(one.loss)], 0.98)) for one in found.values())
     figure = new_figure(5.6 * 2, 4.4 * len(found))
     for row, (title, one) in enumerate(found.items()):
@@ -175,8 +174,3 @@ def _draw(figure: Any, rows: int, row: int, title: str, one: Landscape, top: flo
     plane.set_xlabel("first direction")
     plane.set_ylabel("second direction")
     figure.colorbar(contours, ax=plane, fraction=0.045, label="loss")
-
-
-def _title(run: RunModel) -> str:
-    network = run.checkpoint.config.network
-    return f"{run.folder.name} (N = {network.branches})" if network.queries else f"{run.folder.name} ({network.method})"

@@ -89,6 +89,11 @@ class RunModel:
         values["Checkpoint"] = self.checkpoint.path.name
         return values
 
+    def title(self, name: str) -> str:
+        """The run under this name, with what it is."""
+        network = self.checkpoint.config.network
+        return f"{name} (N = {network.branches})" if network.queries else f"{name} ({network.method})"
+
     def codes(self, images: "LabelledImages", out: Output, what: str) -> LabelledCodes:
         """See ReportModel."""
         from queryopt.bench.network_codes import hash_network

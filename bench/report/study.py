@@ -13,7 +13,7 @@ import numpy.typing as npt
 from queryopt.bench.bit_cards import BitCards, load_all_attributes, make_bit_cards
 from queryopt.bench.evaluate import DataSource, Evaluation, LabelledCodes, evaluate, own_rows, paper_gallery
 from queryopt.bench.report.figures import Figures
-from queryopt.bench.report.model import ReportModel, RunModel
+from queryopt.bench.report.model import Look, ReportModel, RunModel
 from queryopt.bench.report.tiles import Tiles
 from queryopt.cli import Output, display_path
 from queryopt.codes import unpack_codes
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from queryopt.train.data import LabelledImages
     from queryopt.train.datasets.attributes import ImageAttributes
 
-__all__ = ["Study", "make_study", "run_of"]
+__all__ = ["Study", "about_run", "make_study", "spread"]
 
 _SAMPLE_CLASSES = 20
 _SAMPLE_PICTURES = 600
@@ -123,6 +123,20 @@ class Study:
         rows = [np.flatnonzero(self.queries.labels == name)[:most] for name in names]
         return np.concatenate(rows)
 
+    @cached_property
+    def sample_look(self) -> Look | None:
+        """The model's closer look at the sample's pictures, None where it shows none."""
+        return self.model.look(self.pixels(self.sample))
+
+    @cached_property
+    def runs(self) -> dict[str, RunModel]:
+        """The run, and the one to compare with, by titles that tell them apart; none of an exported model."""
+        found = [run for run in (self.run, self.other) if run is not None]
+        names = [run.folder.name for run in found]
+        if len({run.title(name) for run, name in zip(found, names, strict=True)}) < len(found):
+            names = [run.name for run in found]
+        return {run.title(name): run for run, name in zip(found, names, strict=True)}
+
     def search(self, rows: npt.NDArray[np.intp], k: int) -> SearchResult:
         """The k nearest gallery rows of some queries, in (distance, row) order; a query itself is none of them."""
         own = self._own[rows]
@@ -138,9 +152,9 @@ class Study:
     def _own(self) -> npt.NDArray[np.int64]:
         return own_rows(self.gallery, self.queries)
 
-    def pixels(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint8]:
-        """The model's input of some queries, uint8 [n, s, s, 3]."""
-        return read_pixels([self.queries.paths[row] for row in rows.tolist()], self.model)
+    def pixels(self, rows: npt.NDArray[np.intp], model: ReportModel | None = None) -> npt.NDArray[np.uint8]:
+        """The input of a model, by default the study's, for some queries: uint8 [n, s, s, 3]."""
+        return _read_pixels([self.queries.paths[row] for row in rows.tolist()], model or self.model)
 
 
 def spread(items: list[str], most: int) -> list[str]:
@@ -150,7 +164,7 @@ def spread(items: list[str], most: int) -> list[str]:
     return [items[i * len(items) // most] for i in range(most)]
 
 
-def read_pixels(paths: "list[bytes]", model: ReportModel) -> npt.NDArray[np.uint8]:
+def _read_pixels(paths: list[bytes], model: ReportModel) -> npt.NDArray[np.uint8]:
     """The model's input of some files that were hashed a moment ago; grey for one that can't be read any more."""
     side = model.preprocessing.image_size
     pixels = np.full((len(paths), side, side, 3), 127, np.uint8)
@@ -160,11 +174,6 @@ def read_pixels(paths: "list[bytes]", model: ReportModel) -> npt.NDArray[np.uint
         except ImageError:
             continue
     return pixels
-
-
-def run_of(path: Path) -> Path:
-    """The run folder of a run folder, or of a checkpoint in it."""
-    return path if path.is_dir() else path.parent
 
 
 def make_study(

@@ -142,6 +142,13 @@ def test_embedded_figures_are_sound_and_saved_ones_too(made: tuple[Path, dict[st
         ET.parse(folder / "figures" / f"{name}.svg")
 
 
+def test_two_runs_of_one_name_are_told_apart(birds: Path, tmp_path: Path) -> None:
+    shutil.copytree(birds / "run", tmp_path / "run")
+    said = told(birds / "run", "--compare", tmp_path / "run", "--out", tmp_path / "report.html")
+    for folder in (birds, tmp_path):
+        assert f"in {folder / 'run'} (N = 2)," in said["findings"]["t-sne"]
+
+
 def test_the_figures_are_those_of_qo_eval(birds: Path, made: tuple[Path, dict[str, Any]]) -> None:
     options = ["--run", str(birds / "run"), "--protocol", "both", "--rank", "all", "--json", "--threads", "1"]
     models = json.loads(CliRunner().invoke(qo_eval, options).stdout)["models"]
