@@ -74,6 +74,8 @@ def command(
     for kind in kinds or ():
         if kind not in KINDS:
             raise UsageError(f"no kind is called {kind!r}: there are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+    if not clients:
+        raise UsageError("--clients: give at least one number")
     model = find_model(model)
     chosen = kinds or KINDS
     with tempfile.TemporaryDirectory() as folder:

@@ -96,7 +96,8 @@ def measure_load(
 ) -> LoadReport:
     """Start a qo-serve on loopback, ask it for `seconds` with each kind and number of clients, and stop it.
 
-    threads: of its model. progress: called with 1 after each run. MissingError where qo-serve can't start.
+    threads: of its model. progress: called with 1 after each run. UsageError for more than 60 seconds, MissingError
+    where qo-serve can't start.
     """
     if not 0 < seconds <= _MOST_SECONDS:
         raise UsageError(f"seconds is {seconds}: a run takes up to {_MOST_SECONDS}")
@@ -216,7 +217,7 @@ def _requests(
                 yield "POST", "/search", body, {"Content-Type": "multipart/form-data; boundary=x"}
     while True:
         if kind == "code":
-            code = int(rng.integers(0, 1 << bits, dtype=np.uint64)) if bits < 64 else int(rng.integers(0, 1 << 63))
+            code = int(rng.integers(0, 1 << bits, dtype=np.uint64))
             yield "POST", "/search", json.dumps({"code": code, "k": 10}).encode(), {"Content-Type": "application/json"}
         else:
             yield "GET", f"/results?image={int(rng.integers(1, images + 1))}", None, {"Accept": "text/html"}
