@@ -50,9 +50,10 @@ class FilesReport:
         for name in (*columns, "of the model", "of the bound"):
             table.add_column(name, justify="right")
         for row in self.rows:
-            rates = (row.end_to_end, row.decode_alone, row.copy_alone or 0, row.model_alone, row.write_alone)
+            rates = (row.end_to_end, row.decode_alone, row.copy_alone, row.model_alone, row.write_alone)
             shares = (f"{row.ratio:.3f}", f"{_of_the_bound(row):.3f}")
-            table.add_row(row.backend, str(row.batch), *(f"{rate:,.0f}" for rate in rates), *shares)
+            shown = ("" if rate is None else f"{rate:,.0f}" for rate in rates)
+            table.add_row(row.backend, str(row.batch), *shown, *shares)
         return [table, *left_out_tables(self.left_out)]
 
     def figures(self) -> list[Figure]:

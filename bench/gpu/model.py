@@ -136,6 +136,7 @@ def measure_model(options: GpuOptions, turn: Turn) -> ModelReport:
         raise MissingError(f"PyTorch {torch.__version__} sees no GPU")
     # What is measured comes before how it is chosen: for every peer, too, the fastest that cuDNN finds for a shape.
     torch.backends.cudnn.benchmark = True
+    settings = settings_of_torch()  # before contenders change them for themselves, as their names say
     left_out: list[tuple[str, int | None, str]] = []
     with contextlib.ExitStack() as stack:
         contenders = []
@@ -163,7 +164,7 @@ def measure_model(options: GpuOptions, turn: Turn) -> ModelReport:
                 continue
             rows = now.rows if report is None else (*now.rows, *report.latency.rows)
             report = ModelReport(
-                replace(now, rows=_in_order(rows)), settings_of_torch(), (EAGER[0].name, EAGER[2].name), tuple(left_out)
+                replace(now, rows=_in_order(rows)), settings, (EAGER[0].name, EAGER[2].name), tuple(left_out)
             )
             best = max(row.images_per_second for row in now.rows)
             turn.log(f"batch {batch}: up to {best:,.0f} images/s")

@@ -39,7 +39,10 @@ _cuda: Any = torch.cuda
 _cudnn: Any = torch.backends.cudnn
 """PyTorch has no types for some of their members."""
 
+_TORCH: Final = f"torch {torch.__version__.split('+')[0]}"
+"""What runs these, in words."""
 _SLOTS: Final = 2
+"""Batches on their way at a time."""
 _PRECISION: Final = {"cuda": "fp16", "cpu": "bf16"}
 """What the folded network is lowered to: on a CPU float16 would be emulated."""
 _BALANCE: Final = 2.0**6
@@ -97,7 +100,7 @@ class EagerContender:
         self._network = network.to(memory_format=layout)
         self._preprocessing = Preprocessing.for_size(network.config.image_size)
         self.name = way.name
-        self.runs_on = f"torch {torch.__version__.split('+')[0]} ({device.upper()})"
+        self.runs_on = f"{_TORCH} ({device.upper()})"
         self.precision = way.precision
         self.image_size = network.config.image_size
 
@@ -149,8 +152,7 @@ class FoldedTorchBackend:
     @property
     def name(self) -> str:
         """PyTorch, and on what."""
-        version = torch.__version__.split("+")[0]
-        return f"torch {version}, folded, {self._card.precision} ({self._device.upper()})"
+        return f"{_TORCH}, folded, {self._card.precision} ({self._device.upper()})"
 
     @property
     def depth(self) -> int:
@@ -242,7 +244,7 @@ class FoldedTorchContender:
         self._device = device
         self.graph = graph
         self.name = "folded, PyTorch" + (", CUDA graph" if device == "cuda" else "")
-        self.runs_on = f"torch {torch.__version__.split('+')[0]} ({device.upper()})"
+        self.runs_on = f"{_TORCH} ({device.upper()})"
         self.precision = _PRECISION[device]
         self.image_size = self._backend.card.preprocessing.image_size
 

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +89,7 @@ def test_a_crash_a_bug_and_what_is_missing_lose_no_other_section(sections: Any, 
 
 
 def test_one_that_hangs_is_ended_with_what_it_has(sections: Any) -> None:
-    started = time.monotonic()
     outcome = run_isolated(section(sections, "hang"), GpuOptions(), 6)
-    assert time.monotonic() - started < 60
     assert brief(outcome) == ("cut short", 2)
     assert outcome.reason == "it was ended after 6 s"
 
