@@ -102,4 +102,5 @@ def _tag(path: bytes) -> str:
         status = os.stat(path)
     except OSError:
         raise ImageError("the file is not there any more") from None
-    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+    # Unpacked archives have files of equal size and time: the inode tells one that took another's place or id.
+    return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"

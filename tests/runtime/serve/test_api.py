@@ -283,6 +283,22 @@ def test_the_models_view_is_what_the_model_sees(client, index, folder):
     assert np.abs(small - seen).mean() < 4
 
 
+def test_another_file_of_the_same_size_and_time_is_no_cached_one(make_index):
+    folder = make_index()
+    with serving(folder, "photos.db") as process:
+        before = process.client.get("/image/1?size=32")
+        with HashIndex.open(folder / "photos.db", readonly=True) as index:
+            path = Path(os.fsdecode(index[1].path))
+        status = path.stat()
+        data = jpeg((32, 32), (0, 0, 255))
+        other = path.with_name("other")
+        other.write_bytes(data + bytes(status.st_size - len(data)))
+        os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.replace(other, path)
+        after = process.client.get("/image/1?size=32", If_None_Match=before.headers["etag"])
+        assert (after.status, after.data == before.data) == (200, False)
+
+
 def test_links_that_leave_the_root_and_vanished_files_are_not_shown(client, index, folder):
     ids = {image.relative: image.id for image in index}
     for name, reason in ((b"heron/leaves.jpg", "leaves the folder"), (b"heron/vanishes.jpg", "not there any more")):
