@@ -274,7 +274,7 @@ def _check(
         check_bits(options["bits"])
     if options["method"] is not None and options["method"] not in method_names():
         find_method(options["method"])
-    source = _source(data, root, any_size)
+    source = with_root(data, root, any_size)
     if source is not None and not download:
         check_source(source)
     if source is None and not (resume and run.is_dir()):
@@ -304,15 +304,6 @@ def _config(run: Path, preset: str | None, resume: bool, options: dict[str, Any]
     if options.get("test_fraction") is not None and official_source(config.data) is not None:
         raise UsageError(f"--test-fraction is not for {config.data}: an official data set has its own test pictures")
     return config, chosen
-
-
-def _source(data: str | None, root: str | None, any_size: bool) -> str | None:
-    """What --data, --root and --any-size mean together: see queryopt.train.sources."""
-    if data is None:
-        if root is not None or any_size:
-            raise UsageError("--root and --any-size say more about --data: give that too, such as --data cub200")
-        return None
-    return with_root(data, root, any_size)
 
 
 def _load(config: "TrainConfig", download: bool, out: Output) -> "DataSplits":

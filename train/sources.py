@@ -9,6 +9,7 @@ cub200:/data, vegfru+val:/data            an official data set and the folder th
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from queryopt.cli import Progress, display_path
 from queryopt.errors import DataError, UsageError
@@ -76,10 +77,19 @@ def official_source(text: str | os.PathLike[str]) -> OfficialSource | None:
     return OfficialSource(dataset, root, variants[0] if variants else "", ANY_SIZE in options)
 
 
-def with_root(data: str, root: str | None, any_size: bool = False) -> str:
-    """`data` as the options --root and --any-size complete it. UsageError where they don't belong to it."""
+@overload
+def with_root(data: str, root: str | None, any_size: bool = False) -> str: ...
+@overload
+def with_root(data: None, root: str | None, any_size: bool = False) -> None: ...
+def with_root(data: str | None, root: str | None, any_size: bool = False) -> str | None:
+    """`data` as the options --root and --any-size complete it, None where none of them is given.
+
+    UsageError where they don't belong to it, or stand alone.
+    """
     if root is None and not any_size:
         return data
+    if data is None:
+        raise UsageError("--root and --any-size say more about --data: give that too, such as --data cub200")
     head, colon, inside = data.partition(":")
     if head.split("+")[0] not in dataset_names():
         option = "--root" if root is not None else "--any-size"

@@ -393,12 +393,11 @@ def _source(data: str | None, root: str | None, any_size: bool, run: str | None,
     from queryopt.bench.evaluate import DataSource
     from queryopt.train.sources import absolute_source, with_root
 
-    if data is None and (root is not None or any_size):
-        raise UsageError("--root and --any-size say more about --data: give that too, such as --data cub200")
+    data = with_root(data, root, any_size)
     if split != _SPLITS[0] and run is None:
         raise UsageError(f"--split {split} depends on how a run was trained: give its folder with --run")
     if data is not None:
-        data = absolute_source(with_root(data, root, any_size))
+        data = absolute_source(data)
     if run is None:
         return None if data is None else DataSource.plain(data)
     if importlib.util.find_spec("torch") is None:

@@ -91,9 +91,10 @@ def main(
     from queryopt.train.sources import absolute_source, with_root
 
     is_model = is_model_file(subject)
-    _check(subject, is_model, data, root, any_size, compare, device)
+    data = with_root(data, root, any_size)
+    _check(subject, is_model, data, compare, device)
     if data is not None:
-        data = absolute_source(with_root(data, root, any_size))
+        data = absolute_source(data)
     folder = Path(subject) if Path(subject).is_dir() else Path(subject).parent
     target = out_path or folder / _DEFAULT_NAME
     with ExitStack() as stack:
@@ -135,11 +136,7 @@ def main(
     return ExitCode.SOME_FAILED if study.failed else ExitCode.DONE
 
 
-def _check(
-    subject: str, is_model: bool, data: str | None, root: str | None, any_size: bool, compare: str | None, device: str
-) -> None:
-    if data is None and (root is not None or any_size):
-        raise UsageError("--root and --any-size say more about --data: give that too, such as --data cub200")
+def _check(subject: str, is_model: bool, data: str | None, compare: str | None, device: str) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingError(f"the figures need matplotlib: {install_extra('report')}")
     if not is_model:

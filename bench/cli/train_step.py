@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from queryopt.cli import Command, Output, common_options, display_path, json_text, threads_option
-from queryopt.errors import MissingError, UsageError
+from queryopt.errors import MissingError
 from queryopt.text import counted, install_extra
 from queryopt.train.presets import default_preset, find_preset, preset_config
 from queryopt.train.sources import absolute_source, check_source, official_source, with_root
@@ -71,9 +71,8 @@ def command(
     """
     if preset is not None:
         find_preset(preset)
-    if data is None and (root is not None or any_size):
-        raise UsageError("--root and --any-size say more about --data: give that too, such as --data cub200")
-    source = "" if data is None else absolute_source(with_root(data, root, any_size))
+    data = with_root(data, root, any_size)
+    source = "" if data is None else absolute_source(data)
     if source:
         check_source(source)
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in qo-train

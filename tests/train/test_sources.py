@@ -47,6 +47,7 @@ def test_what_makes_no_sense_is_refused(text, message):
 
 def test_root_and_any_size_complete_it():
     assert with_root("photos", None) == "photos"
+    assert with_root(None, None) is None
     assert with_root("cub200", "/d") == "cub200:/d"
     assert with_root("vegfru+val", "/d", any_size=True) == "vegfru+val+any-size:/d"
     assert with_root("cub200+any-size:/d", None, any_size=True) == "cub200+any-size:/d"
