@@ -53,7 +53,7 @@ $(VENV)/.browser: $(VENV)/.dependencies
 
 unit: setup $(VENV)/.browser
 	@echo "== tests"
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 format: setup
 	@$(BIN)/ruff check --fix .

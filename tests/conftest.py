@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -98,6 +99,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if missed:
         config.hook.pytest_deselected(items=missed)
         items[:] = kept
+
+
+# With pytest-xdist its workers collect, and hand over what they left out: the same lines each.
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = _left_out
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _left_out[:] = dict.fromkeys([*_left_out, *getattr(node, "workeroutput", {}).get("left_out", [])])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

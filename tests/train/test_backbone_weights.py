@@ -1,6 +1,7 @@
 """Pretrained backbone weights: what is taken, and what is refused."""
 
 import pickle
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,7 @@ def test_imagenet_weights_without_a_network(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens on the discard port
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it would keep these proxies for every later test
     network = QueryOpt(NetworkConfig(4, backbone="resnet18", image_size=64, dim=16, feedforward=16))
     with pytest.raises(MissingError, match=r"https://.*resnet18.*give its path"):
         load_backbone_weights(network, "imagenet")

@@ -321,7 +321,7 @@ def locked(index: HashIndex, fill: Callable[..., list[int]]) -> Iterator[Path]:
     opened = [
         parent
         for parent in folder.parents
-        if parent.stat().st_uid == os.geteuid() and parent.name.startswith("pytest-")
+        if parent.stat().st_uid == os.geteuid() and parent.name.startswith(("pytest-", "popen-"))
     ]
     for parent in opened:
         parent.chmod(0o755)
