@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from queryopt.cli import Command, Output, Progress, batch_option, common_options, display_path, threads_option
+from queryopt.cli import Command, Output, batch_option, common_options, threads_option
 from queryopt.errors import ExitCode, MissingError
 from queryopt.export.engine import EngineOptions, engine_options, engine_values
 from queryopt.export.parity import MIN_BITS
 from queryopt.export.parity_options import limit_options
 from queryopt.export.parity_text import print_parity
 from queryopt.export.pictures import ParityPictures, labelled_in, parity_pictures
-from queryopt.text import counted, install_extra
+from queryopt.progress import Progress
+from queryopt.text import counted, display_path, install_extra
 from queryopt.train.run_files import find_checkpoint
 
 if TYPE_CHECKING:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.cli import Output, display_path
+from queryopt.cli import Output
 from queryopt.export.parity_text import print_parity
 from queryopt.runtime.tensorrt.build import BuiltEngine, build_engine, parse_bytes
 from queryopt.runtime.tensorrt.flavours import FLAVOURS, load_flavour
 from queryopt.runtime.tensorrt.manifest import manifest_path
 from queryopt.runtime.tensorrt.profile import DEFAULT_PROFILE, Profile
+from queryopt.text import display_path
 
 if TYPE_CHECKING:
     from queryopt.export.engine_gate import Comparison, GatedEngine

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from queryopt.cli import Progress, display_path
 from queryopt.errors import MissingError, ParityError
 from queryopt.export.parity import ParityReport, ParitySide, compare_sides
 from queryopt.export.pictures import ParityPictures
+from queryopt.progress import Progress
 from queryopt.runtime.backends.base import Backend
 from queryopt.runtime.tensorrt.build import BuiltEngine, build_engine, check_target, place_engine
 from queryopt.runtime.tensorrt.fit import why_not_here
+from queryopt.text import display_path
 
 __all__ = ["NOT_RUN", "Comparison", "GatedEngine", "build_gated_engine"]
 

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from queryopt.cli import Progress, display_path
 from queryopt.errors import MissingError, ParityError, UsageError
 from queryopt.export.parity import ParityReport, ParitySide, compare_sides, open_side
 from queryopt.export.pictures import ParityPictures
 from queryopt.export.torch_backend import TorchBackend
+from queryopt.progress import Progress
 from queryopt.runtime.backends import has_gpu
 from queryopt.runtime.backends.onnxruntime import has_cuda_provider
+from queryopt.text import display_path
 
 if TYPE_CHECKING:
     from queryopt.train.hash_network import HashNetwork

@@ -19,7 +19,6 @@ import torch
 
 from queryopt import __version__
 from queryopt.card import ModelCard, Preprocessing
-from queryopt.cli import Progress, display_path, no_progress
 from queryopt.errors import DataError, ImageError, MissingError, ParityError, UsageError
 from queryopt.export.fold import FoldReport
 from queryopt.export.fold import fold as fold_network
@@ -40,8 +39,9 @@ from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
 from queryopt.export.torch_backend import network_card
 from queryopt.files import replacing
 from queryopt.images import load_image
+from queryopt.progress import Progress, no_progress
 from queryopt.runtime.backends import open_backend
-from queryopt.text import did_you_mean
+from queryopt.text import did_you_mean, display_path
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
 from queryopt.train.network import QueryOpt
 from queryopt.train.threads import torch_threads

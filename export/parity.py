@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.cli import Progress, display_path, no_progress
 from queryopt.codes import codes_to_uint64, unpack_codes
 from queryopt.errors import DataError, MismatchError, ParityError, UsageError
 from queryopt.export.parity_views import parity_views, spread, view_batches
+from queryopt.progress import Progress, no_progress
 from queryopt.runtime.backends.base import Backend, PipelinedBackend
-from queryopt.text import counted
+from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
     from queryopt.train.checkpoint import Checkpoint
@@ -401,7 +401,7 @@ def _map_changes(
     labels: Sequence[str | None] | None,
 ) -> list[MapChange | None]:
     """Of each side but the first. members: the picture of each row of codes; its first row is the test crop."""
-    from queryopt.train.metrics import retrieval_metrics
+    from queryopt.metrics import retrieval_metrics
 
     nothing: list[MapChange | None] = [None] * (len(codes) - 1)
     if labels is None:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from queryopt import images
 from queryopt.card import Preprocessing
-from queryopt.cli import display_path
 from queryopt.errors import ImageError
+from queryopt.text import display_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image

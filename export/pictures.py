@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from queryopt.cli import Progress, display_path
 from queryopt.errors import DataError, QueryOptError
 from queryopt.images import find_images
+from queryopt.progress import Progress
+from queryopt.text import display_path
 
 if TYPE_CHECKING:
     from queryopt.train.checkpoint import Checkpoint

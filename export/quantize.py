@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from queryopt.cli import Progress, no_progress
 from queryopt.errors import DataError, UsageError
 from queryopt.export.parity_views import spread
 from queryopt.export.precision import head_nodes
+from queryopt.progress import Progress, no_progress
 
 __all__ = [
     "ACTIVATIONS",

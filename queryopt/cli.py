@@ -5,42 +5,34 @@ A command is a `Command` (or a `Group` of them); its callback takes `out: Output
 """
 
 import io
-import json
 import logging
-import math
 import os
 import platform
-import re
 import sys
 import time
 import traceback
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from queryopt import __version__
 from queryopt.errors import ExitCode, QueryOptError
+from queryopt.progress import Advance, no_advance
+from queryopt.text import from_here, json_line, json_text, relative_paths
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 __all__ = [
-    "Advance",
     "Command",
     "Group",
     "Output",
-    "Progress",
     "batch_option",
     "common_options",
     "device_option",
-    "display_path",
-    "from_here",
-    "json_text",
-    "no_progress",
     "threads_option",
 ]
 
@@ -51,56 +43,6 @@ _MAX_BATCH = 1 << 16
 
 _SILENCE = 30.0
 """Seconds after which work that draws no bar says how far it is."""
-
-_JOINERS = "\u200c\u200d"
-"""Zero-width non-joiner and joiner."""
-
-
-class Advance(Protocol):
-    """Report progress: so many more items done, and (optionally) what to show beside the bar."""
-
-    def __call__(self, count: int = 1, note: str | None = None) -> None:
-        """Count `count` items as done."""
-
-
-Progress = Callable[[str, int, str], AbstractContextManager[Advance]]
-"""Opens a progress bar for (description, total, unit): `Output.progress` is one."""
-
-
-def no_progress(description: str, total: int, unit: str) -> AbstractContextManager[Advance]:
-    """A `Progress` that shows nothing: what a library function uses where it was given none."""
-    return nullcontext(_no_advance)
-
-
-def display_path(path: bytes | str | os.PathLike[Any]) -> str:
-    """A path as one line of valid UTF-8: undecodable bytes, line breaks, control characters and those that change the
-    direction of text become escapes. Spaces of all kinds stay, and the joiners that Persian, Hindi and emoji need.
-    """
-    text = os.fsdecode(path)
-    if text.isprintable():  # nearly all are
-        return text
-    return "".join(
-        c if c.isprintable() or c in _JOINERS or unicodedata.category(c) == "Zs" else _escape(c) for c in text
-    )
-
-
-def from_here(text: str) -> str:
-    """A message as one line of valid UTF-8 (see display_path), its paths below the current folder relative to it: as
-    they are typed here. The library names files by absolute paths, and so does --json.
-    """
-    return _relative(display_path(text))
-
-
-def _relative(text: str) -> str:
-    """Printable text whose paths below the current folder are relative to it."""
-    try:
-        here = display_path(os.getcwd())
-    except OSError:  # the folder was deleted
-        return text
-    if here == os.sep:
-        return text
-    # Only where a path begins: /a/b is no part of /mnt/a/b.
-    return re.sub(rf"(?<![^\s'\"(=]){re.escape(here + os.sep)}(?=[^\s'\"])", "", text)
 
 
 @dataclass
@@ -122,7 +64,7 @@ class Output:
         """Print the result (text or rich renderables) to stdout; nothing with --json."""
         if self.json:
             return
-        renderables = tuple(_relative(part) if isinstance(part, str) else part for part in renderables)
+        renderables = tuple(relative_paths(part) if isinstance(part, str) else part for part in renderables)
         console = self._console(sys.stdout)
         if sys.stdout.isatty():
             console.print(*renderables, soft_wrap=True)
@@ -140,7 +82,7 @@ class Output:
     def line(self, value: Any) -> None:
         """With --json, print one of several results as one line of JSON, at once: of a command that goes on."""
         if self.json:
-            click.echo(json.dumps(_finite(value), ensure_ascii=False, default=_jsonable))
+            click.echo(json_line(value))
             sys.stdout.flush()
 
     def log(self, message: str) -> None:
@@ -166,7 +108,7 @@ class Output:
         in which nothing else was said. Nothing with -q.
         """
         if self.quiet:
-            yield _no_advance
+            yield no_advance
             return
         if not sys.stderr.isatty():
             yield self._lines(description, total, unit)
@@ -407,15 +349,6 @@ def device_option(*choices: str) -> Callable[[Callable[..., Any]], Callable[...,
     )
 
 
-def json_text(value: Any) -> str:
-    """A result as JSON: NaN and infinities become null, paths text."""
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, default=_jsonable)
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape", "surrogatepass").decode()
-
-
 def _bug(name: str) -> int:
     traceback.print_exc()
     click.echo(
@@ -440,31 +373,3 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._out._say(f"{record.levelname.lower()}: {record.getMessage()}")
-
-
-def _no_advance(count: int = 1, note: str | None = None) -> None:
-    pass
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {_key(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, str):
-        return display_path(value) if any("\ud800" <= c <= "\udfff" for c in value) else value
-    if hasattr(value, "tolist"):
-        return _finite(value.tolist())
-    return value
-
-
-def _key(key: Any) -> Any:
-    return display_path(key) if isinstance(key, bytes | os.PathLike) else _finite(key)
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, bytes | os.PathLike):
-        return display_path(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")

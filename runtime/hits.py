@@ -119,7 +119,7 @@ def json_text(name: bytes | str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        from queryopt.cli import display_path
+        from queryopt.text import display_path
 
         return display_path(text)
     return text

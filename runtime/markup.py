@@ -4,7 +4,7 @@ import html
 import re
 from functools import cache
 
-from queryopt.cli import display_path
+from queryopt.text import display_path
 
 __all__ = ["Markup", "breakable", "element"]
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from queryopt.card import ModelCard
-from queryopt.cli import display_path
 from queryopt.errors import ModelError
+from queryopt.text import display_path
 
 __all__ = ["read_card", "read_onnx"]
 

@@ -19,11 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.card import CARD_KEY, ModelCard
-from queryopt.cli import display_path
 from queryopt.codes import code_bytes, codes_to_uint64
 from queryopt.errors import MissingError, UsageError
 from queryopt.files import replacing
-from queryopt.text import install_extra
+from queryopt.text import display_path, install_extra
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from queryopt.cli import display_path
 from queryopt.errors import UsageError
 from queryopt.files import replacing
 from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, code_hex
 from queryopt.runtime.outputs import field_to_csv, path_to_text
+from queryopt.text import display_path
 
 __all__ = ["check_results", "json_line", "writing_results"]
 

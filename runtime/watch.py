@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from queryopt.errors import InputError, MissingError
 from queryopt.images import SUFFIXES, find_images
-from queryopt.runtime.index.update import Progress, UpdateReport
+from queryopt.progress import Progress
+from queryopt.runtime.index.update import UpdateReport
 from queryopt.text import install_extra
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from queryopt.cli import display_path
 from queryopt.errors import CheckpointError, MissingError, UsageError
-from queryopt.text import listed
+from queryopt.text import display_path, listed
 from queryopt.train.backbones import check_backbone
 from queryopt.train.checkpoint import clean_state, read_torch_file
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from queryopt.codes import check_bits, codes_to_uint64, unpack_codes
 from queryopt.errors import MismatchError, UsageError
-from queryopt.train.metrics import retrieval_metrics
+from queryopt.metrics import retrieval_metrics
 
 __all__ = ["BitQuality", "DropLosses", "bit_quality", "drop_losses"]
 

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from queryopt.cli import display_path
 from queryopt.errors import CheckpointError, FormatError, MissingError, UsageError
 from queryopt.files import replacing
-from queryopt.text import install_extra, listed
+from queryopt.text import display_path, install_extra, listed
 from queryopt.train.config import TrainConfig
 from queryopt.train.run_files import BEST, CONFIG, CURVES, LAST, METRICS, RUN_FILES, find_checkpoint
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.cli import Command, Output, common_options, display_path, threads_option
+from queryopt.cli import Command, Output, common_options, threads_option
 from queryopt.codes import check_bits
 from queryopt.errors import ExitCode, MissingError, UsageError
-from queryopt.text import counted, install_extra
+from queryopt.text import counted, display_path, install_extra
 from queryopt.train.datasets import dataset_names
 from queryopt.train.launch import launched, muted, say_once
 from queryopt.train.methods import find_method, method_names

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.cli import display_path
 from queryopt.errors import DataError, UsageError
 from queryopt.images import find_images
-from queryopt.text import counted, listed
+from queryopt.text import counted, display_path, listed
 from queryopt.train.draws import Stream, sample_rng
 
 __all__ = ["DataSplits", "LabelledImages", "check_folder", "load_image_folder", "split_validation"]

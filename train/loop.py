@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 from queryopt import __version__
-from queryopt.cli import Advance, Progress, display_path, no_progress
 from queryopt.errors import CheckpointError, DataError, TrainingError, UsageError
+from queryopt.progress import Advance, Progress, no_progress
+from queryopt.text import display_path
 from queryopt.train.checkpoint import BEST, LAST
 from queryopt.train.config import TrainConfig
 from queryopt.train.data import DataSplits, LabelledImages, split_validation
@@ -104,7 +105,7 @@ def train(
     classes that config.open_set doesn't hold out. out: the run folder;
     one that holds a run already is refused, unless `resume` is set. resume: go on from its last.pt, if there is one,
     else start. strict: stop at the first picture that can't be read, instead of leaving it out. progress, report: see
-    queryopt.cli.Progress and `Report`.
+    queryopt.progress.Progress and `Report`.
 
     Where torchrun started this process as one of several, or torch.distributed has several connected, they train
     together, each with its share of every batch: all must call this with the same arguments. The first one alone

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.cli import display_path
 from queryopt.errors import UsageError
+from queryopt.text import display_path
 from queryopt.train.data import DataSplits, LabelledImages
 from queryopt.train.draws import Stream, sample_rng
 

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.card import Preprocessing
-from queryopt.cli import display_path
 from queryopt.cores import usable_cores
 from queryopt.errors import DataError, ImageError
 from queryopt.images import open_rgb, resize_crop
+from queryopt.text import display_path
 from queryopt.train.augment import Augmentation, train_view
 from queryopt.train.data import LabelledImages
 from queryopt.train.draws import sample_rng

@@ -5,9 +5,8 @@ can say at once that a folder is no run, or holds one already.
 import os
 from pathlib import Path
 
-from queryopt.cli import display_path
 from queryopt.errors import CheckpointError, UsageError
-from queryopt.text import did_you_mean, listed
+from queryopt.text import did_you_mean, display_path, listed
 
 __all__ = ["BEST", "CONFIG", "CURVES", "LAST", "METRICS", "RUN_FILES", "check_unused", "find_checkpoint"]
 

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from queryopt.cli import display_path
 from queryopt.errors import CheckpointError, TrainingError, UsageError
 from queryopt.files import leftovers, replacing
+from queryopt.text import display_path
 from queryopt.train.checkpoint import CONFIG_KEY, Checkpoint, read_torch_file, save_best
 from queryopt.train.config import TrainConfig, json_text
 from queryopt.train.plots import save_curves

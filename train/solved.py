@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.card import Preprocessing, fingerprint
-from queryopt.cli import display_path
 from queryopt.codes import pack_codes
 from queryopt.errors import CheckpointError, MismatchError, UsageError
+from queryopt.text import display_path
 from queryopt.train.checkpoint import BEST, LAST, load_checkpoint
 from queryopt.train.data import LabelledImages
 from queryopt.train.methods import find_method

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-from queryopt.cli import Progress, display_path
 from queryopt.errors import DataError, UsageError
+from queryopt.progress import Progress
+from queryopt.text import display_path
 from queryopt.train.data import DataSplits, LabelledImages, check_folder, load_image_folder
 from queryopt.train.datasets.attributes import ImageAttributes, birds_attributes
 from queryopt.train.datasets.official import ANY_SIZE, OfficialDataset

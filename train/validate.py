@@ -10,9 +10,9 @@ from torch import Tensor
 
 from queryopt.card import Preprocessing
 from queryopt.codes import pack_codes
+from queryopt.metrics import retrieval_metrics
 from queryopt.train.hash_network import HashNetwork
 from queryopt.train.inputs import to_input
-from queryopt.train.metrics import retrieval_metrics
 
 __all__ = ["Validation", "network_codes", "validate"]
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from queryopt.bench.cli.lists import listed
-from queryopt.cli import Command, Output, common_options, display_path, threads_option
+from queryopt.cli import Command, Output, common_options, threads_option
 from queryopt.errors import ExitCode, MissingError, UsageError
-from queryopt.text import counted, install_extra
+from queryopt.text import counted, display_path, install_extra
 from queryopt.train.presets import find_preset
 from queryopt.train.sources import absolute_source, check_source, official_source, with_root
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from queryopt.bench.ablation.plan import PlannedRun
-    from queryopt.bench.ablation.report import StudyTable
-    from queryopt.bench.ablation.studies import Study
+    from queryopt.bench.quality.ablation.plan import PlannedRun
+    from queryopt.bench.quality.ablation.report import StudyTable
+    from queryopt.bench.quality.ablation.studies import Study
 
 __all__ = ["command"]
 
@@ -105,7 +105,7 @@ def command(
       3    nothing usable in the input
       130  Ctrl-C; the same command goes on
     """
-    from queryopt.bench.ablation.studies import find_study, select_arms
+    from queryopt.bench.quality.ablation.studies import find_study, select_arms
 
     chosen = [find_study(name) for name in dict.fromkeys(studies)]
     if preset is not None:
@@ -120,8 +120,8 @@ def command(
         import torch  # noqa: F401
     except ImportError:
         raise MissingError(f"training needs torch: {install_extra('train')}") from None
-    from queryopt.bench.ablation.plan import check_folders, only_arms, plan_runs
-    from queryopt.bench.ablation.report import LEGEND
+    from queryopt.bench.quality.ablation.plan import check_folders, only_arms, plan_runs
+    from queryopt.bench.quality.ablation.report import LEGEND
     from queryopt.train.presets import default_preset
 
     official = official_source(source)
@@ -157,7 +157,7 @@ def _list_runs(out: Output, runs: "Sequence[PlannedRun]", folder: Path, threads:
     """Name the runs, whether they are done, and about how long those that aren't take on this machine."""
     from rich.table import Table
 
-    from queryopt.bench.ablation.runner import read_result, seconds_for
+    from queryopt.bench.quality.ablation.runner import read_result, seconds_for
 
     timed: dict[str, float] = {}
     table = Table("run", "row", "state", "about")
@@ -182,7 +182,7 @@ def _train(
     out: Output, runs: "Sequence[PlannedRun]", folder: Path, source: str, threads: int | None, device: str
 ) -> dict[str, str]:
     """Do what isn't done. Returns the runs that failed, with the reason."""
-    from queryopt.bench.ablation.runner import run_all
+    from queryopt.bench.quality.ablation.runner import run_all
 
     failed: dict[str, str] = {}
     outcomes = run_all(runs, folder, source, threads=threads, device=device, progress=out.progress)
@@ -227,10 +227,10 @@ def _write(
     import torch
 
     from queryopt import __version__
-    from queryopt.bench.ablation.plot import plot_study
-    from queryopt.bench.ablation.report import markdown, study_table
-    from queryopt.bench.ablation.runner import read_result
     from queryopt.bench.machine import describe_machine
+    from queryopt.bench.quality.ablation.plot import plot_study
+    from queryopt.bench.quality.ablation.report import markdown, study_table
+    from queryopt.bench.quality.ablation.runner import read_result
     from queryopt.files import replacing
 
     found = [result for run in runs if (result := read_result(folder / run.folder, run.config)) is not None]
@@ -263,7 +263,7 @@ def _write(
 def _shown(table: "StudyTable") -> "Table":
     from rich.table import Table
 
-    from queryopt.bench.ablation.report import cells
+    from queryopt.bench.quality.ablation.report import cells
 
     heading, lines = cells(table)
     shown = Table(title=table.title, title_justify="left")

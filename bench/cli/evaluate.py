@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import click
 
 from queryopt.bench.cli.evaluate_checks import check_outputs, check_plot, check_protocols, check_usage
-from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
+from queryopt.cli import Command, Output, batch_option, common_options, threads_option
 from queryopt.codes import MAX_BITS
 from queryopt.errors import DataError, ExitCode, MismatchError, MissingError, UsageError
 from queryopt.runtime.cli.backend import backend_option
 from queryopt.runtime.search.ranked import RANKS, Rank
-from queryopt.text import install_extra
+from queryopt.text import display_path, install_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from queryopt.bench.evaluate import DataSource, Evaluation, LabelledCodes, LabelledFolder, Part, Protocol
+    from queryopt.bench.quality.evaluate import DataSource, Evaluation, LabelledCodes, LabelledFolder, Part, Protocol
     from queryopt.card import ModelCard
     from queryopt.runtime import HashIndex
 
@@ -191,9 +191,9 @@ def main(
       4  a package that is needed is missing
       5  refused: the mAP is below what --require-ratio asks for
     """
-    from queryopt.bench.bit_cards import load_all_attributes, make_bit_cards
     from queryopt.bench.cli.evaluate_tables import class_table, figure_table
-    from queryopt.bench.evaluate import (
+    from queryopt.bench.quality.bit_cards import load_all_attributes, make_bit_cards
+    from queryopt.bench.quality.evaluate import (
         evaluate,
         hash_labelled,
         index_codes,
@@ -315,7 +315,7 @@ def main(
             written.write(json.dumps(result, indent=2).encode() + b"\n")
         titled = _titles(evaluations)
         if drawn is not None:
-            from queryopt.bench.evaluation_plot import plot_evaluations
+            from queryopt.bench.quality.evaluation_plot import plot_evaluations
 
             plot_evaluations(titled, drawn)
         if carded is not None:
@@ -390,7 +390,7 @@ def _titles(evaluations: "Mapping[tuple[str, Part, Protocol, Rank], Evaluation]"
 
 def _source(data: str | None, root: str | None, any_size: bool, run: str | None, split: str) -> "DataSource | None":
     """The data set to measure on, None where folders were given."""
-    from queryopt.bench.evaluate import DataSource
+    from queryopt.bench.quality.evaluate import DataSource
     from queryopt.train.sources import absolute_source, with_root
 
     data = with_root(data, root, any_size)
@@ -409,7 +409,7 @@ def _unseen(
     source: "DataSource", split: str, protocols: "tuple[Protocol, ...]", out: Output
 ) -> "tuple[LabelledFolder, LabelledFolder] | None":
     """Gallery and queries of the classes that a run held out, where the test pictures are asked with."""
-    from queryopt.bench.evaluate import labelled_pictures
+    from queryopt.bench.quality.evaluate import labelled_pictures
 
     if split != "test" or not source.open_set:
         return None

@@ -5,12 +5,11 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from queryopt.cli import display_path
 from queryopt.errors import MissingError, UsageError
-from queryopt.text import install_extra
+from queryopt.text import display_path, install_extra
 
 if TYPE_CHECKING:
-    from queryopt.bench.evaluate import LabelledFolder, Protocol
+    from queryopt.bench.quality.evaluate import LabelledFolder, Protocol
 
 __all__ = ["check_outputs", "check_plot", "check_protocols", "check_usage"]
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from queryopt.bench.evaluate import Evaluation
-from queryopt.cli import display_path
+from queryopt.bench.quality.evaluate import Evaluation
+from queryopt.text import display_path
 
 __all__ = ["class_table", "figure_table"]
 

@@ -7,7 +7,7 @@ import click
 from queryopt.cli import Command, Output, common_options
 
 if TYPE_CHECKING:
-    from queryopt.bench.evaluation_speed import EvaluationSpeed
+    from queryopt.bench.speed.evaluation_speed import EvaluationSpeed
 
 __all__ = ["command"]
 
@@ -31,7 +31,7 @@ def command(out: Output, queries: int, gallery: int, bits: int, classes: int, sa
       qo-bench evaluate
       qo-bench evaluate --queries 5794 --gallery 5994 --classes 200 --bits 12
     """
-    from queryopt.bench.evaluation_speed import measure_evaluation
+    from queryopt.bench.speed.evaluation_speed import measure_evaluation
 
     with out.progress("measure", rounds, unit="rounds") as advance:
         speed = measure_evaluation(

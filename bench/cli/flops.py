@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.cli import Command, Output, common_options, display_path
+from queryopt.cli import Command, Output, common_options
 from queryopt.codes import check_bits
 from queryopt.errors import MissingError, UsageError
-from queryopt.text import counted, install_extra
+from queryopt.text import counted, display_path, install_extra
 from queryopt.train.run_files import find_checkpoint
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from queryopt.bench.flops import FlopReport
+    from queryopt.bench.speed.flops import FlopReport
     from queryopt.train.network import NetworkConfig
 
 __all__ = ["command"]
@@ -47,7 +47,7 @@ def command(out: Output, ckpt: str | None, folder: str | None, **settings: Any) 
         import torch  # noqa: F401
     except ImportError:
         raise MissingError(f"counting needs torch: {install_extra('train')}") from None
-    from queryopt.bench.flops import flop_report
+    from queryopt.bench.speed.flops import flop_report
 
     report = flop_report(_config(ckpt, given))
     out.result(report.to_dict())
@@ -76,7 +76,7 @@ def _check(ckpt: str | None, given: dict[str, Any]) -> None:
 def _config(ckpt: str | None, given: dict[str, Any]) -> "NetworkConfig":
     """The network to count: a checkpoint's, or that of the options."""
     if ckpt is None:
-        from queryopt.bench.networks import network_config
+        from queryopt.bench.speed.networks import network_config
 
         return network_config(**given)
     from queryopt.train.checkpoint import load_checkpoint
@@ -136,7 +136,7 @@ def _table(title: str, first: str, *numbers: str) -> "Table":
 def _write(report: "FlopReport", folder: Path) -> list[Path]:
     import json
 
-    from queryopt.bench.flops_plot import plot_flops
+    from queryopt.bench.speed.flops_plot import plot_flops
 
     folder.mkdir(parents=True, exist_ok=True)
     numbers, picture = folder / "flops.json", folder / "flops.png"

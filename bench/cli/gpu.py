@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from queryopt.bench.cli.lists import count, listed
-from queryopt.cli import Command, Output, common_options, display_path, json_text
+from queryopt.cli import Command, Output, common_options
 from queryopt.errors import ExitCode, MissingError, UsageError
+from queryopt.text import display_path, json_text
 
 __all__ = ["command"]
 
@@ -128,13 +129,13 @@ def command(
       3  the run of --ckpt can't be used
       4  no GPU
     """
-    from queryopt.bench.gpu.isolated import run_sections
-    from queryopt.bench.gpu.peers import check_gpu_peers
-    from queryopt.bench.gpu.report import GpuBenchmark, default_path, state_of_gpu
-    from queryopt.bench.gpu.section import GpuOptions, Outcome
-    from queryopt.bench.gpu.sections import SECTIONS, choose_sections
-    from queryopt.bench.search.data import specifications
-    from queryopt.bench.search.peers.base import Task
+    from queryopt.bench.speed.gpu.isolated import run_sections
+    from queryopt.bench.speed.gpu.peers import check_gpu_peers
+    from queryopt.bench.speed.gpu.report import GpuBenchmark, default_path, state_of_gpu
+    from queryopt.bench.speed.gpu.section import GpuOptions, Outcome
+    from queryopt.bench.speed.gpu.sections import SECTIONS, choose_sections
+    from queryopt.bench.speed.search.data import specifications
+    from queryopt.bench.speed.search.peers.base import Task
     from queryopt.files import replacing
     from queryopt.runtime.cuda import check_runtime
     from queryopt.runtime.cuda.driver import find_gpu

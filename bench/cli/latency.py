@@ -10,15 +10,15 @@ import click
 from queryopt.bench.cli.lists import count, listed
 from queryopt.bench.cli.models import backends_option, parse_model
 from queryopt.bench.cli.picture import check_picture
-from queryopt.cli import Command, Output, common_options, display_path, threads_option
+from queryopt.cli import Command, Output, common_options, threads_option
 from queryopt.errors import MissingError, UsageError
-from queryopt.text import counted, did_you_mean
+from queryopt.text import counted, did_you_mean, display_path
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from queryopt.bench.latency.contenders import Contender, Subject
-    from queryopt.bench.latency.report import LatencyReport
+    from queryopt.bench.speed.latency.contenders import Contender, Subject
+    from queryopt.bench.speed.latency.report import LatencyReport
 
 __all__ = ["command"]
 
@@ -102,9 +102,9 @@ def command(
         raise UsageError("--batch and --backend: give at least one of each")
     if picture is not None:
         check_picture(picture)
-    from queryopt.bench.latency.contenders import Subject, check_peers
-    from queryopt.bench.latency.report import measure_latency
-    from queryopt.bench.latency.tables import latency_table
+    from queryopt.bench.speed.latency.contenders import Subject, check_peers
+    from queryopt.bench.speed.latency.report import measure_latency
+    from queryopt.bench.speed.latency.tables import latency_table
     from queryopt.cores import usable_cores
 
     check_peers(names)
@@ -130,7 +130,7 @@ def command(
     for table in (latency_table(report), _paper()):
         out.print(table, "")
     if picture is not None:
-        from queryopt.bench.latency.plot import plot_latency
+        from queryopt.bench.speed.latency.plot import plot_latency
 
         plot_latency(report, picture)
         out.log(f"picture: {display_path(picture)}")
@@ -147,7 +147,7 @@ def _open(
     stack: contextlib.ExitStack,
 ) -> list["Contender"]:
     """Peers first: the first of them is the reference."""
-    from queryopt.bench.latency.contenders import open_model, open_peer
+    from queryopt.bench.speed.latency.contenders import open_model, open_peer
 
     opened: list[Contender] = []
 
@@ -171,7 +171,7 @@ def _open(
 
 
 def _untrained(out: Output, subject: "Subject", precisions: tuple[str, ...], folder: Path) -> list[tuple[Path, str]]:
-    from queryopt.bench.untrained import in_precision, untrained_model
+    from queryopt.bench.speed.untrained import in_precision, untrained_model
     from queryopt.export.precision import PRECISIONS
 
     for precision in precisions:
@@ -204,7 +204,7 @@ def _describe(report: "LatencyReport") -> str:
 def _paper() -> "Table":
     from rich.table import Table
 
-    from queryopt.bench.flops import PAPER_TABLE_4
+    from queryopt.bench.speed.flops import PAPER_TABLE_4
 
     table = Table(title="The paper's Table 4, which has no times", title_justify="left")
     table.add_column("method")

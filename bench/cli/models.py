@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from queryopt.bench.cli.lists import listed
-from queryopt.cli import display_path
+from queryopt.text import display_path
 
 __all__ = ["backends_option", "parse_model"]
 

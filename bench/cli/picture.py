@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from queryopt.cli import display_path
 from queryopt.errors import MissingError, UsageError
-from queryopt.text import install_extra
+from queryopt.text import display_path, install_extra
 
 __all__ = ["check_picture"]
 

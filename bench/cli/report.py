@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queryopt.cli import Command, Output, batch_option, common_options, device_option, display_path, threads_option
+from queryopt.cli import Command, Output, batch_option, common_options, device_option, threads_option
 from queryopt.errors import DataError, ExitCode, MissingError, UsageError
 from queryopt.runtime.cli.backend import backend_option
-from queryopt.text import counted, install_extra
+from queryopt.text import counted, display_path, install_extra
 from queryopt.train.run_files import find_checkpoint
 
 if TYPE_CHECKING:
-    from queryopt.bench.evaluate import DataSource
-    from queryopt.bench.report.model import ExportedModel, RunModel
+    from queryopt.bench.quality.evaluate import DataSource
+    from queryopt.bench.quality.report.model import ExportedModel, RunModel
 
 __all__ = ["main"]
 
@@ -83,10 +83,10 @@ def main(
       3  no checkpoint, no model, or nothing usable in the data
       4  a package that is needed is missing
     """
-    from queryopt.bench.report.figures import Figures
-    from queryopt.bench.report.model import is_model_file
-    from queryopt.bench.report.sections import make_report
-    from queryopt.bench.report.study import make_study
+    from queryopt.bench.quality.report.figures import Figures
+    from queryopt.bench.quality.report.model import is_model_file
+    from queryopt.bench.quality.report.sections import make_report
+    from queryopt.bench.quality.report.study import make_study
     from queryopt.files import replacing
     from queryopt.train.sources import absolute_source, with_root
 
@@ -159,7 +159,7 @@ def _check(subject: str, is_model: bool, data: str | None, compare: str | None, 
 def _run(path: str, device: str, threads: int | None, batch: int) -> "RunModel":
     import torch
 
-    from queryopt.bench.report.model import RunModel
+    from queryopt.bench.quality.report.model import RunModel
     from queryopt.train.checkpoint import load_checkpoint
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -168,7 +168,7 @@ def _run(path: str, device: str, threads: int | None, batch: int) -> "RunModel":
 
 
 def _exported(path: str, backend: str, threads: int | None, batch: int) -> "ExportedModel":
-    from queryopt.bench.report.model import ExportedModel
+    from queryopt.bench.quality.report.model import ExportedModel
     from queryopt.runtime import Hasher
 
     if not Path(path).is_file():
@@ -177,8 +177,8 @@ def _exported(path: str, backend: str, threads: int | None, batch: int) -> "Expo
 
 
 def _source(model: "RunModel | ExportedModel", data: str | None) -> "DataSource":
-    from queryopt.bench.evaluate import DataSource
-    from queryopt.bench.report.model import RunModel
+    from queryopt.bench.quality.evaluate import DataSource
+    from queryopt.bench.quality.report.model import RunModel
 
     if isinstance(model, RunModel):
         return DataSource.of_config(model.checkpoint.config, model.folder, data)

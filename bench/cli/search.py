@@ -6,8 +6,9 @@ import click
 
 from queryopt.bench.cli.lists import count, listed
 from queryopt.bench.cli.picture import check_picture
-from queryopt.cli import Command, Output, common_options, display_path
+from queryopt.cli import Command, Output, common_options
 from queryopt.errors import ExitCode, UsageError
+from queryopt.text import display_path
 
 __all__ = ["command"]
 
@@ -131,10 +132,10 @@ def command(
         if "queries" not in measures:
             raise UsageError("--png draws latencies: it needs --measure queries")
         check_picture(picture)
-    from queryopt.bench.search.data import specifications
-    from queryopt.bench.search.peers import Task, searcher_names
-    from queryopt.bench.search.report import Settings, run_benchmark
-    from queryopt.bench.search.tables import render
+    from queryopt.bench.speed.search.data import specifications
+    from queryopt.bench.speed.search.peers import Task, searcher_names
+    from queryopt.bench.speed.search.report import Settings, run_benchmark
+    from queryopt.bench.speed.search.tables import render
 
     names = searcher_names(*([] if one == ("none",) else list(one) for one in (structures, peers)))
     if not names:
@@ -156,7 +157,7 @@ def command(
     for part in render(report):
         out.print(part)
     if picture is not None:
-        from queryopt.bench.search.plot import plot_latency
+        from queryopt.bench.speed.search.plot import plot_latency
 
         plot_latency(report, picture)
         out.log(f"picture: {display_path(picture)}")

@@ -11,7 +11,7 @@ from queryopt.errors import UsageError
 from queryopt.text import did_you_mean
 
 if TYPE_CHECKING:
-    from queryopt.bench.serve.load import LoadReport
+    from queryopt.bench.speed.serve.load import LoadReport
 
 __all__ = ["command"]
 
@@ -65,8 +65,8 @@ def command(
     """
     import tempfile
 
-    from queryopt.bench.serve.generated import generate_index
-    from queryopt.bench.serve.load import KINDS, measure_load
+    from queryopt.bench.speed.serve.generated import generate_index
+    from queryopt.bench.speed.serve.load import KINDS, measure_load
     from queryopt.runtime.hasher import Hasher, find_model
     from queryopt.runtime.serve.server import require_packages
 

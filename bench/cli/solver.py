@@ -7,7 +7,7 @@ import click
 from queryopt.cli import Command, Output, common_options, threads_option
 
 if TYPE_CHECKING:
-    from queryopt.bench.solver_speed import SolverSpeed
+    from queryopt.bench.speed.solver_speed import SolverSpeed
 
 __all__ = ["command"]
 
@@ -43,7 +43,7 @@ def command(
     """
     import torch
 
-    from queryopt.bench.solver_speed import DTYPES, measure_solver
+    from queryopt.bench.speed.solver_speed import DTYPES, measure_solver
 
     if threads is not None:
         torch.set_num_threads(threads)

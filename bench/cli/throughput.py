@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queryopt.cli import Command, Output, batch_option, common_options, display_path, threads_option
+from queryopt.cli import Command, Output, batch_option, common_options, threads_option
 from queryopt.errors import InputError, UsageError
-from queryopt.text import counted
+from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
-    from queryopt.bench.throughput import Throughput
+    from queryopt.bench.speed.throughput import Throughput
 
 __all__ = ["command"]
 
@@ -60,8 +60,8 @@ def command(
     """
     if model is not None and (backbone is not None or bits is not None):
         raise UsageError("--backbone and --bits are of an untrained model: leave them out, or leave out --model")
-    from queryopt.bench.throughput import make_pictures, measure
-    from queryopt.bench.untrained import untrained_model
+    from queryopt.bench.speed.throughput import make_pictures, measure
+    from queryopt.bench.speed.untrained import untrained_model
 
     with tempfile.TemporaryDirectory(prefix="queryopt-throughput-") as temporary:
         place = Path(temporary)

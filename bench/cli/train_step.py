@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.cli import Command, Output, common_options, display_path, json_text, threads_option
+from queryopt.cli import Command, Output, common_options, threads_option
 from queryopt.errors import MissingError
-from queryopt.text import counted, install_extra
+from queryopt.text import counted, display_path, install_extra, json_text
 from queryopt.train.presets import default_preset, find_preset, preset_config
 from queryopt.train.sources import absolute_source, check_source, official_source, with_root
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from queryopt.bench.train_step import StepSpeed
+    from queryopt.bench.speed.train_step import StepSpeed
 
 __all__ = ["command"]
 
@@ -80,7 +80,7 @@ def command(
         import torch  # noqa: F401
     except ImportError:
         raise MissingError(f"training needs torch: {install_extra('train')}") from None
-    from queryopt.bench.train_step import made_images, measure_step, training_images
+    from queryopt.bench.speed.train_step import made_images, measure_step, training_images
 
     official = official_source(source) if source else None
     chosen = preset or default_preset(settings["device"] or "auto", official.dataset.name if official else "")

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queryopt.cli import Command, Output, common_options, display_path, threads_option
+from queryopt.cli import Command, Output, common_options, threads_option
 from queryopt.errors import DataError, ExitCode, MissingError
-from queryopt.text import install_extra
+from queryopt.text import display_path, install_extra
 from queryopt.train.run_files import LAST, find_checkpoint
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from queryopt.bench.welch import WelchReport
-    from queryopt.cli import Progress
+    from queryopt.bench.quality.welch import WelchReport
+    from queryopt.progress import Progress
 
 __all__ = ["command"]
 
@@ -83,7 +83,7 @@ def command(
 
 
 def _report(name: str, codes_of: str, data: str | None, threads: int | None, progress: "Progress") -> "WelchReport":
-    from queryopt.bench.welch import network_class_codes, solved_class_codes, welch_report
+    from queryopt.bench.quality.welch import network_class_codes, solved_class_codes, welch_report
     from queryopt.train.checkpoint import load_checkpoint
     from queryopt.train.data import split_validation
     from queryopt.train.open_set import hold_out_classes
@@ -124,7 +124,7 @@ def _table(reports: "list[WelchReport]") -> "Table":
 
 
 def _write(out: Output, reports: "list[WelchReport]", folder: Path) -> None:
-    from queryopt.bench.welch_plot import plot_welch
+    from queryopt.bench.quality.welch_plot import plot_welch
     from queryopt.files import replacing
 
     folder.mkdir(parents=True, exist_ok=True)

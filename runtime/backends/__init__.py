@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from queryopt.cli import display_path
 from queryopt.errors import ModelError
 from queryopt.runtime.backends.base import Backend, BackendOutput
 from queryopt.runtime.backends.choose import BACKENDS, BackendChoice, choose_backend, has_gpu
+from queryopt.text import display_path
 
 __all__ = ["BACKENDS", "Backend", "BackendChoice", "BackendOutput", "choose_backend", "has_gpu", "open_backend"]
 

@@ -5,12 +5,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from queryopt.cli import display_path
 from queryopt.errors import MissingError, ModelError, UsageError
 from queryopt.runtime.backends.onnxruntime import has_cuda_provider
 from queryopt.runtime.cuda.driver import find_gpu
 from queryopt.runtime.onnx_file import read_card, read_onnx
-from queryopt.text import did_you_mean
+from queryopt.text import did_you_mean, display_path
 
 __all__ = ["BACKENDS", "BackendChoice", "choose_backend", "has_gpu"]
 

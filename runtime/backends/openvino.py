@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.card import ModelCard
-from queryopt.cli import display_path
 from queryopt.cores import usable_cores
 from queryopt.errors import MissingError, ModelError
 from queryopt.runtime.backends.base import (
@@ -24,7 +23,7 @@ from queryopt.runtime.backends.base import (
     no_output,
 )
 from queryopt.runtime.onnx_file import read_card, read_onnx
-from queryopt.text import counted, install_extra
+from queryopt.text import counted, display_path, install_extra
 
 __all__ = ["OpenVinoBackend"]
 

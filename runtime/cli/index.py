@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from queryopt import __version__
-from queryopt.cli import Group, Output, common_options, display_path
+from queryopt.cli import Group, Output, common_options
 from queryopt.errors import ExitCode, UsageError
-from queryopt.text import counted
+from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
     from queryopt.runtime.index import HashIndex

@@ -10,18 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.cli import (
-    Command,
-    Output,
-    batch_option,
-    common_options,
-    device_option,
-    display_path,
-    threads_option,
-)
+from queryopt.cli import Command, Output, batch_option, common_options, device_option, threads_option
 from queryopt.errors import ExitCode, InputError, UsageError
 from queryopt.runtime.cli.backend import backend_option
-from queryopt.text import counted
+from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
     from queryopt.runtime.hasher import Hasher

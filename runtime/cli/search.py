@@ -11,20 +11,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from queryopt.cli import (
-    Command,
-    Output,
-    batch_option,
-    common_options,
-    device_option,
-    display_path,
-    from_here,
-    threads_option,
-)
+from queryopt.cli import Command, Output, batch_option, common_options, device_option, threads_option
 from queryopt.errors import ExitCode, InputError, UsageError
 from queryopt.runtime.cli.backend import backend_option
 from queryopt.runtime.search.ranked import RANKS, Rank
-from queryopt.text import counted
+from queryopt.text import counted, display_path, from_here
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from queryopt.cli import Output, display_path
+from queryopt.cli import Output
 from queryopt.errors import ExitCode
-from queryopt.text import counted
+from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
     from queryopt.runtime.hasher import Hasher

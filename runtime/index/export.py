@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from queryopt.progress import Progress, no_progress
 from queryopt.runtime.index.store import Store
-from queryopt.runtime.index.update import Progress, no_progress
 from queryopt.runtime.outputs import CodeRows, writing_codes
 
 __all__ = ["export"]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard
 from queryopt.errors import InputError, MismatchError, UsageError
+from queryopt.progress import Progress
 from queryopt.runtime.index import merge as merging
 from queryopt.runtime.index import root as moving
 from queryopt.runtime.index import update as updating
@@ -29,7 +30,7 @@ from queryopt.runtime.index.rows import IndexedImage, read_margins, read_page
 from queryopt.runtime.index.schema import SCHEMA_VERSION
 from queryopt.runtime.index.searcher import Searcher
 from queryopt.runtime.index.store import CHOOSE, Store
-from queryopt.runtime.index.update import ImageHasher, Progress, UpdateReport
+from queryopt.runtime.index.update import ImageHasher, UpdateReport
 from queryopt.runtime.index.verify import VerifyReport
 from queryopt.runtime.search import Explanation, RadiusResult, Rank, SearchResult
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from queryopt.errors import MismatchError, UsageError
+from queryopt.progress import Progress, no_progress
 from queryopt.runtime.index.rows import IndexedImage, Row, label_of
 from queryopt.runtime.index.store import Store
-from queryopt.runtime.index.update import Progress, no_progress
 
 __all__ = ["HASH_AGAIN", "MergeReport", "merge"]
 

@@ -2,11 +2,11 @@
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +14,13 @@ import numpy.typing as npt
 from queryopt.card import ModelCard
 from queryopt.codes import check_codes
 from queryopt.errors import InputError, MismatchError
+from queryopt.progress import Advance, Progress, no_progress
 from queryopt.runtime.index.rows import Row, encode_margins, label_of
 from queryopt.runtime.index.store import Store
 
-if TYPE_CHECKING:
-    from queryopt.cli import Advance
-
-__all__ = ["ImageHasher", "Progress", "UpdateReport", "add", "no_progress", "prune", "refresh", "update"]
+__all__ = ["ImageHasher", "UpdateReport", "add", "prune", "refresh", "update"]
 
 _log = logging.getLogger("queryopt")
-
-Progress = Callable[[str, int | None], "AbstractContextManager[Advance]"]
-"""Opens a progress bar: (description, total). `queryopt.cli.Output.progress` is one."""
 
 
 class HashedBatch(Protocol):
@@ -201,7 +196,7 @@ class _Counts:
     stale: dict[str, str] = field(default_factory=dict)
 
 
-def _hash(store: Store, hasher: ImageHasher, todo: list[_Todo], counts: _Counts, advance: "Advance") -> None:
+def _hash(store: Store, hasher: ImageHasher, todo: list[_Todo], counts: _Counts, advance: Advance) -> None:
     if not todo:
         return
     root = os.fsencode(store.meta.root)
@@ -330,8 +325,3 @@ def _check_prune(store: Store, vanished: int, force: bool, done: str = "removed"
 
 def _absolute(store: Store, relative: bytes) -> str:
     return os.path.join(store.meta.root, os.fsdecode(relative))
-
-
-def no_progress(description: str, total: int | None) -> "AbstractContextManager[Advance]":
-    """A `Progress` that shows nothing."""
-    return nullcontext(lambda count=1, note=None: None)

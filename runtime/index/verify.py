@@ -8,11 +8,11 @@ import numpy as np
 
 from queryopt.codes import unpack_codes
 from queryopt.errors import IndexFileError
+from queryopt.progress import Progress, no_progress
 from queryopt.runtime.index.blocks import BLOCK_IDS, BLOCKS, Block, describe, read_blocks
 from queryopt.runtime.index.meta import read_meta, read_state
 from queryopt.runtime.index.rows import IndexedImage, read_range
 from queryopt.runtime.index.store import Store
-from queryopt.runtime.index.update import Progress, no_progress
 
 __all__ = ["VerifyReport", "verify"]
 

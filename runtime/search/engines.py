@@ -143,30 +143,28 @@ class NativeEngine:
         self._count = count
 
     @property
-    def structure(self) -> str:  # noqa: D102
+    def structure(self) -> str:
         return self.core.structure
 
     @property
-    def path(self) -> str:  # noqa: D102
+    def path(self) -> str:
         return self.core.path
 
     @property
-    def unique(self) -> int:  # noqa: D102
+    def unique(self) -> int:
         return self.core.unique
 
     @property
-    def nbytes(self) -> int:  # noqa: D102
+    def nbytes(self) -> int:
         return self.core.bytes
 
-    def search(  # noqa: D102
-        self, codes: Packed, k: int, allowed: Mask | None, threads: int
-    ) -> tuple[Ids, npt.NDArray[np.int32]]:
+    def search(self, codes: Packed, k: int, allowed: Mask | None, threads: int) -> tuple[Ids, npt.NDArray[np.int32]]:
         shape = (len(codes), k)
         ids, distances = np.empty(shape, np.int64), np.empty(shape, np.int32)
         assert self.core.search(codes, k, ids, distances, threads, allowed)
         return ids, distances
 
-    def search_ranked(  # noqa: D102
+    def search_ranked(
         self,
         codes: Packed,
         weights: npt.NDArray[np.uint16],
@@ -180,29 +178,29 @@ class NativeEngine:
         assert self.core.search_ranked(codes, weights, k, rank, ids, distances, scores, threads, allowed)
         return ids, distances, scores
 
-    def search_radius(self, codes: Packed, radius: int, allowed: Mask | None, threads: int) -> Hits:  # noqa: D102
+    def search_radius(self, codes: Packed, radius: int, allowed: Mask | None, threads: int) -> Hits:
         found = self.core.search_radius(codes, radius, threads, allowed)
         assert found is not None
         return found
 
-    def codes(self, rows: npt.NDArray[np.uint32] | None = None) -> Packed:  # noqa: D102
+    def codes(self, rows: npt.NDArray[np.uint32] | None = None) -> Packed:
         packed = np.zeros((self._count if rows is None else len(rows), code_bytes(self._bits)), np.uint8)
         self.core.codes(rows, packed)
         return packed
 
-    def costs(self, codes: Packed, k: int | None, radius: int, allowed: Mask | None) -> list[Cost]:  # noqa: D102
+    def costs(self, codes: Packed, k: int | None, radius: int, allowed: Mask | None) -> list[Cost]:
         found = self.core.explain(codes, k, radius, allowed)
         assert found is not None
         return [Cost(*cost) for cost in found]
 
-    def ranked_costs(  # noqa: D102
+    def ranked_costs(
         self, codes: Packed, weights: npt.NDArray[np.uint16], k: int, rank: ranked.Rank, allowed: Mask | None
     ) -> list[Cost]:
         found = self.core.explain_ranked(codes, weights, k, rank, allowed)
         assert found is not None
         return [Cost(*cost) for cost in found]
 
-    def stored(self) -> Stored:  # noqa: D102
+    def stored(self) -> Stored:
         return Stored(self.structure, self._bits, self._count, self.unique, self.core.sections())
 
 
@@ -218,16 +216,14 @@ class NumpyEngine:
         self._ids = ids
 
     @property
-    def unique(self) -> int:  # noqa: D102
+    def unique(self) -> int:
         return len(self._words)
 
     @property
-    def nbytes(self) -> int:  # noqa: D102
+    def nbytes(self) -> int:
         return self._words.nbytes
 
-    def search(  # noqa: D102
-        self, codes: Packed, k: int, allowed: Mask | None, threads: int
-    ) -> tuple[Ids, npt.NDArray[np.int32]]:
+    def search(self, codes: Packed, k: int, allowed: Mask | None, threads: int) -> tuple[Ids, npt.NDArray[np.int32]]:
         words, to_ids = self._allowed(allowed)
         ids = np.full((len(codes), k), -1, np.int64)
         distances = np.full((len(codes), k), self._bits + 1, np.int32)
@@ -236,7 +232,7 @@ class NumpyEngine:
             distances[i, : len(rows)] = near
         return ids, distances
 
-    def search_ranked(  # noqa: D102
+    def search_ranked(
         self,
         codes: Packed,
         weights: npt.NDArray[np.uint16],
@@ -254,7 +250,7 @@ class NumpyEngine:
             distances[i, : len(rows)], scores[i, : len(rows)] = ranked.split_keys(keys, rank)
         return ids, distances, scores
 
-    def search_radius(self, codes: Packed, radius: int, allowed: Mask | None, threads: int) -> Hits:  # noqa: D102
+    def search_radius(self, codes: Packed, radius: int, allowed: Mask | None, threads: int) -> Hits:
         words, to_ids = self._allowed(allowed)
         hits = list(scan.within(words, scan.to_words(codes), radius))
         offsets = np.zeros(len(codes) + 1, np.int64)
@@ -265,20 +261,20 @@ class NumpyEngine:
             distances[offsets[i] : offsets[i + 1]] = near
         return offsets, ids, distances
 
-    def codes(self, rows: npt.NDArray[np.uint32] | None = None) -> Packed:  # noqa: D102
+    def codes(self, rows: npt.NDArray[np.uint32] | None = None) -> Packed:
         words = self._words if rows is None else self._words[rows]
         return _bytes_of(words)[:, : code_bytes(self._bits)].copy()
 
-    def costs(self, codes: Packed, k: int | None, radius: int, allowed: Mask | None) -> list[Cost]:  # noqa: D102
+    def costs(self, codes: Packed, k: int | None, radius: int, allowed: Mask | None) -> list[Cost]:
         words, _ = self._allowed(allowed)
         return [Cost(0, len(words), 0, True)] * len(codes)
 
-    def ranked_costs(  # noqa: D102
+    def ranked_costs(
         self, codes: Packed, weights: npt.NDArray[np.uint16], k: int, rank: ranked.Rank, allowed: Mask | None
     ) -> list[Cost]:
         return self.costs(codes, k, 0, allowed)
 
-    def stored(self) -> Stored:  # noqa: D102
+    def stored(self) -> Stored:
         words = self._words
         if 32 < self._bits <= 48:
             halves = _bytes_of(words)

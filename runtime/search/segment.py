@@ -36,7 +36,7 @@ class Segment:
     live: Mask | None = None
     alive: int = -1
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         if self.live is None:
             object.__setattr__(self, "alive", self.count)
 

@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
 from queryopt import __version__
-from queryopt.cli import display_path
 from queryopt.errors import QueryOptError
 from queryopt.runtime.serve.api import api_routes, described
 from queryopt.runtime.serve.errors import RequestError
@@ -19,6 +18,7 @@ from queryopt.runtime.serve.gallery import Gallery
 from queryopt.runtime.serve.guard import Guard
 from queryopt.runtime.serve.pages.shell import error_page
 from queryopt.runtime.serve.site import site_routes
+from queryopt.text import display_path
 
 __all__ = ["create_app"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from queryopt.cli import display_path
 from queryopt.errors import FormatError, InputError, MismatchError
+from queryopt.text import display_path
 
 __all__ = ["BitMeaning", "read_bit_cards"]
 

@@ -16,7 +16,6 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.cli import display_path
 from queryopt.codes import code_bytes
 from queryopt.cores import usable_cores
 from queryopt.errors import ImageError, QueryOptError, UsageError
@@ -37,6 +36,7 @@ from queryopt.runtime.serve.queries import Queries, UploadedQuery
 from queryopt.runtime.serve.settings import MAX_K, MAX_PAGE, ServeSettings
 from queryopt.runtime.serve.survey import BitSurvey, survey
 from queryopt.runtime.serve.worker import Hashed, ModelWorker
+from queryopt.text import display_path
 
 __all__ = ["Gallery", "Results"]
 

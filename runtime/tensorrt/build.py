@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from queryopt.card import ModelCard
-from queryopt.cli import display_path
 from queryopt.errors import MismatchError, MissingError, ModelError, UsageError
 from queryopt.files import replacing
 from queryopt.runtime.cuda.driver import find_gpu
@@ -32,7 +31,7 @@ from queryopt.runtime.tensorrt.manifest import (
 )
 from queryopt.runtime.tensorrt.messages import collect_messages, stdout_kept_clean
 from queryopt.runtime.tensorrt.profile import DEFAULT_PROFILE, Profile
-from queryopt.text import did_you_mean
+from queryopt.text import did_you_mean, display_path
 
 __all__ = [
     "BuiltEngine",

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from queryopt.cli import display_path
 from queryopt.codes import code_bytes
 from queryopt.errors import DeviceMemoryError, ModelError
 from queryopt.runtime.cuda.base import Memory, Stream
@@ -15,6 +14,7 @@ from queryopt.runtime.tensorrt.kernel_cache import KernelCache, cache_path
 from queryopt.runtime.tensorrt.manifest import rebuild_hint
 from queryopt.runtime.tensorrt.messages import collect_messages, stdout_kept_clean
 from queryopt.runtime.tensorrt.pipeline import Tensor
+from queryopt.text import display_path
 
 __all__ = ["TensorRtEngine"]
 

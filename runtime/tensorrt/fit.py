@@ -4,11 +4,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from queryopt.cli import display_path
 from queryopt.errors import MismatchError, MissingError
 from queryopt.runtime.cuda.driver import Gpu, find_gpu
 from queryopt.runtime.tensorrt.flavours import Flavour, load_flavour
 from queryopt.runtime.tensorrt.manifest import Manifest, host, read_manifest, read_plan, rebuild_hint, title
+from queryopt.text import display_path
 
 __all__ = ["FittingEngine", "fitting_engine", "mismatches", "why_not_here"]
 

@@ -9,9 +9,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from queryopt.cli import display_path
 from queryopt.errors import UsageError
 from queryopt.files import replacing
+from queryopt.text import display_path
 
 __all__ = ["KernelCache", "cache_path"]
 

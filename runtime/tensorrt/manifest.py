@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from queryopt.card import ModelCard
-from queryopt.cli import display_path
 from queryopt.errors import MismatchError, ModelError
 from queryopt.files import replacing
 from queryopt.runtime.tensorrt.flavours import flavour_text
 from queryopt.runtime.tensorrt.profile import Profile
-from queryopt.text import counted
+from queryopt.text import counted, display_path
 
 __all__ = [
     "MANIFEST_VERSION",

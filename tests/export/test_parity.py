@@ -17,11 +17,11 @@ from queryopt.export.onnx import build_graph, model_card, with_card
 from queryopt.export.parity import MIN_BITS, flip_rate_upper_bound, top_k_overlap
 from queryopt.export.parity_views import parity_views
 from queryopt.images import load_image
+from queryopt.metrics import retrieval_metrics
 from queryopt.runtime import Hasher
 from queryopt.runtime.cuda.emulated import EmulatedRuntime
 from queryopt.runtime.tensorrt.emulated import EmulatedBackend
 from queryopt.runtime.tensorrt.profile import Profile
-from queryopt.train.metrics import retrieval_metrics
 
 P = Preprocessing.for_size(32)
 

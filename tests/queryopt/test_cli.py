@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from rich.table import Table
 from rich.text import Text
 
-from queryopt.cli import Command, Group, Output, batch_option, common_options, display_path, from_here, threads_option
+from queryopt.cli import Command, Group, Output, batch_option, common_options, threads_option
 from queryopt.errors import ExitCode, InputError, MismatchError, MissingError, ParityError, QueryOptError, TrainingError
+from queryopt.text import display_path, from_here
 
 PROGRAM = """
 import os, signal, sys

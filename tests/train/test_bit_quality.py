@@ -7,8 +7,8 @@ import pytest
 
 from queryopt.codes import pack_codes
 from queryopt.errors import MismatchError, UsageError
+from queryopt.metrics import retrieval_metrics
 from queryopt.train.bit_quality import bit_quality, drop_losses
-from queryopt.train.metrics import retrieval_metrics
 
 
 def test_statistics_are_what_plain_loops_find():

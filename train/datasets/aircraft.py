@@ -10,7 +10,7 @@ has about 8), and random crops rarely hold it.
 
 from pathlib import Path
 
-from queryopt.cli import display_path
+from queryopt.text import display_path
 from queryopt.train.data import DataSplits
 from queryopt.train.datasets.download import download_with_torchvision
 from queryopt.train.datasets.official import Counts, OfficialDataset

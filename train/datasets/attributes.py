@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.cli import display_path
 from queryopt.errors import DataError
-from queryopt.text import listed
+from queryopt.text import display_path, listed
 from queryopt.train.data import LabelledImages
 
 __all__ = ["CERTAINTIES", "ImageAttributes", "birds_attributes"]

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.cli import display_path
 from queryopt.errors import DataError
+from queryopt.text import display_path
 from queryopt.train.data import DataSplits
 from queryopt.train.datasets.attributes import CERTAINTIES, ImageAttributes
 from queryopt.train.datasets.id_tables import read_id_tables

@@ -11,9 +11,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from queryopt.cli import display_path
 from queryopt.errors import DataError, MissingError
-from queryopt.text import install_extra
+from queryopt.text import display_path, install_extra
 
 __all__ = ["download_with_torchvision"]
 

@@ -8,8 +8,8 @@ images/<class>/<number>.jpg
 
 from pathlib import Path
 
-from queryopt.cli import display_path
 from queryopt.errors import DataError
+from queryopt.text import display_path
 from queryopt.train.data import DataSplits
 from queryopt.train.datasets.download import download_with_torchvision
 from queryopt.train.datasets.official import Counts, OfficialDataset

@@ -9,7 +9,7 @@ classes.txt              <class> <name>
 from pathlib import Path
 from typing import NamedTuple
 
-from queryopt.cli import display_path
+from queryopt.text import display_path
 from queryopt.train.data import DataSplits
 from queryopt.train.datasets.splits import ClassRow, Listed, make_splits
 from queryopt.train.datasets.tables import Row, check_same_keys, keyed_rows, read_rows

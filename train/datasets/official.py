@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from queryopt.cli import display_path
 from queryopt.errors import DataError, UsageError
+from queryopt.text import display_path
 from queryopt.train.data import DataSplits
 from queryopt.train.datasets.attributes import ImageAttributes
 

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from queryopt.cli import display_path
-from queryopt.text import counted, did_you_mean
+from queryopt.text import counted, did_you_mean, display_path
 from queryopt.train.data import DataSplits, LabelledImages
 from queryopt.train.datasets.tables import Row
 

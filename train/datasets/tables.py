@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from queryopt.cli import display_path
 from queryopt.errors import DataError
+from queryopt.text import display_path
 
 __all__ = ["Row", "check_same_keys", "file_lines", "keyed_rows", "read_rows"]
 

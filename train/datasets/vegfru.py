@@ -11,7 +11,7 @@ EXIF data or unusual modes; the decoder copes, or names them.
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from queryopt.cli import display_path
+from queryopt.text import display_path
 from queryopt.train.data import DataSplits
 from queryopt.train.datasets.official import Counts, OfficialDataset
 from queryopt.train.datasets.splits import ClassRow, Listed, make_splits

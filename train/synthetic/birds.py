@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode
 
-from queryopt.cli import Progress, display_path, no_progress
 from queryopt.errors import DataError, UsageError
-from queryopt.text import did_you_mean
+from queryopt.progress import Progress, no_progress
+from queryopt.text import did_you_mean, display_path
 from queryopt.train.draws import Stream, sample_rng
 from queryopt.train.synthetic.attributes import ATTRIBUTES, MAX_CLASSES, Bird, choose_classes, class_name
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from queryopt.cli import display_path
 from queryopt.errors import DataError, ImageError, UsageError
 from queryopt.images import open_rgb
+from queryopt.text import display_path
 from queryopt.train.data import LabelledImages, load_image_folder
 
 if TYPE_CHECKING:

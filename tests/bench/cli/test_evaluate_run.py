@@ -15,10 +15,10 @@ from queryopt.bench.cli.evaluate import main
 from queryopt.codes import pack_codes
 from queryopt.errors import ExitCode
 from queryopt.export.cli import main as export_main
+from queryopt.metrics import retrieval_metrics
 from queryopt.runtime.hasher import Hasher
 from queryopt.train.cli import main as train_main
 from queryopt.train.data import load_image_folder, split_validation
-from queryopt.train.metrics import retrieval_metrics
 from queryopt.train.synthetic import ATTRIBUTES
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from queryopt.bench.cli.bench import main
-from queryopt.bench.flops import flop_report
+from queryopt.bench.speed.flops import flop_report
 from queryopt.train.checkpoint import save_best
 from queryopt.train.config import TrainConfig
 from queryopt.train.network import NetworkConfig, QueryOpt

@@ -19,7 +19,7 @@ from PIL import Image
 
 from queryopt.bench.cli.evaluate import main as qo_eval
 from queryopt.bench.cli.report import main
-from queryopt.bench.report import landscape
+from queryopt.bench.quality.report import landscape
 from queryopt.errors import ExitCode
 from queryopt.export.cli import main as qo_export
 from queryopt.train import preset_config, train

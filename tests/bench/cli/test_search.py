@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from queryopt.bench.cli.bench import main
-from queryopt.bench.search.peers import Hits
-from queryopt.bench.search.peers.ours import Ours
+from queryopt.bench.speed.search.peers import Hits
+from queryopt.bench.speed.search.peers.ours import Ours
 
 INDEX = Path(__file__).parents[2] / "data" / "v1" / "index.db"
 QUICK = ["--n", 3000, "--queries", 20, "--rounds", 2, "--seconds", 1]

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from queryopt.bench.cli.bench import main
-from queryopt.bench.welch import welch_bound
+from queryopt.bench.quality.welch import welch_bound
 from queryopt.errors import ExitCode
 from queryopt.train import preset_config, train
 

@@ -98,7 +98,7 @@ def test_the_bar_of_verify_counts_pictures() -> None:
     shown: list[Any] = []
 
     @contextmanager
-    def progress(description: str, total: int | None) -> Iterator[Any]:
+    def progress(description: str, total: int | None, unit: str = "") -> Iterator[Any]:
         shown.append(total)
         yield lambda count=1, note=None: shown.append(count)
 

@@ -174,7 +174,7 @@ def test_progress_counts_failures_too(index: HashIndex, hasher: Any) -> None:
     shown: list[Any] = []
 
     @contextmanager
-    def progress(description: str, total: int | None) -> Generator[Any, None, None]:
+    def progress(description: str, total: int | None, unit: str = "") -> Generator[Any, None, None]:
         shown.append(total)
         yield lambda count=1, note=None: shown.append(count)
 

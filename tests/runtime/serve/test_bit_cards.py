@@ -27,8 +27,8 @@ def test_the_file_of_qo_eval_is_read(tmp_path):
 def test_what_qo_eval_makes_of_a_model_is_read(tmp_path):
     import numpy as np
 
-    from queryopt.bench.bit_cards import make_bit_cards
-    from queryopt.bench.evaluate import LabelledCodes
+    from queryopt.bench.quality.bit_cards import make_bit_cards
+    from queryopt.bench.quality.evaluate import LabelledCodes
     from queryopt.codes import pack_codes
 
     bits = np.random.default_rng(0).random((40, 12)) < 0.5

@@ -1,0 +1,1 @@
+"""How good the answers are: evaluation, its report, bit cards, studies."""

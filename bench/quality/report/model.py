@@ -1,0 +1,181 @@
+"""What a report looks at: a run's trained network, or an exported model alone."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.bench.quality.evaluate import LabelledCodes, hash_labelled, labelled_pictures
+from queryopt.card import Preprocessing
+from queryopt.cli import Output
+from queryopt.runtime.attention_maps import merge_attention
+from queryopt.text import display_path
+
+if TYPE_CHECKING:
+    from queryopt.runtime import Hasher
+    from queryopt.train.checkpoint import Checkpoint
+    from queryopt.train.data import LabelledImages
+    from queryopt.train.hash_network import HashNetwork
+
+__all__ = ["ExportedModel", "Look", "ReportModel", "RunModel", "is_model_file"]
+
+_Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a network makes of n pictures, beside their codes.
+
+    features: float32 [n, d], what its head reads, None where that is not known. attributes: float32 [n, bits, dim], the
+    same bit by bit (attribute features), None where the bits share theirs. attention: float32 [n, bits, side, side],
+    where in the picture each bit looked, 1 in sum, None without queries.
+    """
+
+    features: _Floats | None
+    attributes: _Floats | None = None
+    attention: _Floats | None = None
+
+
+class ReportModel(Protocol):
+    """What sections ask a model for. name: for people. facts: name -> value, for the table of the configuration."""
+
+    name: str
+    bits: int
+    method: str
+    preprocessing: Preprocessing
+
+    def facts(self) -> Mapping[str, str]:
+        """What is known of it."""
+
+    def codes(self, images: "LabelledImages", out: Output, what: str) -> LabelledCodes:
+        """Codes and logits of labelled pictures."""
+
+    def look(self, pixels: npt.NDArray[np.uint8]) -> Look | None:
+        """A closer look at pictures uint8 [n, s, s, 3], cropped as the model takes them; None where it shows none."""
+
+
+class RunModel:
+    """The network of a run folder or checkpoint, in PyTorch. device: cpu or cuda."""
+
+    def __init__(self, checkpoint: "Checkpoint", threads: int | None, batch: int, device: str = "cpu") -> None:
+        config = checkpoint.config
+        self.checkpoint = checkpoint
+        self.folder = checkpoint.folder
+        self.name = display_path(checkpoint.folder)
+        self.bits = config.network.bits
+        self.method = config.method
+        self.preprocessing = Preprocessing.for_size(config.network.image_size)
+        self.network: HashNetwork = checkpoint.network().to(device)
+        self.threads = threads
+        self._batch = batch
+
+    def facts(self) -> Mapping[str, str]:
+        """Method, network, checkpoint."""
+        network = self.checkpoint.config.network
+        values = {
+            "Method": network.method,
+            "Code": f"{network.bits} bits",
+            "Backbone": f"{network.backbone}, {network.image_size} x {network.image_size} pixels",
+        }
+        if network.queries:
+            values["Branches in training, N"] = str(network.branches)
+            values["Width"] = f"{network.dim}, {network.heads} heads, feed-forward {network.feedforward}"
+        trainable = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
+        values["Trainable parameters"] = f"{trainable:,}"
+        values["Checkpoint"] = self.checkpoint.path.name
+        return values
+
+    def title(self, name: str) -> str:
+        """The run under this name, with what it is."""
+        network = self.checkpoint.config.network
+        return f"{name} (N = {network.branches})" if network.queries else f"{name} ({network.method})"
+
+    def codes(self, images: "LabelledImages", out: Output, what: str) -> LabelledCodes:
+        """See ReportModel."""
+        from queryopt.bench.quality.network_codes import hash_network
+
+        with out.progress(what, len(images)) as advance:
+            return hash_network(self.network, images, self.threads, advance, self._batch)
+
+    def look(self, pixels: npt.NDArray[np.uint8]) -> Look | None:
+        """See ReportModel."""
+        import torch
+
+        from queryopt.train.inputs import to_input
+        from queryopt.train.threads import torch_threads
+
+        features: list[_Floats] = []
+        attention: list[_Floats] = []
+        # What the head reads, whatever the method; and what the decoder says of where it looked.
+        hooks = [self.network.head.register_forward_pre_hook(lambda _, given: features.append(given[0].cpu().numpy()))]
+        decoder = getattr(self.network, "decoder", None)
+        if decoder is not None:
+            hooks.append(
+                decoder.register_forward_hook(lambda _, given, made: attention.append(made[1].mean(1).cpu().numpy()))
+            )
+        try:
+            with torch.inference_mode(), torch_threads(self.threads):
+                for start in range(0, len(pixels), self._batch):
+                    part = np.ascontiguousarray(pixels[start : start + self._batch])
+                    device = self.network.head.weight.device
+                    self.network(to_input(part, self.preprocessing, device, False), branches=1)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found = np.concatenate(features)
+        if not attention:
+            return Look(found)
+        return Look(found.reshape(len(found), -1), found, merge_attention(np.concatenate(attention)))
+
+
+class ExportedModel:
+    """A model.onnx or model.plan, run as in use."""
+
+    def __init__(self, hasher: "Hasher") -> None:
+        self._hasher = hasher
+        card = hasher.card
+        self.folder = hasher.model_path.parent
+        self.name = display_path(hasher.model_path)
+        self.bits = card.bits
+        self.method = card.method
+        self.preprocessing = card.preprocessing
+
+    def __enter__(self) -> "ExportedModel":
+        """The model itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free it."""
+        self._hasher.close()
+
+    def facts(self) -> Mapping[str, str]:
+        """What its card says."""
+        card = self._hasher.card
+        return {
+            "Method": card.method,
+            "Code": f"{card.bits} bits",
+            "Backbone": f"{card.backbone}, {card.preprocessing.image_size} x {card.preprocessing.image_size} pixels",
+            "Precision": card.precision,
+            "Fingerprint": card.fingerprint[:12],
+            "Runs on": self._hasher.backend,
+        }
+
+    def codes(self, images: "LabelledImages", out: Output, what: str) -> LabelledCodes:
+        """See ReportModel."""
+        return hash_labelled(self._hasher, labelled_pictures(images), out.progress, what)
+
+    def look(self, pixels: npt.NDArray[np.uint8]) -> Look | None:
+        """See ReportModel: attention, of a model that was exported with --explain; else nothing."""
+        return Look(None, None, self._hasher.explain_pixels(pixels).maps) if self._hasher.explains else None
+
+
+def is_model_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is meant as an exported model."""
+    return Path(path).suffix.lower() in (".onnx", ".plan")

@@ -1,0 +1,311 @@
+"""How well pictures find others of their class: protocols, curves, classes, balls, and examples (Figures 10 and 11)."""
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.bench.quality.evaluation_plot import draw_classes, draw_curve, draw_radius, draw_worst
+from queryopt.bench.quality.report.figures import new_figure, plain
+from queryopt.bench.quality.report.page import Section, note, prose, table
+from queryopt.bench.quality.report.study import Study
+from queryopt.bench.quality.report.tiles import Row, Strip, Tile
+from queryopt.codes import codes_to_uint64
+from queryopt.runtime.markup import Markup, element
+from queryopt.text import counted, display_path
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
+
+    from queryopt.bench.quality.evaluate import Evaluation
+
+__all__ = ["ball_confusion", "balls", "classes", "examples", "protocols"]
+
+_WORST = 4
+_ASKED = 2
+"""Queries shown of each of the worst classes."""
+_HITS = 10
+_EXAMPLES = 4
+_USUAL = 2
+"""The radius that is usual in the field, however long the codes are."""
+_NAMED_CLASSES = 40
+"""More names along a matrix can't be read."""
+
+
+def protocols(study: Study) -> Section:
+    """Every figure of both protocols, and precision and recall."""
+    found = study.evaluations
+    metrics = study.deployed.metrics
+    weighted = found["deployed, weighted"].metrics.map
+    finding = (
+        f"mAP {metrics.map:.3f} as deployed, between {metrics.map_pessimistic:.3f} and {metrics.map_optimistic:.3f} "
+        f"over all orders of ties; {weighted:.3f} where the query's logits break them and weigh the bits"
+    )
+    if "paper" in found:
+        finding += f"; {found['paper'].metrics.map:.3f} against the solved codes that the paper ranks"
+    rows = {
+        "mAP, mean over orders of ties": [f"{e.metrics.map:.4f}" for e in found.values()],
+        "worst order": [f"{e.metrics.map_pessimistic:.4f}" for e in found.values()],
+        "best order": [f"{e.metrics.map_optimistic:.4f}" for e in found.values()],
+        "a random ranking": [f"{e.metrics.chance:.4f}" for e in found.values()],
+    }
+    for k in metrics.precision_at:
+        rows[f"precision at {k}"] = [f"{e.metrics.precision_at[k]:.4f}" for e in found.values()]
+    for radius in metrics.recall_at_radius:
+        within = f"within {counted(radius, 'bit', 'bits')}"
+        rows[f"recall {within}"] = [f"{e.metrics.recall_at_radius.get(radius, 0):.4f}" for e in found.values()]
+        rows[f"precision {within}"] = [f"{e.metrics.precision_at_radius.get(radius, 0):.4f}" for e in found.values()]
+    rows["gallery"] = [f"{e.gallery:,}" for e in found.values()]
+    rows["queries"] = [f"{e.metrics.queries:,}" for e in found.values()]
+    blocks = [table(("", *found), [(name, *cells) for name, cells in rows.items()])]
+    drawn = {name: e for name, e in found.items() if e.rank == "hamming"}
+    blocks.append(_curves(study, drawn))
+    if study.solved is None:
+        blocks.append(note(f"No paper's protocol: {study.why_not_solved}."))
+    else:
+        blocks.append(
+            prose(
+                "deployed: codes of the network on both sides, what a user gets. paper: the gallery's codes are those "
+                f"that the run solved from labels, after {counted(study.solved_after, 'iteration', 'iterations')}; no "
+                "network has to find them."
+            )
+        )
+    if study.unseen is not None:
+        blocks.append(
+            prose("unseen classes: none of their pictures was trained on; their test pictures search their others.")
+        )
+    return Section("retrieval", "Retrieval", finding + ".", blocks)
+
+
+def _curves(study: Study, drawn: "dict[str, Evaluation]") -> Markup:
+    curve, radius = new_figure(), new_figure()
+    draw_curve(curve.subplots(), drawn, legend=True)
+    draw_radius(radius.subplots(), drawn)
+    return element(
+        "div",
+        study.figures.embed(
+            "precision-recall",
+            curve,
+            "Precision against recall, a point a Hamming radius: " + _said(drawn),
+            "Precision and recall, one point a Hamming radius, means over the queries.",
+        ),
+        study.figures.embed(
+            "radius",
+            radius,
+            "Recall and precision within each Hamming radius.",
+            "The same over the radius: recall full, precision dashed.",
+        ),
+        class_="charts",
+    )
+
+
+def _said(drawn: "dict[str, Evaluation]") -> str:
+    return "; ".join(f"{name}, mAP {evaluation.metrics.map:.3f}" for name, evaluation in drawn.items())
+
+
+def classes(study: Study) -> Section:
+    """Each class's mAP, and pictures of the worst ones with what they found instead."""
+    deployed = study.deployed
+    scores = deployed.per_class
+    worst, best = scores[0], scores[-1]
+    below = sum(score.map < 0.5 for score in scores)
+    finding = (
+        f"From {worst.map:.2f} ({display_path(str(worst.label))}) to {best.map:.2f} "
+        f"({display_path(str(best.label))}); {below} of {len(scores)} classes {'lies' if below == 1 else 'lie'} below "
+        "0.5."
+    )
+    ordered, named = new_figure(), new_figure()
+    draw_classes(ordered.subplots(), {"deployed": deployed})
+    draw_worst(named.subplots(), {"deployed": deployed})
+    charts = element(
+        "div",
+        study.figures.embed(
+            "classes",
+            ordered,
+            f"The classes' mAP from the worst, {worst.map:.2f}, to the best, {best.map:.2f}.",
+            "mAP of the classes, the worst first.",
+        ),
+        study.figures.embed(
+            "worst-classes", named, "The classes that are found worst, by name.", "The worst classes by name."
+        ),
+        class_="charts",
+    )
+    rows = []
+    precision = deployed.metrics.average_precision
+    for score in scores[:_WORST]:
+        name = str(score.label)
+        own = np.flatnonzero((study.queries.labels == name) & ~np.isnan(precision))
+        # Its worst, its middle and its best query.
+        order = own[np.argsort(precision[own], kind="stable")]
+        chosen = [int(order[i * (len(order) - 1) // max(1, _ASKED - 1)]) for i in range(min(_ASKED, len(order)))]
+        strips = [Strip(_found(study, row, _HITS)) for row in dict.fromkeys(chosen)]
+        about = (f"mAP {score.map:.3f} over {counted(score.queries, 'query', 'queries')}",)
+        rows.append(Row(display_path(name), about, strips))
+    blocks = [charts, element("h3", "The worst classes, and what they find"), study.tiles.embed("worst-found", rows)]
+    blocks.append(
+        note(
+            "Of each class its worst and its best query; the hits in the order of distance, equal ones in "
+            "the order of the gallery, as a search shows them."
+        )
+    )
+    return Section("classes", "Classes", finding, blocks)
+
+
+def balls(study: Study) -> Section:
+    """Which classes lie in a query's Hamming ball, of the radius at which precision and recall are balanced best."""
+    curve = study.deployed.metrics.curve
+    scores = [2 * p * r / (p + r) if p + r else 0.0 for p, r in zip(curve.precision, curve.recall, strict=True)]
+    radius = scores.index(max(scores))
+    within = counted(radius, "bit", "bits")
+    names, counts = ball_confusion(study, radius)
+    found = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, found, out=np.zeros_like(counts), where=found > 0)
+    right = float(np.trace(counts) / counts.sum()) if counts.sum() else 0.0
+    others = shares - np.diag(np.diag(shares))
+    pairs = sorted(
+        ((float(others[i, j]), i, j) for i, j in zip(*np.nonzero(others), strict=True)), key=lambda p: (-p[0], p[1:])
+    )
+    finding = (
+        f"Of all that lies within {within} of a query, {100 * right:.1f} % is of its class"
+        if counts.sum()
+        else f"Nothing lies within {within} of any query"
+    )
+    usual = min(_USUAL, study.bits)
+    if usual != radius:
+        finding += f" ({100 * curve.pooled_precision[usual]:.1f} % within {counted(usual, 'bit', 'bits')})"
+    if pairs:
+        share, i, j = pairs[0]
+        finding += (
+            f"; most often taken for another class: {display_path(names[i])}, in whose balls {100 * share:.0f} % is "
+            f"{display_path(names[j])}"
+        )
+    side = min(9.0, 3.6 + 0.09 * len(names))
+    figure = new_figure(side, side * 0.9)
+    axes = figure.subplots()
+    image = axes.imshow(np.ma.masked_equal(shares, 0), cmap=_shades(), vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xlabel("class of what is found")
+    axes.set_ylabel("class of the query")
+    if len(names) <= _NAMED_CLASSES:
+        ticks = [plain(name, 26) for name in names]
+        size = 8 if len(names) <= 12 else 5.5
+        axes.set_xticks(range(len(names)), ticks, fontsize=size, rotation=90)
+        axes.set_yticks(range(len(names)), ticks, fontsize=size)
+    figure.colorbar(image, ax=axes, fraction=0.04, label="share of what lies within")
+    blocks = [
+        study.figures.embed(
+            "confusion",
+            figure,
+            f"Matrix of {len(names)} classes: share of each class among what lies within {within} of a class's "
+            f"queries. {100 * right:.1f} % lies on the diagonal.",
+            f"Row: the class of the queries. Column: the class of the gallery's pictures within {within} of them.",
+        )
+    ]
+    blocks.append(
+        note(
+            f"The radius is the one of the best F1 of mean precision and recall, {scores[radius]:.3f}: in short codes "
+            f"of many classes, the usual ball of {_USUAL} bits holds mostly strangers, in long ones it misses friends."
+        )
+    )
+    empty = int((found[:, 0] == 0).sum())
+    if empty:
+        blocks.append(note(f"{counted(empty, 'class has', 'classes have')} queries that find nothing within {within}."))
+    if pairs:
+        rows = [
+            (display_path(names[i]), display_path(names[j]), f"{100 * share:.1f} %", f"{int(counts[i, j]):,}")
+            for share, i, j in pairs[:8]
+        ]
+        blocks.append(table(("queries of", "find", "share", "pairs"), rows, "The classes that are confused most often"))
+    return Section("balls", "Confusion by Hamming ball", finding + ".", blocks)
+
+
+def ball_confusion(study: Study, radius: int) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """How often pictures of each class lie within the radius of queries of each class.
+
+    Returns the names of the classes and counts float64 [classes of queries, classes of the gallery], both in their
+    order. A query itself doesn't count.
+    """
+    from queryopt.bench.quality.evaluate import own_rows
+
+    names, classes = np.unique(np.concatenate([study.queries.labels, study.gallery.labels]), return_inverse=True)
+    asked, there = classes[: len(study.queries.labels)], classes[len(study.queries.labels) :]
+    counts = np.zeros((len(names), len(names)))
+    gallery = codes_to_uint64(study.gallery.codes, study.bits)
+    own = own_rows(study.gallery, study.queries)
+    for row, code in enumerate(codes_to_uint64(study.queries.codes, study.bits)):
+        near = np.bitwise_count(gallery ^ code) <= radius
+        if own[row] >= 0:
+            near[own[row]] = False
+        counts[asked[row]] += np.bincount(there[near], minlength=len(names))
+    return names.tolist(), counts
+
+
+def examples(study: Study) -> Section:
+    """Retrievals as they come, and those that fail worst."""
+    precision = study.deployed.metrics.average_precision
+    rows = np.flatnonzero(~np.isnan(precision))
+    rng = np.random.default_rng(study.seed)
+    drawn = _different_classes(study, rng.permutation(rows), _EXAMPLES)
+    failed = _different_classes(study, rows[np.argsort(precision[rows], kind="stable")], _EXAMPLES)
+    first = _first_right(study, rows)
+    finding = f"{100 * first:.1f} % of the queries find a picture of their class first, in the order of the gallery."
+
+    def shown(chosen: list[int]) -> list[Row]:
+        return [
+            Row(
+                display_path(str(study.queries.labels[row])),
+                (f"average precision {precision[row]:.3f}",),
+                [Strip(_found(study, row, _HITS))],
+            )
+            for row in chosen
+        ]
+
+    blocks = [
+        element("h3", "As they come"),
+        note("Drawn at random, of different classes: not the best ones."),
+        study.tiles.embed("retrievals", shown(drawn)),
+        element("h3", "The worst failures"),
+        note("The queries of the lowest average precision, at most one a class."),
+        study.tiles.embed("failed-retrievals", shown(failed)),
+    ]
+    return Section("examples", "Retrieved pictures (Figures 10, 11)", finding, blocks)
+
+
+def _first_right(study: Study, rows: npt.NDArray[np.intp]) -> float:
+    hits = study.search(rows, 1)
+    labels = study.gallery.labels[hits.ids[:, 0]]
+    return float((labels == study.queries.labels[rows]).mean())
+
+
+def _different_classes(study: Study, rows: npt.NDArray[np.intp], most: int) -> list[int]:
+    seen: dict[str, int] = {}
+    for row in rows.tolist():
+        seen.setdefault(str(study.queries.labels[row]), row)
+        if len(seen) == most:
+            break
+    return list(seen.values())
+
+
+def _found(study: Study, row: int, hits: int) -> list[Tile]:
+    """A query and its first hits."""
+    label, path = str(study.queries.labels[row]), study.queries.paths[row]
+    name = os.fsdecode(os.path.basename(path))
+    tiles = [Tile(path, "query", f"Query {name} of the class {label}", "asked-for")]
+    found = study.search(np.array([row]), hits)
+    for rank, (id, distance) in enumerate(zip(found.ids[0].tolist(), found.distances[0].tolist(), strict=True), 1):
+        if id < 0:
+            continue
+        other = str(study.gallery.labels[id])
+        same = other == label
+        caption = f"{distance}" if same else f"{distance} {other}"
+        alt = f"Hit {rank} at distance {distance}, of {'the same class' if same else f'the class {other}'}"
+        tiles.append(Tile(study.gallery.paths[id], caption, alt, "right" if same else "wrong"))
+    return tiles
+
+
+def _shades() -> "Colormap":
+    """From light to dark, without the palest: what is nothing is left out of the matrix."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colormaps["plasma_r"](np.linspace(0.15, 0.95, 256)))

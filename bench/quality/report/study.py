@@ -1,0 +1,299 @@
+"""What the sections of a report share: the model, its pictures and their codes, hashed once, and what was measured."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.bench.quality.bit_cards import BitCards, load_all_attributes, make_bit_cards
+from queryopt.bench.quality.evaluate import DataSource, Evaluation, LabelledCodes, evaluate, own_rows, paper_gallery
+from queryopt.bench.quality.report.figures import Figures
+from queryopt.bench.quality.report.model import Look, ReportModel, RunModel
+from queryopt.bench.quality.report.tiles import Tiles
+from queryopt.cli import Output
+from queryopt.codes import unpack_codes
+from queryopt.errors import DataError, ImageError, MismatchError
+from queryopt.images import load_image
+from queryopt.runtime.search import HammingIndex, SearchResult
+from queryopt.text import counted, display_path
+from queryopt.train.run_files import CONFIG, LAST
+
+if TYPE_CHECKING:
+    from queryopt.train.data import LabelledImages
+    from queryopt.train.datasets.attributes import ImageAttributes
+
+__all__ = ["Study", "about_run", "make_study", "spread"]
+
+_SAMPLE_CLASSES = 20
+_SAMPLE_PICTURES = 600
+"""Pictures whose features are looked at: enough for a map of them, few enough for a minute."""
+
+
+@dataclass(eq=False)
+class Study:
+    """A model and its data, and what sections made of them so far.
+
+    gallery, queries: codes of the training and the test pictures. gallery_images, query_images: their data sets.
+    solved: the gallery's codes as the run solved them, None where there are none, for the reason why_not_solved.
+    unseen: gallery and queries of the classes that the run held out. other: a second run to compare with, other_codes
+    its gallery and queries. seed: of what is drawn.
+    """
+
+    model: ReportModel
+    source: DataSource
+    gallery_images: "LabelledImages"
+    query_images: "LabelledImages"
+    gallery: LabelledCodes
+    queries: LabelledCodes
+    figures: Figures
+    out: Output
+    solved: LabelledCodes | None = None
+    solved_after: int = 0
+    why_not_solved: str = ""
+    unseen: tuple[LabelledCodes, LabelledCodes] | None = None
+    other: RunModel | None = None
+    other_codes: tuple[LabelledCodes, LabelledCodes] | None = None
+    attributes: "ImageAttributes | None" = None
+    landscape: bool = False
+    seed: int = 0
+    failed: dict[bytes, str] = field(default_factory=dict)
+
+    @property
+    def bits(self) -> int:
+        """The code's length."""
+        return self.model.bits
+
+    @property
+    def run(self) -> RunModel | None:
+        """The model, where it is a run's network."""
+        return self.model if isinstance(self.model, RunModel) else None
+
+    @cached_property
+    def tiles(self) -> Tiles:
+        """Makes rows of pictures."""
+        return Tiles(self.figures)
+
+    @cached_property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """By what each is called; the first is that of the deployed codes."""
+        found = {"deployed": evaluate(self.gallery, self.queries)}
+        found["deployed, weighted"] = evaluate(self.gallery, self.queries, rank="weighted")
+        if self.solved is not None:
+            found["paper"] = evaluate(self.solved, self.queries, protocol="paper")
+        if self.unseen is not None:
+            found["unseen classes"] = evaluate(*self.unseen, part="unseen")
+        if self.other is not None and self.other_codes is not None:
+            found[f"compared: {self.other.name}"] = evaluate(*self.other_codes)
+        return found
+
+    @property
+    def deployed(self) -> Evaluation:
+        """Network codes on both sides."""
+        return self.evaluations["deployed"]
+
+    @cached_property
+    def cards(self) -> BitCards:
+        """The bit cards."""
+        with self.out.progress("bit cards", self.bits + 1, unit="rankings") as advance:
+            return make_bit_cards(
+                self.model.name, self.gallery, self.queries, self.attributes, seed=self.seed, progress=advance
+            )
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes that have both queries and gallery pictures, sorted."""
+        found: list[str] = np.intersect1d(self.queries.labels, self.gallery.labels).tolist()
+        return found
+
+    @cached_property
+    def query_bits(self) -> npt.NDArray[np.uint8]:
+        """The queries' bits, [queries, bits]."""
+        return unpack_codes(self.queries.codes, self.bits)
+
+    @cached_property
+    def sample(self) -> npt.NDArray[np.intp]:
+        """Rows of queries whose features are looked at: of at most 20 classes, evenly spread, the same number each."""
+        names = spread(self.classes, _SAMPLE_CLASSES)
+        most = max(1, _SAMPLE_PICTURES // len(names))
+        rows = [np.flatnonzero(self.queries.labels == name)[:most] for name in names]
+        return np.concatenate(rows)
+
+    @cached_property
+    def sample_look(self) -> Look | None:
+        """The model's closer look at the sample's pictures, None where it shows none."""
+        return self.model.look(self.pixels(self.sample))
+
+    @cached_property
+    def runs(self) -> dict[str, RunModel]:
+        """The run, and the one to compare with, by titles that tell them apart; none of an exported model."""
+        found = [run for run in (self.run, self.other) if run is not None]
+        names = [run.folder.name for run in found]
+        if len({run.title(name) for run, name in zip(found, names, strict=True)}) < len(found):
+            names = [run.name for run in found]
+        return {run.title(name): run for run, name in zip(found, names, strict=True)}
+
+    def search(self, rows: npt.NDArray[np.intp], k: int) -> SearchResult:
+        """The k nearest gallery rows of some queries, in (distance, row) order; a query itself is none of them."""
+        own = self._own[rows]
+        found = self._index.search(self.queries.codes[rows], k=min(k + 1, len(self.gallery.labels)))
+        kept = np.argsort(found.ids == own[:, None], axis=1, kind="stable")[:, :k]
+        return SearchResult(np.take_along_axis(found.ids, kept, 1), np.take_along_axis(found.distances, kept, 1))
+
+    @cached_property
+    def _index(self) -> HammingIndex:
+        return HammingIndex(self.gallery.codes, bits=self.bits)
+
+    @cached_property
+    def _own(self) -> npt.NDArray[np.int64]:
+        return own_rows(self.gallery, self.queries)
+
+    def pixels(self, rows: npt.NDArray[np.intp], model: ReportModel | None = None) -> npt.NDArray[np.uint8]:
+        """The input of a model, by default the study's, for some queries: uint8 [n, s, s, 3]."""
+        return _read_pixels([self.queries.paths[row] for row in rows.tolist()], model or self.model)
+
+
+def spread(items: list[str], most: int) -> list[str]:
+    """At most so many of the items, evenly spaced."""
+    if len(items) <= most:
+        return items
+    return [items[i * len(items) // most] for i in range(most)]
+
+
+def _read_pixels(paths: list[bytes], model: ReportModel) -> npt.NDArray[np.uint8]:
+    """The model's input of some files that were hashed a moment ago; grey for one that can't be read any more."""
+    side = model.preprocessing.image_size
+    pixels = np.full((len(paths), side, side, 3), 127, np.uint8)
+    for row, path in enumerate(paths):
+        try:
+            pixels[row] = load_image(path, model.preprocessing)
+        except ImageError:
+            continue
+    return pixels
+
+
+def make_study(
+    model: ReportModel,
+    source: DataSource,
+    figures: Figures,
+    out: Output,
+    *,
+    other: RunModel | None = None,
+    landscape: bool = False,
+    seed: int = 0,
+) -> Study:
+    """Read the data, check that it is the model's, and hash it.
+
+    DataError where it has no labels, one class or no test pictures. MismatchError where it is not what the run was
+    trained on; it says what differs.
+    """
+    run = model if isinstance(model, RunModel) else None
+    why_not = "" if run is None else _why_not_solved(run)
+    both = run is not None and not why_not
+    gallery_images, query_images = source.images("test", out.progress, trained_only=both)
+    if run is not None:
+        _check_data(run.folder, source, gallery_images, both)
+    if other is not None:
+        _check_data(other.folder, source, gallery_images, both)
+    solved, after = None, 0
+    if run is not None and both:
+        solved, after = paper_gallery(run.folder, gallery_images)
+    gallery = model.codes(gallery_images, out, "gallery")
+    queries = model.codes(query_images, out, "queries")
+    if solved is not None:
+        # Side by side, both protocols search the same pictures.
+        solved, gallery = solved.only(set(gallery.paths)), gallery.only(set(solved.paths))
+    shared = np.intersect1d(queries.labels, gallery.labels)
+    if not len(shared):
+        raise DataError(f"{display_path(source.data)}: its test pictures share no class with its training pictures")
+    unseen = source.unseen_images(out.progress) if source.open_set else None
+    hashed = [gallery, queries]
+    unseen_codes = None
+    if unseen is not None:
+        unseen_codes = model.codes(unseen[0], out, "unseen gallery"), model.codes(unseen[1], out, "unseen queries")
+        hashed += unseen_codes
+    other_codes = None
+    if other is not None:
+        other_codes = (
+            other.codes(gallery_images, out, "compared gallery"),
+            other.codes(query_images, out, "compared queries"),
+        )
+        kept = set(gallery.paths)
+        other_codes = other_codes[0].only(kept), other_codes[1]
+    return Study(
+        model=model,
+        source=source,
+        gallery_images=gallery_images,
+        query_images=query_images,
+        gallery=gallery,
+        queries=queries,
+        figures=figures,
+        out=out,
+        solved=solved,
+        solved_after=after,
+        why_not_solved=why_not or "an exported model alone: only its run folder holds the codes that were solved",
+        unseen=unseen_codes,
+        other=other,
+        other_codes=other_codes,
+        attributes=load_all_attributes(source.data, gallery_images, query_images),
+        landscape=landscape,
+        seed=seed,
+        failed={path: reason for part in hashed for path, reason in part.failures.items()},
+    )
+
+
+def about_run(folder: Path) -> Mapping[str, Any]:
+    """What config.json notes about the run beside its configuration."""
+    try:
+        values = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    about = values.get("run") if isinstance(values, dict) else None
+    return about if isinstance(about, dict) else {}
+
+
+def _why_not_solved(run: RunModel) -> str:
+    """Why there are no solved codes to rank against, "" where there are some."""
+    from queryopt.train.methods import find_method
+    from queryopt.train.runs import read_last
+
+    if not find_method(run.method).solves_codes:
+        return f"the method {run.method} solves no codes: its galleries are always the network's own"
+    if not (run.folder / LAST).is_file():
+        return f"the run folder has no {LAST}, which alone holds the codes that were solved"
+    if not read_last(run.folder / LAST)[0].position.outer:
+        return "no outer iteration is done yet, so no codes are solved"
+    return ""
+
+
+def _check_data(folder: Path, source: DataSource, gallery: "LabelledImages", trained: bool) -> None:
+    """MismatchError, saying what differs, unless these are the pictures that the run was trained on.
+
+    gallery: the training part; trained: without the pictures that chose the checkpoint.
+    """
+    about = about_run(folder)
+    differs = []
+    classes, images = about.get("classes"), about.get("images")
+    validation = 0 if trained else about.get("validation_images", 0)
+    if isinstance(classes, int) and classes != len(gallery.classes):
+        differs.append(f"{counted(len(gallery.classes), 'class', 'classes')}, and the run had {classes:,}")
+    if isinstance(images, int) and images + validation != len(gallery):
+        differs.append(
+            f"{counted(len(gallery), 'training picture', 'training pictures')}, and the run had {images + validation:,}"
+        )
+    if not differs and trained and (folder / LAST).is_file():
+        from queryopt.train.runs import read_last
+
+        if read_last(folder / LAST)[0].data != gallery.digest():
+            differs.append("as many classes and pictures as the run had, but other names of files or classes")
+    if differs:
+        model = display_path(folder / "model.onnx")
+        raise MismatchError(
+            f"{display_path(source.data)}: not the data of the run in {display_path(folder)}: it has "
+            f"{' and '.join(differs)}. Give the run's own with --data, or report on the model alone, which any data "
+            f"goes with: qo-report {model} --data {display_path(source.data)}"
+        )

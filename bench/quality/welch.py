@@ -1,0 +1,218 @@
+"""How far apart the classes' codes lie, against the Welch bound (eq. 9 of the paper and its Figure 3).
+
+K unit vectors in d < K dimensions can't all be orthogonal: the root mean square of the cosines of all pairs is at least
+sqrt((K - d) / (d (K - 1))), and so the largest one, too (Welch 1974). The paper's proof bounds the root mean square, so
+that is the figure that can come near to the bound; the largest one is 1 as soon as two classes share a code.
+"""
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.errors import CheckpointError, MismatchError, UsageError
+from queryopt.progress import Progress, no_progress
+from queryopt.text import display_path
+
+if TYPE_CHECKING:
+    from queryopt.train.checkpoint import Checkpoint
+    from queryopt.train.data import LabelledImages
+
+__all__ = [
+    "ClassCodes",
+    "CodesOf",
+    "Coherence",
+    "WelchReport",
+    "class_means",
+    "coherence",
+    "cosine_matrix",
+    "distinct_codes",
+    "network_class_codes",
+    "solved_class_codes",
+    "welch_bound",
+    "welch_report",
+]
+
+CodesOf: TypeAlias = Literal["solved", "network"]
+"""Whose codes: B, which the run solved from labels for its training pictures, or the network's relaxed ones of them."""
+
+_BATCH = 64
+_PICTURES = 20
+
+_Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """Cosines between the codes of `classes` classes in `dimensions` dimensions, as absolute values.
+
+    largest, rms: over all pairs of classes. bound: no less is possible for either (0 where dimensions >= classes).
+    """
+
+    classes: int
+    dimensions: int
+    largest: float
+    rms: float
+    bound: float
+
+
+@dataclass(frozen=True, eq=False)
+class ClassCodes:
+    """A code for each class, relaxed: the mean over its pictures.
+
+    values: float64 [classes, bits * branches], the deployed bits first. codes_of: whose they are.
+    """
+
+    values: _Floats
+    bits: int
+    branches: int
+    codes_of: CodesOf
+
+
+@dataclass(frozen=True)
+class WelchReport:
+    """A run's class codes. all_columns: over the d = bits * branches columns of training; code: over the deployed bits.
+
+    distinct: different codes among the classes, each bit being the sign of its class's mean.
+    """
+
+    source: str
+    codes_of: CodesOf
+    method: str
+    bits: int
+    branches: int
+    all_columns: Coherence
+    code: Coherence
+    distinct: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def welch_bound(classes: int, dimensions: int) -> float:
+    """sqrt((K - d) / (d (K - 1))), 0 where K <= d. UsageError where there are no classes or no dimensions."""
+    if classes < 1 or dimensions < 1:
+        raise UsageError(f"{classes} classes in {dimensions} dimensions: the Welch bound needs at least one of each")
+    if classes <= dimensions:
+        return 0.0
+    return math.sqrt((classes - dimensions) / (dimensions * (classes - 1)))
+
+
+def coherence(vectors: npt.ArrayLike) -> Coherence:
+    """The cosines between the rows of vectors [classes, dimensions]; a row of zeros has cosine 0 with every other.
+
+    UsageError for fewer than two classes.
+    """
+    rows = np.asarray(vectors, np.float64)
+    if rows.ndim != 2 or len(rows) < 2:
+        raise UsageError(f"codes of shape {list(rows.shape)}: cosines need at least two classes")
+    classes, dimensions = rows.shape
+    cosines = np.abs(cosine_matrix(rows))[np.triu_indices(classes, 1)]
+    rms = float(np.sqrt(np.square(cosines).mean()))
+    return Coherence(classes, dimensions, float(cosines.max()), rms, welch_bound(classes, dimensions))
+
+
+def cosine_matrix(vectors: npt.ArrayLike) -> _Floats:
+    """Cosines between the rows of vectors [n, dimensions]: float64 [n, n]; 0 with a row of zeros."""
+    rows = np.asarray(vectors, np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    cosines: _Floats = unit @ unit.T
+    return cosines
+
+
+def class_means(values: npt.ArrayLike, labels: npt.NDArray[np.int64]) -> _Floats:
+    """The mean of values [n, columns] over each class that has rows, in the order of labels int64 [n]."""
+    rows = np.asarray(values, np.float64)
+    _, position, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), rows.shape[1]))
+    np.add.at(sums, position, rows)
+    return sums / counts[:, None]
+
+
+def distinct_codes(values: npt.ArrayLike) -> int:
+    """How many different codes the signs of values [classes, bits] are, 0 counting as 1 as in the code contract."""
+    return len(np.unique(np.asarray(values) >= 0, axis=0))
+
+
+def solved_class_codes(run: str | os.PathLike[str], images: "LabelledImages") -> ClassCodes:
+    """The class means of B, as a run's last.pt has it (of methods that solve no codes: of what is stored in its place).
+
+    images: the pictures that the run trains on. CheckpointError where there is no last.pt; MismatchError for other
+    pictures.
+    """
+    from queryopt.train.run_files import LAST
+    from queryopt.train.runs import read_last
+
+    path = Path(run) / LAST if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{display_path(path)}: no such file, and it alone holds the codes that the run solved: --codes network "
+            "takes the network's"
+        )
+    state, config = read_last(path)
+    if state.data != images.digest():
+        raise MismatchError(
+            f"{display_path(images.root)}: the training pictures are not those that the run in "
+            f"{display_path(path.parent)} began with: restore them, or take the network's codes with --codes network"
+        )
+    signs = np.where(state.codes.numpy() >= 0, 1.0, -1.0) if state.position.outer else state.codes.numpy()
+    network = config.network
+    return ClassCodes(class_means(signs, images.labels), network.bits, network.branches, "solved")
+
+
+def network_class_codes(
+    checkpoint: "Checkpoint",
+    images: "LabelledImages",
+    *,
+    pictures: int = _PICTURES,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ClassCodes:
+    """The class means of tanh(logits), with all branches of training, over the first `pictures` of each class.
+
+    Pictures that can't be read are left out. DataError where none of them can.
+    """
+    import torch
+
+    from queryopt.card import Preprocessing
+    from queryopt.train.inputs import to_input
+    from queryopt.train.pictures import PictureSource
+
+    config = checkpoint.config.network
+    network = checkpoint.network()
+    preprocessing = Preprocessing.for_size(config.image_size)
+    rows = np.sort(np.concatenate([np.flatnonzero(images.labels == k)[:pictures] for k in range(len(images.classes))]))
+    batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+    source = PictureSource(images, preprocessing, threads=threads)
+    outputs, kept = [], []
+    with (progress or no_progress)("class codes", len(rows), "images") as advance, torch.inference_mode():
+        for asked, batch in zip(batches, source.plain_batches(batches), strict=True):
+            if batch.kept.any():
+                logits = network(to_input(batch.pictures, preprocessing, "cpu", False), branches=config.branches)
+                outputs.append(torch.tanh(logits).double().numpy())
+                kept.append(asked[batch.kept])
+            advance(len(asked))
+    source.close()
+    means = class_means(np.concatenate(outputs), images.labels[np.concatenate(kept)])
+    return ClassCodes(means, config.bits, config.branches, "network")
+
+
+def welch_report(source: str, method: str, codes: ClassCodes) -> WelchReport:
+    """What there is to say about these class codes."""
+    code = codes.values[:, : codes.bits]
+    return WelchReport(
+        source,
+        codes.codes_of,
+        method,
+        codes.bits,
+        codes.branches,
+        coherence(codes.values),
+        coherence(code),
+        distinct_codes(code),
+    )

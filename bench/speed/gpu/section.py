@@ -1,0 +1,178 @@
+"""What a section of qo-bench gpu is: what it is asked, the time that it has, and what it hands back."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.table import Table
+
+from queryopt.bench.speed.gpu.peers import GPU_PEERS
+from queryopt.bench.speed.search.data import DataSpec
+from queryopt.bench.speed.search.peers.base import Task
+
+__all__ = ["Figure", "GpuOptions", "Log", "Outcome", "Section", "SectionReport", "Turn", "left_out_tables", "reason_of"]
+
+Log = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class GpuOptions:
+    """What sections are asked for; each reads what concerns it.
+
+    runtime: what reaches the GPU, as in `open_runtime`. rounds: timed calls of each thing that is measured. data,
+    batches, tasks, peers: of the search. engine: a model.plan (None: one is built), and how many images a run of it
+    takes. rehearse: do everything on the CPU, with small sizes, to see that it works. checkpoint: a trained run (None:
+    an untrained ResNet-50 for times, and a small network that is trained there for codes). folder: where sections leave
+    files for later ones. model_batches: images a call of the model. images: picture files of a round.
+    """
+
+    runtime: str = "auto"
+    rounds: int = 7
+    data: tuple[DataSpec, ...] = ()
+    batches: tuple[int, ...] = (1,)
+    tasks: tuple[Task, ...] = (Task(10),)
+    peers: tuple[str, ...] = GPU_PEERS
+    engine: Path | None = None
+    engine_batches: tuple[int, ...] = (1,)
+    rehearse: bool = False
+    checkpoint: Path | None = None
+    folder: Path = Path()
+    model_batches: tuple[int, ...] = (1,)
+    images: int = 64
+
+    @property
+    def device(self) -> str:
+        """Where PyTorch works."""
+        return "cpu" if self.rehearse else "cuda"
+
+    @property
+    def backbone(self) -> str:
+        """Of an untrained network."""
+        return "tiny" if self.rehearse else "resnet50"
+
+    def model(self, precision: str, suffix: str = ".onnx") -> Path:
+        """Where the section `models` leaves the model of a precision, and `engine` its engine (suffix .plan)."""
+        return self.folder / f"{precision}{suffix}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured number that there is a goal for, or that a reader looks for first.
+
+    what, value: in words, for people. number: the value itself. goal: what it should be at least, None where no goal is
+    set.
+    """
+
+    what: str
+    value: str
+    number: float
+    goal: float | None = None
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal is reached; None without one."""
+        return None if self.goal is None else self.number >= self.goal
+
+
+class SectionReport(Protocol):
+    """What a section measured. It is sent from process to process, so it must be possible to pickle it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, JSON-serialisable."""
+
+    def tables(self) -> list[Table]:
+        """For people."""
+
+    def figures(self) -> list[Figure]:
+        """Of it, what belongs into the one table at the end."""
+
+    def problems(self) -> list[str]:
+        """What is wrong, in words; the command then ends with 1."""
+
+
+@dataclass
+class Turn:
+    """A section's turn: what it says on its way, what it has so far, and how long it may go on.
+
+    seconds: its time. log: takes a line for people. keep: takes the report as far as it has come, which is what is left
+    where the section doesn't come to its end.
+    """
+
+    seconds: float = float("inf")
+    log: Log = lambda message: None
+    keep: Callable[[SectionReport], object] = lambda report: None
+    cut: list[str] = field(default_factory=list)
+    """What was left out for want of time."""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def spent(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self.started
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left; below zero where it took longer."""
+        return self.seconds - self.spent
+
+    def has(self, seconds: float, what: str) -> bool:
+        """Whether so much time is left; if not, `what` is noted as left out."""
+        if self.left >= seconds:
+            return True
+        self.cut.append(what)
+        self.log(f"without {what}: its time is up")
+        return False
+
+
+@dataclass(frozen=True)
+class Section:
+    """name: as in --sections. needs: in words. share: of the time, beside the others'. run: measures, within its turn;
+    MissingError, before it has measured anything, where what it needs is not here.
+    """
+
+    name: str
+    needs: str
+    share: float
+    run: Callable[[GpuOptions, Turn], SectionReport]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a section.
+
+    state: "done"; "cut short" (its time was up: the report lacks what reason says); "missing" (what it needs is not
+    here); "failed" (an error, or its process crashed: the report is what it had by then). report: None where there is
+    none.
+    """
+
+    section: str
+    state: str
+    seconds: float
+    report: SectionReport | None = None
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable."""
+        return {
+            "state": self.state,
+            "seconds": self.seconds,
+            "reason": self.reason,
+            "report": None if self.report is None else self.report.to_dict(),
+        }
+
+
+def left_out_tables(left_out: Sequence[tuple[str, ...]]) -> list[Table]:
+    """Who did not take part, and why; none where all did."""
+    if not left_out:
+        return []
+    table = Table(box=None, title="Left out", title_justify="left", show_header=False)
+    for one in dict.fromkeys(left_out):
+        table.add_row(*one)
+    return [table]
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line that fits into a table."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]

@@ -1,0 +1,122 @@
+"""PyTorch on the CPU: it has no popcount, so bits are counted in words with shifts, or by a matrix product of signs."""
+
+import importlib
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from queryopt.bench.speed.search.data import to_words
+from queryopt.bench.speed.search.peers.base import Hits, Searcher, Task
+from queryopt.codes import unpack_codes
+
+__all__ = ["Torch"]
+
+_CHUNK = 1 << 16
+_MATRIX_BATCH = 8
+"""From so many queries a call on, one product with all of them is faster than counting bits for each."""
+
+
+class Torch(Searcher):
+    """Bits counted in int64 words and topk; in batches, products of ±1 in chunks of rows."""
+
+    name: ClassVar[str] = "torch"
+    package: ClassVar[str] = "torch"
+    one_thread: ClassVar[str] = "torch.set_num_threads(1)"
+
+    @classmethod
+    def memory(cls, count: int, bits: int) -> int:
+        """Signs of up to 4 bytes a bit for batches; words and their differences otherwise."""
+        return count * (40 + 4 * bits)
+
+    def __init__(self, codes: npt.NDArray[np.uint8], bits: int, task: Task) -> None:
+        super().__init__(codes, bits, task)
+        torch: Any = importlib.import_module(self.package)
+        self._torch, self._threads = torch, torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._matrix = task.k is not None and task.batch >= _MATRIX_BATCH
+        if self._matrix:
+            self._dtype = self._fastest_dtype()
+            self._signs = torch.empty(len(codes), bits, dtype=self._dtype)
+            for start in range(0, len(codes), _CHUNK):
+                self._signs[start : start + _CHUNK] = self._to_signs(codes[start : start + _CHUNK])
+        else:
+            self._words = self._to_words(codes)
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of the tensor."""
+        return int((self._signs if self._matrix else self._words).nbytes)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How it computes distances."""
+        return {"method": f"product of ±1, {self._dtype}" if self._matrix else "bits counted in int64"}
+
+    def prepare(self, queries: npt.NDArray[np.uint8]) -> Any:
+        """Words, or ±1 for the product."""
+        return self._to_signs(queries) if self._matrix else self._to_words(queries)
+
+    def nearest(self, queries: Any, k: int) -> Any:
+        """(rows, distances) of shape [queries, min(k, n)]."""
+        if self._matrix:
+            return self._by_product(queries, min(k, len(self.codes)))
+        found = [self._torch.topk(self._distances(q), min(k, len(self._words)), largest=False) for q in queries]
+        return [(near.indices, near.values) for near in found]
+
+    def within(self, queries: Any, radius: int) -> Any:
+        """For each query, (rows, distances) of all within the radius."""
+        found = []
+        for query in queries:
+            distances = self._distances(query)
+            rows = self._torch.nonzero(distances <= radius)[:, 0]
+            found.append((rows, distances[rows]))
+        return found
+
+    def hits(self, found: Any) -> list[Hits]:
+        """Query by query."""
+        return [Hits.of(rows.numpy(), near.numpy()) for rows, near in found]
+
+    def close(self) -> None:
+        """Set its number of threads back."""
+        self._torch.set_num_threads(self._threads)
+
+    def _to_words(self, codes: npt.NDArray[np.uint8]) -> Any:
+        return self._torch.from_numpy(to_words(codes).view(np.int64))
+
+    def _to_signs(self, codes: npt.NDArray[np.uint8]) -> Any:
+        return self._torch.from_numpy(unpack_codes(codes, self.bits)).to(self._dtype) * 2 - 1
+
+    def _distances(self, query: Any) -> Any:
+        """Bits that differ, int64 [n], counted in pairs, nibbles and bytes of a word side by side."""
+        x = self._words ^ query
+        x = x - ((x >> 1) & 0x5555555555555555)
+        x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
+        x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
+        return (x * 0x0101010101010101) >> 56
+
+    def _by_product(self, queries: Any, k: int) -> Any:
+        # Bits that agree less bits that differ: whole numbers up to 64, which bfloat16 holds exactly.
+        products, rows = [], []
+        for start in range(0, len(self._signs), _CHUNK):
+            part = self._signs[start : start + _CHUNK]
+            best = self._torch.topk(queries @ part.T, min(k, len(part)))
+            products.append(best.values)
+            rows.append(best.indices + start)
+        best = self._torch.topk(self._torch.cat(products, 1), k)
+        distances = ((self.bits - best.values.float()) / 2).to(self._torch.int64)
+        return list(zip(self._torch.cat(rows, 1).gather(1, best.indices), distances, strict=True))
+
+    def _fastest_dtype(self) -> Any:
+        """bfloat16 where the processor multiplies it, float32 where that is slow."""
+        seconds = {}
+        for dtype in (self._torch.float32, self._torch.bfloat16):
+            a, b = self._torch.ones(256, self.bits, dtype=dtype), self._torch.ones(4096, self.bits, dtype=dtype)
+            took = []
+            for _ in range(4):
+                started = time.perf_counter()
+                a @ b.T
+                took.append(time.perf_counter() - started)
+            seconds[dtype] = min(took)
+        return min(seconds, key=lambda dtype: seconds[dtype])

@@ -1,0 +1,343 @@
+"""Where the time of a training step goes: waiting for pictures, input, forward, backward, update, and solving codes.
+
+The steps are those that the loop takes (train/step.py), on pictures from its own source (train/pictures.py), and the
+codes are solved by the run's own method. The same batches are trained on in three ways, in turn: from their files, as
+where pictures are met for the first time; from memory, where a run keeps what it decoded; and with the pictures ready,
+which is the network alone: on a CPU, threads that decode take cores from it.
+"""
+
+import contextlib
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from queryopt.bench.machine import describe_machine, load_average
+from queryopt.bench.speed.throughput import make_pictures
+from queryopt.errors import InputError, UsageError
+from queryopt.text import display_path
+from queryopt.train.config import TrainConfig
+from queryopt.train.data import LabelledImages, split_validation
+from queryopt.train.draws import iteration_samples
+from queryopt.train.open_set import hold_out_classes
+from queryopt.train.pictures import Batch, PictureSource
+from queryopt.train.sources import load_data
+from queryopt.train.step import STEP_PARTS, TrainingStep
+from queryopt.train.threads import torch_threads
+
+__all__ = ["PARTS", "WAYS", "StepSpeed", "StepTimes", "made_images", "measure_step", "training_images"]
+
+PARTS = ("data", *STEP_PARTS)
+"""Of a step, in their order. data: waiting for pictures."""
+WAYS = ("files", "memory", "ready")
+LOADING_SHARE = 0.1
+"""Of a step, from which on waiting for pictures counts as the bottleneck."""
+
+_IMAGES, _CLASSES = 5_994, 200
+"""Of CUB-200-2011's training part."""
+_FILES = 64
+_WARM_UP = 3
+"""Steps before those that count: memory is found, kernels are chosen, and the network is compiled in the first one."""
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Step by step, of all rounds.
+
+    parts: seconds of each of PARTS; on a GPU they are those of its own time line. cpu: CPU seconds of all threads,
+    those that decode included, which others' work on the machine leaves alone.
+    """
+
+    parts: dict[str, tuple[float, ...]]
+    cpu: tuple[float, ...]
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """Seconds of each whole step."""
+        return tuple(map(sum, zip(*self.parts.values(), strict=True)))
+
+    def share(self, part: str) -> float:
+        """Of all steps' time."""
+        return sum(self.parts[part]) / sum(self.steps)
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Median, 10th and 90th percentile in seconds, and share, of each part and of the whole step."""
+        rows = {part: (seconds, self.share(part)) for part, seconds in self.parts.items()} | {"step": (self.steps, 1.0)}
+        return {name: _spread(seconds) | {"share": share} for name, (seconds, share) in rows.items()}
+
+    def cpu_summary(self) -> dict[str, float]:
+        """Median, 10th and 90th percentile of a step's CPU seconds."""
+        return _spread(self.cpu)
+
+
+@dataclass(frozen=True)
+class StepSpeed:
+    """A measurement.
+
+    columns: bits times branches, M. loaders: threads that decode. images: training pictures, n. epoch_steps: steps of
+    an inner epoch. ways: times by WAYS. loading: pictures a second that the source makes from files and from memory
+    while nothing else runs, a number a round. kept: share of the training pictures that stay in memory once decoded.
+    solver: seconds in which the codes are solved, a number a round; empty where the method, or the run, solves none.
+    first_step: seconds of the first step, in which the network is compiled. load: load averages before and after.
+    """
+
+    preset: str
+    method: str
+    backbone: str
+    image_size: int
+    bits: int
+    columns: int
+    amp: str
+    compile: bool
+    channels_last: bool
+    device: str
+    threads: int
+    loaders: int
+    batch: int
+    images: int
+    classes: int
+    epoch_steps: int
+    epochs: int
+    ways: dict[str, StepTimes]
+    loading: dict[str, tuple[float, ...]]
+    kept: float
+    solver: tuple[float, ...]
+    first_step: float
+    machine: str
+    load: tuple[float, float] | None
+
+    @property
+    def solver_a_step(self) -> float:
+        """The solver's seconds, divided by the steps of an outer iteration, after which it runs once."""
+        return statistics.median(self.solver or (0.0,)) / (self.epochs * self.epoch_steps)
+
+    def images_per_second(self, way: str) -> float:
+        """Of the median step, with its share of the solver."""
+        return self.batch / (statistics.median(self.ways[way].steps) + self.solver_a_step)
+
+    def slowdown(self, way: str) -> float:
+        """How many times as long a step takes as with its pictures ready: the ratio of the medians."""
+        return statistics.median(self.ways[way].steps) / statistics.median(self.ways["ready"].steps)
+
+    def cpu_slowdown(self, way: str) -> float:
+        """The same of CPU seconds."""
+        return statistics.median(self.ways[way].cpu) / statistics.median(self.ways["ready"].cpu)
+
+    def waits(self, way: str) -> bool:
+        """Whether loading is the bottleneck."""
+        return self.ways[way].share("data") > LOADING_SHARE
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, and what follows from them, ready for JSON."""
+        summaries = {
+            way: {
+                "parts": times.summary(),
+                "cpu": times.cpu_summary(),
+                "images_per_second": self.images_per_second(way),
+                "slowdown": self.slowdown(way),
+                "cpu_slowdown": self.cpu_slowdown(way),
+                "loading_is_the_bottleneck": self.waits(way),
+            }
+            for way, times in self.ways.items()
+        }
+        return asdict(self) | {"solver_a_step": self.solver_a_step, "summary": summaries}
+
+
+def made_images(folder: Path) -> LabelledImages:
+    """As many pictures, in as many classes, as CUB-200-2011 trains on: made JPEGs of about 500 x 400, in turn."""
+    names = [path.name for path in make_pictures(folder, _FILES)]
+    paths = tuple(names[number % _FILES] for number in range(_IMAGES))
+    labels = np.arange(_IMAGES, dtype=np.int64) % _CLASSES
+    return LabelledImages(folder, paths, labels, tuple(f"class {number}" for number in range(_CLASSES)))
+
+
+def training_images(config: TrainConfig) -> LabelledImages:
+    """The pictures that a run of this configuration trains on. Errors as queryopt.train.train."""
+    splits = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction)
+    seen = hold_out_classes(splits, config.open_set, config.seed).seen
+    return split_validation(seen.train, config.validation_fraction, config.seed)[0]
+
+
+def measure_step(
+    config: TrainConfig,
+    images: LabelledImages,
+    *,
+    steps: int = 20,
+    rounds: int = 3,
+    progress: Callable[[int], object] | None = None,
+) -> StepSpeed:
+    """Time `steps` steps of a run of this configuration on these pictures, in each way, `rounds` times in turn.
+
+    The backbone's weights are random, whatever the configuration says: that takes as long. progress: called with 1 a
+    round. UsageError for numbers below 1, InputError where a batch has no picture that can be read, and what
+    TrainingStep raises.
+    """
+    if steps < 1 or rounds < 1:
+        raise UsageError(f"{steps} steps in {rounds} rounds: at least one of each")
+    if config.classification_weight:
+        config = config.override(classes=len(images.classes))
+    with torch_threads(config.threads):
+        before = load_average()
+        step = TrainingStep(config, images.labels)
+        bench = _Bench(step, images)
+        first_step = bench.warm_up()
+        times = {way: _Times() for way in WAYS}
+        loading: dict[str, list[float]] = {"files": [], "memory": []}
+        solver: list[float] = []
+        for number in range(rounds):
+            batches = bench.batches(number * steps, steps)
+            with contextlib.closing(PictureSource.for_training(config, images)) as source:
+                for inner, way in enumerate(("files", "memory")):
+                    bench.train(batches, source.view_batches(batches, config.seed, 0, inner), times[way])
+                kept = source.share_kept
+                ready = list(source.view_batches(batches, config.seed, 0, 2))
+                bench.train(batches, iter(ready), times["ready"])
+            with contextlib.closing(PictureSource.for_training(config, images)) as source:
+                for inner, way in enumerate(("files", "memory")):
+                    started = time.perf_counter()
+                    deque(source.view_batches(batches, config.seed, 0, inner), maxlen=0)
+                    loading[way].append(sum(map(len, batches)) / (time.perf_counter() - started))
+            solver += bench.solve()
+            if progress is not None:
+                progress(1)
+        after = load_average()
+        network = config.network
+        return StepSpeed(
+            preset=config.preset,
+            method=config.method,
+            backbone=network.backbone,
+            image_size=network.image_size,
+            bits=network.bits,
+            columns=network.bits * network.branches,
+            amp=config.amp,
+            compile=config.compile,
+            channels_last=step.channels_last,
+            device=torch.cuda.get_device_name() if step.device.type == "cuda" else "cpu",
+            threads=torch.get_num_threads(),
+            loaders=source.threads,
+            batch=len(step.batches[0]),
+            images=len(images),
+            classes=len(images.classes),
+            epoch_steps=len(step.batches),
+            epochs=config.epochs,
+            ways={way: taken.done() for way, taken in times.items()},
+            loading={way: tuple(rates) for way, rates in loading.items()},
+            kept=kept,
+            solver=tuple(solver),
+            first_step=first_step,
+            machine=describe_machine(),
+            load=None if before is None or after is None else (before, after),
+        )
+
+
+class _Bench:
+    """The loop's pieces, put to work on full batches of the first outer iteration."""
+
+    def __init__(self, step: TrainingStep, images: LabelledImages) -> None:
+        self.step, self.images = step, images
+        config = step.config
+        self.drawn = iteration_samples(config.seed, 0, len(images), step.samples)
+        full = len(step.batches[0])
+        self.full = [self.drawn[batch.start : batch.stop] for batch in step.batches if len(batch) == full]
+        generator = torch.Generator().manual_seed(config.seed)
+
+        def random(rows: int) -> Tensor:
+            return torch.randn(rows, config.network.bits * config.network.branches, generator=generator)
+
+        # Of the size that a run has, after an iteration or two: what is in them changes no time.
+        self.codes = random(len(images)).sign().to(step.device)
+        self.outputs = random(step.samples).tanh().to(step.device)
+        step.network.train()
+
+    def batches(self, first: int, count: int) -> list[npt.NDArray[np.int64]]:
+        """So many full batches of an epoch, from this one on; where there are fewer, they come again."""
+        return [self.full[number % len(self.full)] for number in range(first, first + count)]
+
+    def warm_up(self) -> float:
+        """Take the steps that don't count. Returns the seconds of the first one."""
+        batches = self.batches(-_WARM_UP, _WARM_UP)
+        with contextlib.closing(PictureSource.for_training(self.step.config, self.images)) as source:
+            ready = list(source.view_batches(batches, self.step.config.seed, 0, 0))
+        times = _Times()
+        self.train(batches, iter(ready), times)
+        return times.done().steps[0]
+
+    def train(self, batches: list[npt.NDArray[np.int64]], pictures: Iterator[Batch], times: "_Times") -> None:
+        """Take a step on each batch, and add what it took to `times`."""
+        watch = _Stopwatch(self.step.device)
+        cpu = [time.process_time()]
+        for number, rows in enumerate(batches):
+            batch = next(pictures)
+            watch.mark("data")
+            if not batch.kept.any():
+                raise InputError(f"{display_path(self.images.root)}: a batch of {len(rows)} pictures, none readable")
+            index = torch.from_numpy(rows[batch.kept]).to(self.step.device)
+            self.step(batch.pictures, index, self.codes, 0, number, watch.mark)
+            cpu.append(time.process_time())
+        for part, seconds in watch.seconds():
+            times.parts[part].append(seconds)
+        times.cpu += np.diff(cpu).tolist()
+
+    def solve(self) -> list[float]:
+        """Seconds of one solution of the codes; nothing where there is none."""
+        config, method = self.step.config, self.step.method
+        if not method.solves_codes or config.hold_solver:
+            return []
+        index = torch.from_numpy(self.drawn).to(self.step.device)
+        watch = _Stopwatch(self.step.device)
+        method.solve(self.codes, self.outputs, index, self.step.labels, config.warm_up + config.hold)
+        watch.mark("solver")
+        return [seconds for _, seconds in watch.seconds()]
+
+
+class _Times:
+    """StepTimes in the making."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[float]] = {part: [] for part in PARTS}
+        self.cpu: list[float] = []
+
+    def done(self) -> StepTimes:
+        return StepTimes({part: tuple(seconds) for part, seconds in self.parts.items()}, tuple(self.cpu))
+
+
+class _Stopwatch:
+    """Moments on the device's own time line: work is given to a GPU before it is done, and waiting for it would add."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._parts: list[str] = []
+        self._moments = [self._now()]
+
+    def mark(self, part: str) -> None:
+        """A part ends here, once all work that was given out before is done."""
+        self._parts.append(part)
+        self._moments.append(self._now())
+
+    def seconds(self) -> list[tuple[str, float]]:
+        """Of each part that was marked, in their order."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        return [
+            (part, start.elapsed_time(end) / 1000 if self._on_gpu else end - start)
+            for part, start, end in zip(self._parts, self._moments, self._moments[1:], strict=False)
+        ]
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
+    return dict(zip(("p10", "median", "p90"), np.percentile(seconds, (10, 50, 90)).tolist(), strict=True))

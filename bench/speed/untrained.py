@@ -1,0 +1,72 @@
+"""Models with random weights: as fast as trained ones, and made without data."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from queryopt.errors import MissingError
+from queryopt.text import install_extra
+
+if TYPE_CHECKING:
+    from queryopt.train.checkpoint import Checkpoint
+
+__all__ = ["in_precision", "untrained_checkpoint", "untrained_model"]
+
+_NOISE_PICTURES = 4
+"""That int8 is calibrated on: ranges change no time."""
+
+
+def untrained_checkpoint(backbone: str = "resnet50", bits: int = 12) -> "Checkpoint":
+    """A network with random weights, drawn from one seed. UsageError as network_config."""
+    import torch
+
+    from queryopt.bench.speed.networks import network_config
+    from queryopt.train.checkpoint import Checkpoint
+    from queryopt.train.config import TrainConfig
+    from queryopt.train.network import QueryOpt
+
+    config = network_config(bits, backbone)
+    torch.manual_seed(0)
+    return Checkpoint(TrainConfig(config), QueryOpt(config).eval().state_dict(), Path("untrained.safetensors"))
+
+
+def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12, *, fold: bool = True) -> Path:
+    """Export a network with random weights to `path`, in float32. MissingError without torch and onnx.
+
+    fold: see queryopt.export.export_onnx.
+    """
+    try:
+        from queryopt.export import export_onnx
+
+        checkpoint = untrained_checkpoint(backbone, bits)
+        export_onnx(checkpoint, path, parity=False, fold=fold)
+    except ImportError as error:
+        raise MissingError(
+            f"an untrained network needs the packages of training ({error}): {install_extra('train')}; or give --model"
+        ) from None
+    return path
+
+
+def in_precision(source: Path, target: Path, precision: str) -> Path:
+    """Write a float32 model in another precision of queryopt.export.precision.PRECISIONS, without a parity gate.
+
+    Of int8 all layers are quantised, with ranges of noise: for benchmarks of time alone.
+    """
+    import onnx
+
+    from queryopt.card import ModelCard
+    from queryopt.export.onnx import with_card
+    from queryopt.export.precision import lower_precision
+    from queryopt.export.quantize import quantise
+
+    model = onnx.load(source)
+    card = ModelCard.from_metadata({entry.key: entry.value for entry in model.metadata_props}, str(source))
+    if precision == "int8":
+        shape = (_NOISE_PICTURES, card.preprocessing.image_size, card.preprocessing.image_size, 3)
+        model, _ = quantise(model, np.random.default_rng(0).integers(0, 256, shape, np.uint8), most_kept=0)
+    else:
+        model = lower_precision(model, precision)
+    target.write_bytes(with_card(model, replace(card, precision=precision)))
+    return target

@@ -1,0 +1,44 @@
+"""The benchmark of the evaluation: that both ways measure the same."""
+
+import numpy as np
+import pytest
+
+from queryopt.bench.speed.evaluation_speed import CodeSet, make_code_sets, measure_evaluation, one_by_one
+from queryopt.codes import pack_codes, unpack_codes
+from queryopt.errors import UsageError
+from queryopt.metrics import retrieval_metrics
+
+
+@pytest.mark.parametrize("one_hot", [True, False])
+def test_without_ties_the_loop_finds_what_the_metrics_find(one_hot):
+    # Code i has its first i bits set: no two are equally far from the first or the last.
+    ladder = np.arange(64)[None] < np.arange(65)[:, None]
+    rng = np.random.default_rng(0)
+    gallery = CodeSet(pack_codes(ladder), rng.permutation(np.arange(65) % 3))
+    queries = CodeSet(pack_codes(ladder[[0, 64, 0]]), np.arange(3))
+    expected = retrieval_metrics(queries.codes, gallery.codes, 64, queries.labels, gallery.labels).average_precision
+    assert one_by_one(queries, gallery, 64, 3, one_hot=one_hot) == pytest.approx(expected, abs=1e-12)
+
+
+def test_codes_are_those_of_their_class_with_some_bits_flipped():
+    queries, gallery, solved = make_code_sets(300, 200, 48, 20, seed=1)
+    assert np.array_equal(gallery.labels, solved.labels)
+    assert set(queries.labels.tolist()) == set(gallery.labels.tolist()) == set(range(20))
+    assert len(np.unique(solved.codes, axis=0)) == 20
+    flipped = (unpack_codes(gallery.codes, 48) != unpack_codes(solved.codes, 48)).mean()
+    assert flipped == pytest.approx(0.15, abs=0.02)
+    with pytest.raises(UsageError, match="9 classes of 8 queries"):
+        make_code_sets(8, 20, 48, 9, seed=1)
+
+
+def test_a_measurement_says_that_the_loop_is_one_order_of_ties():
+    done = []
+    found = measure_evaluation(queries=60, gallery=80, bits=10, classes=4, sample=20, rounds=2, progress=done.append)
+    assert len(found.rounds) == sum(done) == 2
+    assert found.map_pessimistic - 1e-9 <= found.loop_map <= found.map_optimistic + 1e-9
+    value = found.to_dict()
+    assert value["ratio"] == found.ratio > 0
+    assert value["rounds"][0]["deployed"]["wall"] == found.rounds[0].deployed.wall
+    assert found.everything >= found.deployed
+    with pytest.raises(UsageError, match="a sample of 61 of 60"):
+        measure_evaluation(queries=60, gallery=80, bits=10, classes=4, sample=61)

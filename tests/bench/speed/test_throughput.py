@@ -1,0 +1,59 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from queryopt.bench.speed.throughput import PICTURE_SIZES, make_pictures, measure
+from queryopt.errors import InputError, ModelError, UsageError
+
+MODEL = Path(__file__).parents[2] / "data" / "v1" / "model.onnx"
+
+
+def test_measure(tmp_path: Path) -> None:
+    paths: list[Path] = make_pictures(tmp_path, 5)
+    (tmp_path / "bad.jpg").touch()
+    ticks: list[int] = []
+    given = [*paths, tmp_path / "bad.jpg"]
+    report = measure(MODEL, given, threads=1, batch=2, rounds=3, obvious=True, progress=ticks.append)
+    assert (report.pictures, report.threads, report.batch, report.bits, report.image_size) == (5, 1, 2, 12, 32)
+    assert ticks == [1, 1, 1]
+    assert len(report.rounds) == 3
+    # Medians of the rounds, not of something else.
+    assert report.end_to_end == sorted(r.end_to_end for r in report.rounds)[1]
+    assert report.model_alone == sorted(r.model for r in report.rounds)[1]
+    assert report.decode_alone == sorted(r.decode for r in report.rounds)[1]
+    assert report.ratio == sorted(r.end_to_end / r.model for r in report.rounds)[1]
+    assert report.write_alone == sorted(r.write for r in report.rounds)[1]
+    assert report.obvious == sorted(r.obvious or 0 for r in report.rounds)[1]
+    assert report.gain == sorted(r.gain or 0 for r in report.rounds)[1]
+    assert report.megabytes == pytest.approx(sum(os.stat(p).st_size for p in paths) / 5e6)
+    values = json.loads(json.dumps(report.to_dict()))
+    assert values["rounds"][0]["ratio"] == report.rounds[0].ratio
+    assert values["machine"]
+
+
+def test_what_cannot_be_measured(tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").touch()
+    with pytest.raises(InputError, match="no picture of 1 can be read"):
+        measure(MODEL, [tmp_path / "bad.jpg"])
+    with pytest.raises(UsageError, match="rounds"):
+        measure(MODEL, [tmp_path / "bad.jpg"], rounds=0)
+    with pytest.raises(ModelError, match="no such model"):
+        measure(tmp_path / "none.onnx", [tmp_path / "bad.jpg"])
+
+
+def test_pictures(tmp_path: Path) -> None:
+    paths = make_pictures(tmp_path, 5)
+    sizes = []
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.format == "JPEG"
+            sizes.append(image.size)
+    assert sizes == [*PICTURE_SIZES, PICTURE_SIZES[0]]
+    assert all(20_000 < path.stat().st_size < 100_000 for path in paths)
+    contents = [path.read_bytes() for path in paths]
+    assert len(set(contents)) == 5
+    (tmp_path / "again").mkdir()
+    assert [path.read_bytes() for path in make_pictures(tmp_path / "again", 5)] == contents
