@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from queryopt.errors import DataError, MismatchError, UsageError
 from queryopt.metrics import ClassScore, RetrievalMetrics, class_scores, retrieval_metrics
+from queryopt.progress import Progress
 from queryopt.runtime.search import Rank, ranked
 from queryopt.text import display_path
 
 if TYPE_CHECKING:
-    from queryopt.progress import Progress
     from queryopt.runtime import Hasher, HashIndex
     from queryopt.train.config import TrainConfig
     from queryopt.train.data import LabelledImages
