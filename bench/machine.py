@@ -1,12 +1,70 @@
-"""What a measurement ran on, in words, and what else the machine was doing."""
+"""What a measurement ran on and what else the machine was doing: the head of every benchmark's report."""
 
 import os
 import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import queryopt
 from queryopt.cores import usable_cores
 
-__all__ = ["available_memory", "describe_machine", "load_average"]
+__all__ = ["Head", "available_memory", "describe_machine", "load_average", "loaded_versions", "take_head"]
+
+_PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What belongs to all figures of one measurement. A report has it as its field `head`.
+
+    machine: processor, usable cores and operating system.
+    load: load averages before and after; None where the system doesn't say.
+    versions: of Python, queryopt, and the packages that took part.
+    date: when it ended.
+    command: how it was started, as it would be typed.
+    """
+
+    machine: str
+    load: tuple[float, float] | None
+    versions: Mapping[str, str]
+    date: str
+    command: str
+
+    @property
+    def text(self) -> str:
+        """Machine, date and load, for people: two lines."""
+        load = "" if self.load is None else f"; load average {self.load[0]:.2f} before, {self.load[1]:.2f} after"
+        return f"{self.machine}\n{self.date}{load}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys `machine`, `load`, `versions`, `date` and `command`, which stand at the top of a report's JSON."""
+        return asdict(self)
+
+
+def take_head(load_before: float | None, versions: Mapping[str, str] | None = None) -> Head:
+    """The head of a measurement that is at its end.
+
+    load_before: `load_average` before its first round. versions: of what took part; by default `loaded_versions`.
+    """
+    after = load_average()
+    return Head(
+        machine=describe_machine(),
+        load=None if load_before is None or after is None else (load_before, after),
+        versions=loaded_versions() if versions is None else versions,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )
+
+
+def loaded_versions() -> dict[str, str]:
+    """Of Python, queryopt and the packages that are imported by now, and so took part."""
+    versions = {name: str(sys.modules[name].__version__) for name in _PACKAGES if name in sys.modules}
+    return {"python": platform.python_version(), "queryopt": queryopt.__version__, **versions}
 
 
 def describe_machine() -> str:
@@ -21,20 +79,21 @@ def load_average() -> float | None:
 
 def available_memory() -> int | None:
     """Bytes that programs can still get without swapping; None where the system doesn't say."""
-    try:
-        for line in Path("/proc/meminfo").read_text("utf-8", "replace").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+    text = _field("/proc/meminfo", "MemAvailable")
+    return None if text is None else int(text.split()[0]) * 1024
 
 
 def _processor() -> str:
+    return _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+
+
+def _field(path: str, name: str) -> str | None:
+    """The first value of a name in one of Linux's lists of `name: value`; None where there is none."""
     try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        for line in Path(path).read_text("utf-8", "replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return None
