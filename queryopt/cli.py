@@ -4,6 +4,7 @@ A command is a `Command` (or a `Group` of them); its callback takes `out: Output
 `common_options`, calls the library, and returns the ExitCode (None means done).
 """
 
+import functools
 import io
 import logging
 import os
@@ -13,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -33,6 +34,7 @@ __all__ = [
     "batch_option",
     "common_options",
     "device_option",
+    "option_group",
     "threads_option",
 ]
 
@@ -320,6 +322,29 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         wrap = option(wrap)
     return wrap
+
+
+def option_group(
+    name: str, group: Any, *options: Callable[..., Any]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add options that travel together: the callback gets them as one argument, `name`.
+
+    group: a dataclass whose fields are the names of the options' values; what its constructor raises is raised.
+    options: decorators, such as `click.option(…)`, in the order of --help.
+    """
+    names = [one.name for one in fields(group)]
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrap(*args: Any, **values: Any) -> Any:
+            own = {option: values.pop(option) for option in names}
+            return function(*args, **{name: group(**own)}, **values)
+
+        for option in reversed(options):
+            wrap = option(wrap)
+        return wrap
+
+    return add
 
 
 def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
