@@ -303,25 +303,45 @@ class Group(_Main, click.Group):  # type: ignore[misc]
     group_class = type
 
 
-def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --json, -q, -v and --version; the callback gets `out: Output`."""
+def option_group(
+    name: str, make: Callable[..., Any], *options: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that adds options to a command, whose callback gets all their values as one: name=make(**values).
 
-    def wrap(*args: Any, json: bool, quiet: bool, verbose: bool, **options: Any) -> Any:
-        out = Output(json, quiet, verbose)
-        _log_to(out, logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
-        return function(*args, out=out, **options)
+    make: as a rule a frozen dataclass with a field for each option. options: click's, in the order of --help.
+    """
 
-    wrap.__doc__ = function.__doc__
-    wrap.__name__ = function.__name__
-    wrap.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-    for option in (
-        click.version_option(__version__, message="%(prog)s %(version)s"),
-        click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
-        click.option("-q", "--quiet", is_flag=True, help="No progress and no logs: results, warnings and errors only."),
-        click.option("--json", is_flag=True, help="Print JSON alone on stdout; logs go to stderr."),
-    ):
-        wrap = option(wrap)
-    return wrap
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrap(*arguments: Any, **values: Any) -> Any:
+            own = {option.name: values.pop(option.name) for option in group if option.expose_value}
+            return function(*arguments, **{name: make(**own)}, **values)
+
+        group: list[click.Parameter] = []
+        wrap.__click_params__ = group  # type: ignore[attr-defined]
+        for option in reversed(options):
+            option(wrap)
+        wrap.__click_params__ = [*getattr(function, "__click_params__", []), *group]  # type: ignore[attr-defined]
+        return wrap
+
+    return decorate
+
+
+def _output(json: bool, quiet: bool, verbose: bool) -> Output:
+    out = Output(json, quiet, verbose)
+    _log_to(out, logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
+    return out
+
+
+common_options = option_group(
+    "out",
+    _output,
+    click.option("--json", is_flag=True, help="Print JSON alone on stdout; logs go to stderr."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress and no logs: results, warnings and errors only."),
+    click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
+    click.version_option(__version__, message="%(prog)s %(version)s"),
+)
+"""Adds --json, -q, -v and --version; the callback gets `out: Output`."""
 
 
 def option_group(

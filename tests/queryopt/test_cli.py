@@ -4,6 +4,7 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from rich.table import Table
 from rich.text import Text
 
-from queryopt.cli import Command, Group, Output, batch_option, common_options, threads_option
+from queryopt.cli import Command, Group, Output, batch_option, common_options, option_group, threads_option
 from queryopt.errors import ExitCode, InputError, MismatchError, MissingError, ParityError, QueryOptError, TrainingError
 from queryopt.text import display_path, from_here
 
@@ -325,6 +326,31 @@ def test_threads_and_batches_that_no_machine_has_are_refused(option: str, value:
     result = CliRunner().invoke(command, [option, value])
     assert result.exit_code == ExitCode.USAGE
     assert option in result.output
+
+
+@dataclass(frozen=True)
+class Size:
+    width: int
+    height: int
+
+
+def test_a_group_of_options_arrives_as_one_object_and_keeps_its_place_in_the_help() -> None:
+    seen: list[Size] = []
+    height = click.option("--height", type=click.IntRange(1), default=2)
+    size_options = option_group("size", Size, click.option("--width", type=int, default=1), height)
+
+    @click.command(cls=Command)
+    @click.option("--first")
+    @size_options
+    @common_options
+    def command(first: str | None, size: Size, out: Output) -> None:
+        seen.append(size)
+
+    assert CliRunner().invoke(command, ["--height", "5"]).exit_code == 0
+    assert seen == [Size(1, 5)]
+    assert CliRunner().invoke(command, ["--height", "0"]).exit_code == ExitCode.USAGE
+    names = [option.name for option in command.params]
+    assert names == ["first", "width", "height", "json", "quiet", "verbose", "version"]
 
 
 def test_what_the_encoding_of_stdout_has_not_is_escaped() -> None:
