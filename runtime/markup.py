@@ -1,18 +1,14 @@
-"""HTML built from elements, so that whatever is not an element is escaped and none can be forgotten."""
+"""HTML from nested calls, for pages that are not templates (see queryopt.runtime.pages) yet."""
 
 import html
-import re
 from functools import cache
 
+from queryopt.runtime.pages import Markup, breakable
 from queryopt.text import display_path
 
 __all__ = ["Markup", "breakable", "element"]
 
 _VOID = frozenset({"img", "input", "link", "meta"})
-
-
-class Markup(str):
-    """Text that is HTML already."""
 
 
 def element(tag: str, *children: str | None, **attributes: str | int | bool | None) -> Markup:
@@ -33,11 +29,6 @@ def element(tag: str, *children: str | None, **attributes: str | int | bool | No
         return Markup("".join(parts))
     inner = (c if isinstance(c, Markup) else _escape(c) for c in children if c is not None)
     return Markup("".join([*parts, *inner, f"</{tag}>"]))
-
-
-def breakable(text: str) -> Markup:
-    """Text that a line may be broken in after the separators that names are made with."""
-    return Markup("<wbr>".join(_escape(part) for part in re.split(r"(?<=[-_./\\])(?=[^-_./\\])", text)))
 
 
 @cache

@@ -45,6 +45,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {n.split("/")[0] for n in names} == {"queryopt", wheel.name.rsplit("-", 3)[0] + ".dist-info"}
     assert {"queryopt/py.typed", "queryopt/train/__init__.py", "queryopt/runtime/__init__.py"} <= set(names)
     static = {"page.css", "serve/static/app.css", "serve/static/app.js", "serve/static/icon.svg"}
+    static |= {str(path.relative_to(ROOT / "runtime")) for path in (ROOT / "runtime").rglob("*.jinja")}
     assert {f"queryopt/runtime/{name}" for name in static} <= set(names)
 
 
