@@ -5,6 +5,7 @@ A command is a `Command` (or a `Group` of them); its callback takes `out: Output
 """
 
 import functools
+import inspect
 import io
 import logging
 import os
@@ -14,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -304,27 +305,26 @@ class Group(_Main, click.Group):  # type: ignore[misc]
 
 
 def option_group(
-    name: str, make: Callable[..., Any], *options: Callable[[Callable[..., Any]], Callable[..., Any]]
+    name: str, make: Callable[..., Any], *options: Callable[..., Any]
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator that adds options to a command, whose callback gets all their values as one: name=make(**values).
+    """Add options that travel together: the callback gets them as one argument, `name`.
 
-    make: as a rule a frozen dataclass with a field for each option. options: click's, in the order of --help.
+    make: takes them by the names of their values, as a rule a dataclass; what it raises is raised. options: decorators,
+    such as `click.option(…)`, in the order of --help.
     """
+    names = list(inspect.signature(make).parameters)
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
-        def wrap(*arguments: Any, **values: Any) -> Any:
-            own = {option.name: values.pop(option.name) for option in group if option.expose_value}
-            return function(*arguments, **{name: make(**own)}, **values)
+        def wrap(*args: Any, **values: Any) -> Any:
+            own = {option: values.pop(option) for option in names}
+            return function(*args, **{name: make(**own)}, **values)
 
-        group: list[click.Parameter] = []
-        wrap.__click_params__ = group  # type: ignore[attr-defined]
         for option in reversed(options):
-            option(wrap)
-        wrap.__click_params__ = [*getattr(function, "__click_params__", []), *group]  # type: ignore[attr-defined]
+            wrap = option(wrap)
         return wrap
 
-    return decorate
+    return add
 
 
 def _output(json: bool, quiet: bool, verbose: bool) -> Output:
@@ -342,29 +342,6 @@ common_options = option_group(
     click.version_option(__version__, message="%(prog)s %(version)s"),
 )
 """Adds --json, -q, -v and --version; the callback gets `out: Output`."""
-
-
-def option_group(
-    name: str, group: Any, *options: Callable[..., Any]
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add options that travel together: the callback gets them as one argument, `name`.
-
-    group: a dataclass whose fields are the names of the options' values; what its constructor raises is raised.
-    options: decorators, such as `click.option(…)`, in the order of --help.
-    """
-    names = [one.name for one in fields(group)]
-
-    def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def wrap(*args: Any, **values: Any) -> Any:
-            own = {option: values.pop(option) for option in names}
-            return function(*args, **{name: group(**own)}, **values)
-
-        for option in reversed(options):
-            wrap = option(wrap)
-        return wrap
-
-    return add
 
 
 def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
