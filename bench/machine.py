@@ -4,23 +4,27 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import queryopt
 from queryopt.cores import usable_cores
 
-__all__ = ["Head", "available_memory", "describe_machine", "load_average", "loaded_versions", "take_head"]
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Head", "Report", "available_memory", "describe_machine", "load_average", "loaded_versions", "take_head"]
 
 _PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True)
 class Head:
-    """What belongs to all figures of one measurement. A report has it as its field `head`.
+    """What belongs to all figures of one measurement.
 
     machine: processor, usable cores and operating system.
     load: load averages before and after; None where the system doesn't say.
@@ -44,6 +48,23 @@ class Head:
     def to_dict(self) -> dict[str, Any]:
         """The keys `machine`, `load`, `versions`, `date` and `command`, which stand at the top of a report's JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Report(ABC):
+    """What a benchmark found, under its head."""
+
+    head: Head
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON, and the head's keys beside them."""
+        values = asdict(self)
+        head = values.pop("head")
+        return values | head
+
+    @abstractmethod
+    def render(self) -> "Iterator[RenderableType]":
+        """For people: text and tables, in their order."""
 
 
 def take_head(load_before: float | None, versions: Mapping[str, str] | None = None) -> Head:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.bench.cli.lists import listed
+from queryopt.bench.cli.options import listed
 from queryopt.cli import Command, Output, common_options, threads_option
 from queryopt.errors import ExitCode, MissingError, UsageError
 from queryopt.text import counted, display_path, install_extra

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from queryopt.bench.cli.lists import count, listed
+from queryopt.bench.cli.options import count, listed
 from queryopt.cli import Command, Output, common_options
 from queryopt.errors import ExitCode, MissingError, UsageError
 from queryopt.text import display_path, json_text

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queryopt.bench.cli.lists import count, listed
-from queryopt.bench.cli.models import backends_option, parse_model
-from queryopt.bench.cli.picture import check_picture
+from queryopt.bench.cli.options import backends_option, check_picture, count, listed, parse_model
 from queryopt.cli import Command, Output, common_options, threads_option
 from queryopt.errors import MissingError, UsageError
 from queryopt.text import counted, did_you_mean, display_path

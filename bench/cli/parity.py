@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.bench.cli.lists import whole_number
-from queryopt.bench.cli.models import backends_option, parse_model
+from queryopt.bench.cli.options import backends_option, parse_model, whole_number
 from queryopt.cli import Command, Output, batch_option, common_options, threads_option
 from queryopt.errors import ExitCode, ParityError, UsageError
 from queryopt.export.parity_options import limit_options

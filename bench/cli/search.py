@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from queryopt.bench.cli.lists import count, listed
-from queryopt.bench.cli.picture import check_picture
+from queryopt.bench.cli.options import check_picture, count, listed
 from queryopt.cli import Command, Output, common_options
 from queryopt.errors import ExitCode, UsageError
 from queryopt.text import display_path

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queryopt.bench.cli.lists import count, listed, whole_number
+from queryopt.bench.cli.options import count, listed, whole_number
 from queryopt.cli import Command, Output, common_options, threads_option
 from queryopt.errors import UsageError
 from queryopt.text import did_you_mean

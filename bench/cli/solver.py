@@ -1,13 +1,11 @@
 """qo-bench solver: how fast codes are solved."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
+from queryopt.bench.cli.options import show
 from queryopt.cli import Command, Output, common_options, threads_option
-
-if TYPE_CHECKING:
-    from queryopt.bench.speed.solver_speed import SolverSpeed
 
 __all__ = ["command"]
 
@@ -21,16 +19,7 @@ __all__ = ["command"]
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds of both, in each dtype.")
 @threads_option
 @common_options
-def command(
-    out: Output,
-    images: int,
-    columns: int,
-    samples: int,
-    classes: int,
-    literal_columns: int | None,
-    rounds: int,
-    threads: int | None,
-) -> None:
+def command(out: Output, threads: int | None, rounds: int, **size: Any) -> None:
     """Measure a pass of the code solver at the size of NABirds, in float64 and in float32.
 
     Beside it, in the same run and in turn, the formula as it is written and as published code evaluates it: a dense
@@ -47,46 +36,6 @@ def command(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    with out.progress("measure", rounds * len(DTYPES), unit="rounds") as advance:
-        speed = measure_solver(
-            images=images,
-            columns=columns,
-            samples=samples,
-            classes=classes,
-            literal_columns=literal_columns,
-            rounds=rounds,
-            progress=advance,
-        )
-    out.result(speed.to_dict())
-    _print(out, speed)
-
-
-def _print(out: Output, speed: "SolverSpeed") -> None:
-    from rich.table import Table
-
-    out.print(
-        f"{speed.images:,} images x {speed.columns} columns, {speed.samples:,} samples, {speed.classes:,} classes, "
-        f"{speed.threads} threads\n{speed.machine}"
-    )
-    some = speed.literal_columns < speed.columns
-    title = f"literal, {speed.literal_columns} of {speed.columns} columns" if some else "literal"
-    table = Table("median seconds", "solve_codes", title, "ratio", "ratio of CPU time", "differing entries")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for run in speed.runs:
-        table.add_row(
-            run.dtype,
-            f"{run.ours:.3f}",
-            f"{run.literal:.2f}",
-            f"{run.ratio:,.0f}",
-            f"{run.cpu_ratio:,.0f}",
-            f"{run.differing:,} of {run.entries:,}",
-        )
-    out.print(table)
-    if some:
-        out.print(
-            f"The literal way did {speed.literal_columns} of the {speed.columns} columns, ours all of them: the ratios "
-            "are of that, not scaled up, and these columns alone were compared."
-        )
-    if speed.load is not None:
-        out.print(f"load average {speed.load[0]:.2f} before, {speed.load[1]:.2f} after")
+    with out.progress("measure", 2 * rounds * len(DTYPES), unit="parts") as advance:
+        speed = measure_solver(rounds=rounds, progress=advance, **size)
+    show(out, speed)

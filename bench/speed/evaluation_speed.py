@@ -6,27 +6,42 @@ a sample of the queries, which all cost the same.
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.machine import describe_machine, load_average
-from queryopt.bench.speed.timing import Timing, timed
+from queryopt.bench.machine import Report, load_average, take_head
+from queryopt.bench.speed.harness import Contender, Schedule, Timing, WallCpu, run_rounds
+from queryopt.bench.tables import figures_table
 from queryopt.codes import check_bits, pack_codes, unpack_codes
 from queryopt.errors import UsageError
 from queryopt.metrics import class_scores, retrieval_metrics
+from queryopt.progress import Advance, no_advance
 from queryopt.train.bit_quality import bit_quality, drop_losses
 
-__all__ = ["CodeSet", "EvaluationSpeed", "SpeedRound", "make_code_sets", "measure_evaluation", "one_by_one"]
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["WAYS", "CodeSet", "EvaluationSpeed", "make_code_sets", "measure_evaluation", "one_by_one"]
 
 _Floats = npt.NDArray[np.float64]
+
+WAYS = {
+    "deployed": "all metrics, one protocol",
+    "paper": "all metrics, the other",
+    "bits": "each bit's quality, and the loss without it ({drop_queries:,} queries)",
+    "loop": "loop over {sample:,} queries, as published",
+    "lean_loop": "loop over {sample:,} queries, labels as integers",
+}
+"""What is timed. lean_loop compares labels as integers, which spares it the product of one-hot labels."""
 
 _FLIP = 0.15
 """Share of a class's bits that a picture's code has otherwise."""
 _KS = (1, 10, 100, 1000)
+_DROP_QUERIES = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,25 +53,14 @@ class CodeSet:
 
 
 @dataclass(frozen=True)
-class SpeedRound:
-    """One round. deployed, paper: all metrics of all queries, against either gallery. bits: every bit's
-    quality and what is lost without it. loop: the published way for the sample; lean_loop: with labels compared as
-    integers, which spares it the product of one-hot labels.
-    """
+class EvaluationSpeed(Report):
+    """A measurement.
 
-    deployed: Timing
-    paper: Timing
-    bits: Timing
-    loop: Timing
-    lean_loop: Timing
-
-
-@dataclass(frozen=True)
-class EvaluationSpeed:
-    """A measurement. sample: queries that the loops did. drop_queries: those that bits' losses were measured over.
-
+    sample: queries that the loops did.
+    drop_queries: those that bits' losses were measured over.
     map, map_pessimistic, map_optimistic: of the sample's queries, against the network codes, by `retrieval_metrics`.
     loop_map: the same by the loop, with one order of the ties.
+    timings: by WAYS.
     """
 
     queries: int
@@ -69,49 +73,54 @@ class EvaluationSpeed:
     map_pessimistic: float
     map_optimistic: float
     loop_map: float
-    rounds: tuple[SpeedRound, ...]
-    machine: str
-    load: tuple[float, float] | None
+    timings: dict[str, Timing]
 
     @property
     def everything(self) -> float:
         """Seconds of both protocols with all metrics and of the bits' quality, the median."""
-        return statistics.median(r.deployed.wall + r.paper.wall + r.bits.wall for r in self.rounds)
+        parts = (self.timings[way].rounds for way in ("deployed", "paper", "bits"))
+        return statistics.median(sum(part.wall for part in one) for one in zip(*parts, strict=True))
 
-    @property
-    def deployed(self) -> float:
-        """Seconds of one protocol with all metrics, the median."""
-        return statistics.median(r.deployed.wall for r in self.rounds)
-
-    @property
-    def loop(self) -> float:
-        """Seconds that the loop would take for all queries, the median."""
-        return statistics.median(r.loop.wall for r in self.rounds) * self.queries / self.sample
-
-    @property
-    def ratio(self) -> float:
-        """How many times as long the loop takes as one protocol with all metrics: the median of the rounds' own."""
-        return statistics.median(r.loop.wall / r.deployed.wall for r in self.rounds) * self.queries / self.sample
-
-    @property
-    def lean_ratio(self) -> float:
-        """The same of the lean loop."""
-        return statistics.median(r.lean_loop.wall / r.deployed.wall for r in self.rounds) * self.queries / self.sample
-
-    @property
-    def cpu_ratio(self) -> float:
-        """The ratio, of CPU seconds."""
-        return statistics.median(r.loop.cpu / r.deployed.cpu for r in self.rounds) * self.queries / self.sample
-
-    @property
-    def lean_cpu_ratio(self) -> float:
-        """The same of the lean loop."""
-        return statistics.median(r.lean_loop.cpu / r.deployed.cpu for r in self.rounds) * self.queries / self.sample
+    def ratio(self, way: str = "loop") -> WallCpu:
+        """How many times as long a loop over all queries takes as one protocol with all metrics."""
+        ratio = self.timings["deployed"].ratio_by_round(self.timings[way])
+        return WallCpu(ratio.wall * self.queries / self.sample, ratio.cpu * self.queries / self.sample)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields and the medians, ready for JSON."""
-        names = ("everything", "deployed", "loop", "ratio", "lean_ratio", "cpu_ratio", "lean_cpu_ratio")
-        return asdict(self) | {name: getattr(self, name) for name in names}
+        values = super().to_dict()
+        del values["timings"]
+        rounds = zip(*(timing.rounds for timing in self.timings.values()), strict=True)
+        ratio, lean = self.ratio(), self.ratio("lean_loop")
+        return values | {
+            "rounds": [dict(zip(self.timings, map(asdict, one), strict=True)) for one in rounds],
+            "everything": self.everything,
+            "deployed": self.timings["deployed"].median.wall,
+            "loop": self.timings["loop"].median.wall * self.queries / self.sample,
+            "ratio": ratio.wall,
+            "lean_ratio": lean.wall,
+            "cpu_ratio": ratio.cpu,
+            "lean_cpu_ratio": lean.cpu,
+        }
+
+    def render(self) -> "Iterator[RenderableType]":
+        yield (
+            f"{self.queries:,} queries, {self.gallery:,} gallery items, {self.bits} bits, {self.classes:,} classes\n"
+            f"{self.head.text}"
+        )
+        numbers = range(1, len(self.timings["loop"].rounds) + 1)
+        table = figures_table(None, "seconds (CPU seconds)", *(f"round {number}" for number in numbers))
+        for way, timing in self.timings.items():
+            name = WAYS[way].format(drop_queries=self.drop_queries, sample=self.sample)
+            table.add_row(name, *(f"{one.wall:.2f} ({one.cpu:.2f})" for one in timing.rounds))
+        yield table
+        ratio, lean, loop = self.ratio(), self.ratio("lean_loop"), self.to_dict()["loop"]
+        yield (
+            f"everything: {self.everything:.1f} s (median). The loop would take {loop:.0f} s for the mAP of one "
+            f"protocol: {ratio.wall:.0f} x as long as all metrics of it here, {ratio.cpu:.0f} x the CPU time\n"
+            f"(with labels as integers {lean.wall:.0f} x and {lean.cpu:.0f} x).\n"
+            f"mAP of the sample: {self.map:.4f}, and {self.map_pessimistic:.4f} to {self.map_optimistic:.4f} by the "
+            f"order of ties; the loop's order gave {self.loop_map:.4f}."
+        )
 
 
 def make_code_sets(queries: int, gallery: int, bits: int, classes: int, seed: int) -> tuple[CodeSet, CodeSet, CodeSet]:
@@ -130,8 +139,8 @@ def make_code_sets(queries: int, gallery: int, bits: int, classes: int, seed: in
         labels = rng.permutation(np.arange(count) % classes)
         return CodeSet(pack_codes(centres[labels] ^ (rng.random((count, bits)) < flip)), labels)
 
-    asked, found = make(queries, _FLIP), make(gallery, _FLIP)
-    return asked, found, CodeSet(pack_codes(centres[found.labels]), found.labels)
+    searched, network = make(queries, _FLIP), make(gallery, _FLIP)
+    return searched, network, CodeSet(pack_codes(centres[network.labels]), network.labels)
 
 
 def one_by_one(queries: CodeSet, gallery: CodeSet, bits: int, classes: int, *, one_hot: bool = True) -> _Floats:
@@ -140,16 +149,16 @@ def one_by_one(queries: CodeSet, gallery: CodeSet, bits: int, classes: int, *, o
     one_hot: find what is relevant by a product of one-hot labels (which serves pictures of several classes too), not
     by comparing integers.
     """
-    asked, there = (unpack_codes(side.codes, bits).astype(np.float32) * 2 - 1 for side in (queries, gallery))
+    signs, gallery_signs = (unpack_codes(side.codes, bits).astype(np.float32) * 2 - 1 for side in (queries, gallery))
     labels = np.eye(classes, dtype=np.float32)
-    asked_labels, labels_there = labels[queries.labels], labels[gallery.labels]  # [n, classes]
-    result = np.zeros(len(asked))
-    for row in range(len(asked)):
+    query_labels, gallery_labels = labels[queries.labels], labels[gallery.labels]  # [n, classes]
+    result = np.zeros(len(signs))
+    for row in range(len(signs)):
         if one_hot:
-            relevant = asked_labels[row] @ labels_there.T > 0
+            relevant = query_labels[row] @ gallery_labels.T > 0
         else:
             relevant = gallery.labels == queries.labels[row]
-        distances = 0.5 * (bits - asked[row] @ there.T)
+        distances = 0.5 * (bits - signs[row] @ gallery_signs.T)
         ranks = np.flatnonzero(relevant[np.argsort(distances)]) + 1
         result[row] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
     return result
@@ -164,52 +173,49 @@ def measure_evaluation(
     sample: int = 200,
     rounds: int = 3,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance = no_advance,
 ) -> EvaluationSpeed:
-    """Time both ways in turn, `rounds` times. The default size is that of NABirds. progress: called with 1 a round."""
+    """Time all WAYS in turn, `rounds` times. The default size is that of NABirds. progress: called with 1 for each."""
     if not 1 <= sample <= queries:
         raise UsageError(f"a sample of {sample} of {queries} queries: 1 to all of them")
-    asked, network, solved = make_code_sets(queries, gallery, bits, classes, seed)
-    chosen = CodeSet(asked.codes[:sample], asked.labels[:sample])
-    load = load_average()
-    measured: list[SpeedRound] = []
-    for _ in range(rounds):
-        deployed = timed(lambda: _evaluate(asked, network, bits))
-        loop = timed(lambda: one_by_one(chosen, network, bits, classes))
-        paper = timed(lambda: _evaluate(asked, solved, bits))
-        lean = timed(lambda: one_by_one(chosen, network, bits, classes, one_hot=False))
-        each_bit = timed(lambda: _look_at_bits(asked, network, bits))
-        measured.append(SpeedRound(deployed, paper, each_bit, loop, lean))
-        if progress is not None:
-            progress(1)
+    every, network, solved = make_code_sets(queries, gallery, bits, classes, seed)
+    some = CodeSet(every.codes[:sample], every.labels[:sample])
+    works = {
+        "deployed": lambda _: _evaluate(every, network, bits),
+        "paper": lambda _: _evaluate(every, solved, bits),
+        "bits": lambda _: _look_at_bits(every, network, bits),
+        "loop": lambda _: one_by_one(some, network, bits, classes),
+        "lean_loop": lambda _: one_by_one(some, network, bits, classes, one_hot=False),
+    }
+    before = load_average()
+    timings = run_rounds([Contender(way, work) for way, work in works.items()], Schedule(rounds), progress=progress)
+    head = take_head(before)
     # Not timed: that both measure the same thing.
-    whole = retrieval_metrics(chosen.codes, network.codes, bits, chosen.labels, network.labels, radii=())
-    after = load_average()
+    whole = retrieval_metrics(some.codes, network.codes, bits, some.labels, network.labels, radii=())
     return EvaluationSpeed(
+        head=head,
         queries=queries,
         gallery=gallery,
         bits=bits,
         classes=classes,
         sample=sample,
-        drop_queries=min(queries, 2000),
+        drop_queries=min(queries, _DROP_QUERIES),
         map=whole.map,
         map_pessimistic=whole.map_pessimistic,
         map_optimistic=whole.map_optimistic,
-        loop_map=float(one_by_one(chosen, network, bits, classes).mean()),
-        rounds=tuple(measured),
-        machine=describe_machine(),
-        load=None if load is None or after is None else (load, after),
+        loop_map=float(one_by_one(some, network, bits, classes).mean()),
+        timings=dict(zip(works, timings, strict=True)),
     )
 
 
 def _evaluate(queries: CodeSet, gallery: CodeSet, bits: int) -> object:
-    found = retrieval_metrics(
+    metrics = retrieval_metrics(
         queries.codes, gallery.codes, bits, queries.labels, gallery.labels, ks=_KS, radii=range(bits + 1)
     )
-    return found, class_scores(queries.labels, found.average_precision)
+    return metrics, class_scores(queries.labels, metrics.average_precision)
 
 
 def _look_at_bits(queries: CodeSet, gallery: CodeSet, bits: int) -> object:
     return bit_quality(gallery.codes, bits), drop_losses(
-        queries.codes, gallery.codes, bits, queries.labels, gallery.labels, most_queries=2000
+        queries.codes, gallery.codes, bits, queries.labels, gallery.labels, most_queries=_DROP_QUERIES
     )

@@ -4,20 +4,24 @@ That way makes S, a dense matrix of samples by images, multiplies it with U, and
 U_rest^T, an images by samples matrix, before u_c. The same numbers come out of much less work: see train/solver.py.
 """
 
-import statistics
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from queryopt.bench.machine import describe_machine, load_average
-from queryopt.bench.speed.timing import Timing, timed
+from queryopt.bench.machine import Report, load_average, take_head
+from queryopt.bench.speed.harness import Contender, Schedule, Timing, run_rounds
+from queryopt.bench.tables import figures_table
 from queryopt.errors import UsageError
+from queryopt.progress import Advance, no_advance
 from queryopt.train.solver import solve_codes
 
-__all__ = ["Problem", "SolverRound", "SolverRun", "SolverSpeed", "make_problem", "measure_solver", "solve_literally"]
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["DTYPES", "Problem", "SolverRun", "SolverSpeed", "make_problem", "measure_solver", "solve_literally"]
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 GAMMA = 200.0
@@ -40,45 +44,41 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class SolverRound:
-    """One round. ours: one pass over all columns. literal: `SolverSpeed.literal_columns` columns of one, and S^T U."""
-
-    ours: Timing
-    literal: Timing
-
-
-@dataclass(frozen=True)
 class SolverRun:
-    """The measurement in one dtype. entries: of B, that both computed. differing: those that are not equal."""
+    """The measurement in one dtype.
+
+    ours: one pass over all columns.
+    literal: `SolverSpeed.literal_columns` columns of one, and S^T U.
+    entries: of B, that both computed.
+    differing: those that are not equal.
+    """
 
     dtype: str
-    rounds: tuple[SolverRound, ...]
+    ours: Timing
+    literal: Timing
     entries: int
     differing: int
 
-    @property
-    def ours(self) -> float:
-        """Seconds of ours, the median."""
-        return statistics.median(r.ours.wall for r in self.rounds)
-
-    @property
-    def literal(self) -> float:
-        """Seconds of the literal way, for the columns that it did, the median."""
-        return statistics.median(r.literal.wall for r in self.rounds)
-
-    @property
-    def ratio(self) -> float:
-        """How many times as long those columns took as all columns do here: the median of the rounds' own."""
-        return statistics.median(r.literal.wall / r.ours.wall for r in self.rounds)
-
-    @property
-    def cpu_ratio(self) -> float:
-        """The same of CPU seconds."""
-        return statistics.median(r.literal.cpu / r.ours.cpu for r in self.rounds)
+    def to_dict(self) -> dict[str, Any]:
+        """Medians of each round and of all; ratio: how many times as long the literal way's columns took as all here,
+        the median of the rounds' own.
+        """
+        ratio = self.ours.ratio_by_round(self.literal)
+        rounds = zip(self.ours.rounds, self.literal.rounds, strict=True)
+        return {
+            "dtype": self.dtype,
+            "rounds": [{"ours": asdict(ours), "literal": asdict(literal)} for ours, literal in rounds],
+            "entries": self.entries,
+            "differing": self.differing,
+            "ours": self.ours.median.wall,
+            "literal": self.literal.median.wall,
+            "ratio": ratio.wall,
+            "cpu_ratio": ratio.cpu,
+        }
 
 
 @dataclass(frozen=True)
-class SolverSpeed:
+class SolverSpeed(Report):
     """A measurement. literal_columns: how many of the columns the literal way did, in their order."""
 
     images: int
@@ -88,15 +88,30 @@ class SolverSpeed:
     literal_columns: int
     threads: int
     runs: tuple[SolverRun, ...]
-    machine: str
-    load: tuple[float, float] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields and the medians, ready for JSON."""
-        names = ("ours", "literal", "ratio", "cpu_ratio")
-        return asdict(self) | {
-            "runs": [asdict(run) | {name: getattr(run, name) for name in names} for run in self.runs]
-        }
+        return super().to_dict() | {"runs": [run.to_dict() for run in self.runs]}
+
+    def render(self) -> "Iterator[RenderableType]":
+        yield (
+            f"{self.images:,} images x {self.columns} columns, {self.samples:,} samples, {self.classes:,} classes, "
+            f"{self.threads} threads\n{self.head.text}"
+        )
+        some = self.literal_columns < self.columns
+        title = f"literal, {self.literal_columns} of {self.columns} columns" if some else "literal"
+        columns = ("median seconds", "solve_codes", title, "ratio", "ratio of CPU time", "differing entries")
+        table = figures_table(None, *columns)
+        for run in self.runs:
+            ratio = run.ours.ratio_by_round(run.literal)
+            seconds = (f"{run.ours.median.wall:.3f}", f"{run.literal.median.wall:.2f}")
+            ratios = (f"{ratio.wall:,.0f}", f"{ratio.cpu:,.0f}")
+            table.add_row(run.dtype, *seconds, *ratios, f"{run.differing:,} of {run.entries:,}")
+        yield table
+        if some:
+            yield (
+                f"The literal way did {self.literal_columns} of the {self.columns} columns, ours all of them: the "
+                "ratios are of that, not scaled up, and these columns alone were compared."
+            )
 
 
 def make_problem(images: int, columns: int, samples: int, classes: int, seed: int) -> Problem:
@@ -144,49 +159,34 @@ def measure_solver(
     dtypes: tuple[str, ...] = tuple(DTYPES),
     rounds: int = 3,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance = no_advance,
 ) -> SolverSpeed:
     """Time both ways in turn, `rounds` times in each dtype. The default size is that of NABirds.
 
-    literal_columns: how many columns the literal way does (None: all). progress: called with 1 a round.
+    literal_columns: how many columns the literal way does (None: all).
+    progress: called twice a round.
     """
     done = columns if literal_columns is None else literal_columns
     if not 1 <= done <= columns or rounds < 1:
         raise UsageError(f"{done} literal columns of {columns} in {rounds} rounds: at least one of each")
     problem = make_problem(images, columns, samples, classes, seed)
     before = load_average()
-    runs = []
-    for name in dtypes:
-        given = problem.to(DTYPES[name])
-        measured, differing = [], 0
-        # Not timed: published code makes it again in every iteration.
-        similar = (given.labels[given.index].unsqueeze(1) == given.labels).to(given.codes)  # S, [m, n]
-        for _ in range(rounds):
-            found: dict[str, Tensor] = {}
+    runs = tuple(_run(name, problem.to(DTYPES[name]), done, rounds, progress) for name in dtypes)
+    return SolverSpeed(take_head(before), images, columns, samples, classes, done, torch.get_num_threads(), runs)
 
-            def ours(given: Problem = given, found: dict[str, Tensor] = found) -> None:
-                found["ours"] = solve_codes(given.codes, given.outputs, given.index, given.labels, GAMMA)
 
-            def literal(given: Problem = given, similar: Tensor = similar, found: dict[str, Tensor] = found) -> None:
-                found["literal"] = solve_literally(given, similar, GAMMA, done)
+def _run(dtype: str, problem: Problem, columns: int, rounds: int, progress: Advance) -> SolverRun:
+    # Not timed: published code makes it again in every iteration.
+    similar = (problem.labels[problem.index].unsqueeze(1) == problem.labels).to(problem.codes)  # S, [m, n]
+    solved: dict[str, Tensor] = {}
 
-            several = [timed(ours) for _ in range(_OURS)]
-            middle = Timing(statistics.median(t.wall for t in several), statistics.median(t.cpu for t in several))
-            measured.append(SolverRound(middle, timed(literal)))
-            differing = int((found["ours"][:, :done] != found["literal"][:, :done]).sum())
-            if progress is not None:
-                progress(1)
-        runs.append(SolverRun(name, tuple(measured), images * done, differing))
-        del similar
-    after = load_average()
-    return SolverSpeed(
-        images=images,
-        columns=columns,
-        samples=samples,
-        classes=classes,
-        literal_columns=done,
-        threads=torch.get_num_threads(),
-        runs=tuple(runs),
-        machine=describe_machine(),
-        load=None if before is None or after is None else (before, after),
-    )
+    def ours(given: Problem) -> None:
+        solved["ours"] = solve_codes(given.codes, given.outputs, given.index, given.labels, GAMMA)
+
+    def literal(given: Problem) -> None:
+        solved["literal"] = solve_literally(given, similar, GAMMA, columns)
+
+    contenders = [Contender("solve_codes", ours, [problem], calls=_OURS), Contender("literal", literal, [problem])]
+    timings = run_rounds(contenders, Schedule(rounds), progress=progress)
+    differing = int((solved["ours"][:, :columns] != solved["literal"][:, :columns]).sum())
+    return SolverRun(dtype, *timings, entries=len(problem.codes) * columns, differing=differing)

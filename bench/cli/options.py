@@ -1,0 +1,82 @@
+"""What the commands of qo-bench share: values of options, FILE[@BACKEND], pictures, and how a report is shown."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from queryopt.bench.machine import Report
+from queryopt.cli import Output
+from queryopt.errors import MissingError, UsageError
+from queryopt.text import display_path, install_extra
+
+__all__ = ["backends_option", "check_picture", "count", "listed", "parse_model", "show", "whole_number"]
+
+
+def listed(convert: Callable[[str], object], example: str) -> Callable[..., tuple[object, ...] | None]:
+    """A callback that parses values with commas between them; each is kept once."""
+
+    def parse(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[object, ...] | None:
+        if text is None:
+            return None
+        try:
+            return tuple(dict.fromkeys(convert(part.strip()) for part in text.split(",") if part.strip()))
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not a list such as {example}") from None
+
+    return parse
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1, also as 1e7. ValueError for others."""
+    number = float(text)
+    if not number.is_integer() or number < 1:
+        raise ValueError
+    return int(number)
+
+
+def whole_number(context: click.Context, parameter: click.Parameter, text: str) -> int:
+    """A callback that parses one `count`."""
+    try:
+        return count(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a whole number of at least 1, such as 1e6") from None
+
+
+def backends_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --backend; the callback gets `backends`, a tuple of names."""
+    return click.option(
+        "--backend",
+        "backends",
+        callback=listed(str, "onnxruntime,openvino"),
+        metavar="NAME,…",
+        default="auto",
+        show_default=True,
+        help="What runs the models that name none: each in each of them.",
+    )(function)
+
+
+def parse_model(text: str) -> tuple[Path, str, str | None]:
+    """A model's path, its name, and what is to run it (None: not said), of FILE[@BACKEND]."""
+    file, at, backend = text.rpartition("@")
+    if not at or Path(text).exists():
+        return Path(text), display_path(text), None
+    return Path(file), display_path(file), backend
+
+
+def check_picture(picture: Path) -> None:
+    """Say before the measurement, not after it, that --png can draw nothing: MissingError or UsageError."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingError(f"--png needs matplotlib: {install_extra('bench')}") from None
+    if not picture.parent.is_dir():
+        raise UsageError(f"--png: there is no folder {display_path(picture.parent)}")
+
+
+def show(out: Output, report: Report) -> None:
+    """Print a report: as JSON, or for people."""
+    out.result(report.to_dict())
+    for part in report.render():
+        out.print(part)
