@@ -59,7 +59,7 @@ class Report(ABC):
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON, and the head's keys beside them."""
         values = asdict(self)
-        head = values.pop("head")
+        head: dict[str, Any] = values.pop("head")
         return values | head
 
     @abstractmethod

@@ -78,8 +78,8 @@ class EvaluationSpeed(Report):
     @property
     def everything(self) -> float:
         """Seconds of both protocols with all metrics and of the bits' quality, the median."""
-        parts = (self.timings[way].rounds for way in ("deployed", "paper", "bits"))
-        return statistics.median(sum(part.wall for part in one) for one in zip(*parts, strict=True))
+        parts = [[one.wall for one in self.timings[way].rounds] for way in ("deployed", "paper", "bits")]
+        return statistics.median(map(sum, zip(*parts, strict=True)))
 
     def ratio(self, way: str = "loop") -> WallCpu:
         """How many times as long a loop over all queries takes as one protocol with all metrics."""

@@ -187,6 +187,6 @@ def _run(dtype: str, problem: Problem, columns: int, rounds: int, progress: Adva
         solved["literal"] = solve_literally(given, similar, GAMMA, columns)
 
     contenders = [Contender("solve_codes", ours, [problem], calls=_OURS), Contender("literal", literal, [problem])]
-    timings = run_rounds(contenders, Schedule(rounds), progress=progress)
+    own, published = run_rounds(contenders, Schedule(rounds), progress=progress)
     differing = int((solved["ours"][:, :columns] != solved["literal"][:, :columns]).sum())
-    return SolverRun(dtype, *timings, entries=len(problem.codes) * columns, differing=differing)
+    return SolverRun(dtype, own, published, len(problem.codes) * columns, differing)
