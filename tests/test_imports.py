@@ -3,6 +3,9 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -48,6 +51,76 @@ def test_a_room_imports_only_what_it_may(module: Path) -> None:
     room = room_of(module)
     allowed = ROOMS[room] | {room}
     assert imported_rooms((PACKAGE / module).read_text()) <= allowed
+
+
+def dotted(module: Path) -> str:
+    parts = ("queryopt", *module.parts[:-1], module.name.partition(".")[0])
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_names(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """(module, name) of all import statements of ours: at the top, inside functions and under TYPE_CHECKING alike."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names if alias.name.partition(".")[0] == "queryopt")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "queryopt":
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Which modules each module imports. sources: by dotted name.
+
+    A lazy `__init__` (queryopt.lazy) loads nothing when it is imported: a name that is taken from it counts as taken
+    from the module that it points to, and it imports nothing itself. Any other `__init__` is a module like all: who
+    takes a name from it imports it, and it imports what it says. That it also runs where a module below it is imported
+    is not counted, and neither is what `importlib` loads by its name: methods and data sets are plug-ins.
+    """
+    names = {module: list(imported_names(ast.parse(source))) for module, source in sources.items()}
+    signposts = {
+        module: {name: home for home, name in names[module]}
+        for module in names
+        if ("queryopt.lazy", "lazy_names") in names[module]
+    }
+
+    def home(module: str, name: str) -> str:
+        if f"{module}.{name}" in sources:
+            return f"{module}.{name}"
+        return home(signposts[module][name], name) if name in signposts.get(module, {}) else module
+
+    graph = {module: {home(*each) for each in names[module]} - {module} for module in names}
+    return graph | {module: set() for module in signposts}
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another in a ring, the first again at the end; none where all stand in an order."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    compiled = [p.relative_to(PACKAGE) for p in PACKAGE.rglob("*") if p.name.endswith(tuple(EXTENSION_SUFFIXES))]
+    sources = {dotted(m): (PACKAGE / m).read_text() for m in MODULES} | {dotted(m): "" for m in compiled}
+    graph = import_graph(sources)
+    assert set().union(*graph.values()) <= set(sources)
+    assert circle_in(graph) == []
+
+
+def test_a_circle_is_found_however_it_is_imported() -> None:
+    lazy = "from queryopt.lazy import lazy_names\nif TYPE_CHECKING:\n    from queryopt.a.one import One"
+    sources = {
+        "queryopt.lazy": "",
+        "queryopt.a": lazy,
+        "queryopt.a.one": "def later():\n    from queryopt.a import two",
+        "queryopt.a.two": "if TYPE_CHECKING:\n    import queryopt.b",
+        "queryopt.b": "from queryopt.a import One",
+    }
+    graph = import_graph(sources)
+    assert graph["queryopt.b"] == {"queryopt.a.one"}
+    assert sorted(circle_in(graph)[1:]) == ["queryopt.a.one", "queryopt.a.two", "queryopt.b"]
+    assert circle_in(import_graph({**sources, "queryopt.b": "from queryopt.a import unknown"})) == []
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if room_of(m) in {"runtime", "queryopt"}], ids=str)

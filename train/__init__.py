@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from queryopt.train.checkpoint import Checkpoint, load_checkpoint
     from queryopt.train.config import TrainConfig
     from queryopt.train.loop import TrainResult, train
-    from queryopt.train.network import NetworkConfig, QueryOpt
+    from queryopt.train.network import QueryOpt
+    from queryopt.train.network_config import NetworkConfig
     from queryopt.train.presets import PRESETS, preset_config
 
 __all__ = [
@@ -28,7 +29,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "PRESETS": "presets",
         "Checkpoint": "checkpoint",
-        "NetworkConfig": "network",
+        "NetworkConfig": "network_config",
         "QueryOpt": "network",
         "TrainConfig": "config",
         "TrainResult": "loop",

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from queryopt.errors import CheckpointError, MissingError, UsageError
 from queryopt.text import display_path, listed
-from queryopt.train.backbones import check_backbone
 from queryopt.train.checkpoint import clean_state, read_torch_file
+from queryopt.train.network_config import check_backbone
 
 if TYPE_CHECKING:
     from queryopt.train.hash_network import HashNetwork

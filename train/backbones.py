@@ -4,52 +4,12 @@ A backbone maps images [b, 3, s, s] to the outputs of its last two stages, [b, c
 g = ceil(s / stride).
 """
 
-from dataclasses import dataclass
-
 import torchvision
 from torch import Tensor, nn
 
-from queryopt.errors import UsageError
-from queryopt.text import did_you_mean
+from queryopt.train.network_config import check_backbone
 
-__all__ = ["BACKBONES", "Backbone", "BackboneSpec", "build_backbone", "check_backbone"]
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """What the rest of the network must know of a backbone.
-
-    channels, strides: of the last two stages. fusion_width: channels inside the top-down path. pretrained: torchvision
-    has ImageNet weights for it, and its first layers are frozen by default.
-    """
-
-    channels: tuple[int, int]
-    strides: tuple[int, int]
-    fusion_width: int
-    pretrained: bool
-    stages: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Widths of the four stages, for the trunks that are ours."""
-
-    def grids(self, image_size: int) -> tuple[int, int]:
-        """Sides (g3, g4) of the last two stages' feature maps."""
-        return -(-image_size // self.strides[0]), -(-image_size // self.strides[1])
-
-
-BACKBONES: dict[str, BackboneSpec] = {
-    "resnet18": BackboneSpec((256, 512), (16, 32), 256, True),
-    "resnet34": BackboneSpec((256, 512), (16, 32), 256, True),
-    "resnet50": BackboneSpec((1024, 2048), (16, 32), 256, True),
-    "resnet101": BackboneSpec((1024, 2048), (16, 32), 256, True),
-    "small": BackboneSpec((96, 160), (8, 16), 80, False, (24, 48, 96, 160)),
-    "tiny": BackboneSpec((24, 32), (8, 16), 16, False, (8, 16, 24, 32)),
-}
-
-
-def check_backbone(name: str) -> BackboneSpec:
-    """The spec of a backbone by name; UsageError with a suggestion for any other name."""
-    if name in BACKBONES:
-        return BACKBONES[name]
-    raise UsageError(f"no backbone is called {name!r}: there are {', '.join(BACKBONES)}{did_you_mean(name, BACKBONES)}")
+__all__ = ["Backbone", "build_backbone"]
 
 
 class Backbone(nn.Module):

@@ -4,15 +4,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from queryopt.errors import FormatError, UsageError
 from queryopt.text import did_you_mean
+from queryopt.train.method_rules import find_rules
+from queryopt.train.network_config import NetworkConfig
 from queryopt.train.open_set import check_open_set
-
-if TYPE_CHECKING:
-    from queryopt.train.methods.base import Method
-    from queryopt.train.network import NetworkConfig
 
 __all__ = ["AMP", "CONFIG_FORMAT", "ENVIRONMENT_FIELDS", "OPTIMIZERS", "SCHEDULES", "TrainConfig", "json_text"]
 
@@ -37,7 +35,7 @@ class TrainConfig:
     the gallery's codes. UsageError for values that make no sense.
     """
 
-    network: "NetworkConfig"
+    network: NetworkConfig
     data: str = ""
     """Where the pictures are: see queryopt.train.sources. A run's own is absolute: it is found from anywhere."""
     preset: str = "custom"
@@ -147,7 +145,7 @@ class TrainConfig:
         if not isinstance(self.method_options, Mapping):
             raise UsageError(f"method_options is {self.method_options!r}: numbers by name")
         object.__setattr__(self, "method_options", dict(self.method_options))
-        self._method.check_options(self.method_options)
+        find_rules(self.method).check_options(self.method_options)
         scale = self.crop_scale
         if len(scale) != 2 or not all(isinstance(s, int | float) for s in scale) or not 0 < scale[0] <= scale[1] <= 1:
             raise UsageError(f"crop_scale is {scale!r}: two shares of a picture's area, 0 < smallest <= largest <= 1")
@@ -156,12 +154,6 @@ class TrainConfig:
     def method(self) -> str:
         """The name of the method: how codes are learnt."""
         return self.network.method
-
-    @property
-    def _method(self) -> "type[Method]":
-        from queryopt.train.methods import find_method
-
-        return find_method(self.method)
 
     def effective_gamma(self, images: int) -> float:
         """Gamma for a gallery of so many training images."""
@@ -190,8 +182,6 @@ class TrainConfig:
 
         FormatError for a damaged or newer one, or one with unknown or missing fields.
         """
-        from queryopt.train.network import NetworkConfig
-
         if not isinstance(values, Mapping) or not isinstance(values.get("network"), Mapping):
             raise FormatError(f"{source}: not a training configuration of queryopt")
         version = values.get("format_version")

@@ -18,7 +18,7 @@ from queryopt.errors import UsageError
 from queryopt.train.backbones import Backbone
 
 if TYPE_CHECKING:
-    from queryopt.train.network import NetworkConfig
+    from queryopt.train.network_config import NetworkConfig
 
 __all__ = ["HashNetwork", "TrainingPart"]
 

@@ -33,13 +33,13 @@ from queryopt import __version__
 from queryopt.errors import CheckpointError, DataError, TrainingError, UsageError
 from queryopt.progress import Advance, Progress, no_progress
 from queryopt.text import display_path
+from queryopt.train.backbone_weights import load_backbone_weights
 from queryopt.train.checkpoint import BEST, LAST
 from queryopt.train.config import TrainConfig
 from queryopt.train.data import DataSplits, LabelledImages, split_validation
 from queryopt.train.distributed import Processes, joined
 from queryopt.train.draws import Stream, epoch_order, iteration_samples, sample_rng
 from queryopt.train.inputs import to_input
-from queryopt.train.network import load_backbone_weights
 from queryopt.train.open_set import hold_out_classes
 from queryopt.train.pictures import Batch, PictureSource
 from queryopt.train.runs import OthersFolder, Position, RunFolder, RunState, check_unused

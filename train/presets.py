@@ -7,6 +7,8 @@ from typing import Any
 from queryopt.errors import UsageError
 from queryopt.text import did_you_mean
 from queryopt.train.config import TrainConfig
+from queryopt.train.method_rules import DEFAULT_METHOD, find_rules
+from queryopt.train.network_config import NetworkConfig, check_backbone
 
 __all__ = ["PRESETS", "Preset", "default_preset", "find_preset", "preset_config", "preset_table"]
 
@@ -107,7 +109,7 @@ def find_preset(name: str) -> Preset:
 
 def preset_table() -> list[str]:
     """What the presets set of the options that are changed most, a line each, below a line of names."""
-    network = {"backbone": "resnet50", "image_size": 224}  # NetworkConfig's own, which needs torch
+    network = {name: getattr(NetworkConfig, name) for name in ("backbone", "image_size")}
     training = ("iterations", "epochs", "samples", "batch", "optimizer", "lr")
     lines = [("", "bits", *network, *training)]
     for name, preset in PRESETS.items():
@@ -127,15 +129,11 @@ def preset_config(name: str, **overrides: Any) -> TrainConfig:
     What the method has no use for is left at its default. UsageError for an unknown preset or field, a value that makes
     no sense, or one that the method has no use for.
     """
-    from queryopt.train.backbones import check_backbone
-    from queryopt.train.methods import DEFAULT_METHOD, find_method
-    from queryopt.train.network import NetworkConfig
-
     preset = find_preset(name)
     given = {k: v for k, v in overrides.items() if v is not None}
     network_fields = {f.name for f in fields(NetworkConfig)}
     network = {**preset.network, **{k: v for k, v in given.items() if k in network_fields}}
-    method = find_method(network.get("method", DEFAULT_METHOD))
+    method = find_rules(network.get("method", DEFAULT_METHOD))
     if useless := sorted(method.unused & set(given)):
         raise UsageError(f"{', '.join(useless)}: the method {method.name} has no use for it: leave it out")
     network = {k: v for k, v in network.items() if k not in method.unused}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from queryopt.bench.speed.flops import FlopReport
-    from queryopt.train.network import NetworkConfig
+    from queryopt.train.network_config import NetworkConfig
 
 __all__ = ["command"]
 

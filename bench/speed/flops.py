@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from queryopt.train.methods import build_network
-from queryopt.train.network import NetworkConfig, QueryOpt
+from queryopt.train.network import QueryOpt
+from queryopt.train.network_config import NetworkConfig
 
 __all__ = ["PAPER_TABLE_4", "FlopCount", "FlopReport", "PartCount", "TableRow", "count_flops", "flop_report"]
 

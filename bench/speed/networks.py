@@ -1,6 +1,6 @@
 """The network that a backbone's name stands for where nothing was trained."""
 
-from queryopt.train.network import NetworkConfig
+from queryopt.train.network_config import NetworkConfig
 from queryopt.train.presets import PRESETS, preset_config
 
 __all__ = ["network_config"]

@@ -7,7 +7,8 @@ from queryopt.export.fold import fold
 from queryopt.export.onnx import build_graph, model_card, with_card
 from queryopt.train.checkpoint import save_best
 from queryopt.train.config import TrainConfig
-from queryopt.train.network import NetworkConfig, QueryOpt
+from queryopt.train.network import QueryOpt
+from queryopt.train.network_config import NetworkConfig
 
 DATA = Path(__file__).parent.parent / "data"
 

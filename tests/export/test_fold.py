@@ -9,9 +9,9 @@ from queryopt.card import Preprocessing
 from queryopt.export.fold import REWRITES, fold, folded_multiply_adds
 from queryopt.export.folded import FoldedNetwork, GatheredMemory, KeyScores
 from queryopt.export.strip import multiply_adds
-from queryopt.train.backbones import BACKBONES
 from queryopt.train.inputs import to_input
-from queryopt.train.network import NetworkConfig, QueryOpt
+from queryopt.train.network import QueryOpt
+from queryopt.train.network_config import BACKBONES, NetworkConfig
 
 CASES = {
     "narrow dim, few bits": {"dim": 16, "bits": 3},  # narrower than the maps of the backbone "tiny": 24 channels

@@ -21,7 +21,8 @@ from queryopt.export.onnx import build_graph, model_card, with_card
 from queryopt.export.parity_views import parity_views
 from queryopt.export.quantize import ACTIVATIONS, Quantiser
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
-from queryopt.train.network import NetworkConfig, QueryOpt
+from queryopt.train.network import QueryOpt
+from queryopt.train.network_config import NetworkConfig
 
 FROZEN = Path(__file__).parent.parent / "data" / "v1" / "best.safetensors"
 LIMIT = 0.03

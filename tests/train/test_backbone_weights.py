@@ -12,7 +12,9 @@ import torchvision
 from torch import Tensor
 
 from queryopt.errors import CheckpointError, MissingError, UsageError
-from queryopt.train.network import NetworkConfig, QueryOpt, load_backbone_weights
+from queryopt.train.backbone_weights import load_backbone_weights
+from queryopt.train.network import QueryOpt
+from queryopt.train.network_config import NetworkConfig
 
 
 def tiny(seed: int = 0) -> QueryOpt:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from queryopt.errors import UsageError
-from queryopt.train.backbones import BACKBONES
-from queryopt.train.network import NetworkConfig, QueryOpt, default_branches, roll_queries
+from queryopt.train.network import QueryOpt, roll_queries
+from queryopt.train.network_config import BACKBONES, NetworkConfig, default_branches
 
 
 def tiny(bits: int = 6, seed: int = 0, **values: object) -> QueryOpt:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from queryopt.errors import UsageError
 from queryopt.train.backbones import build_backbone
 from queryopt.train.hash_network import HashNetwork
-from queryopt.train.network import NetworkConfig
+from queryopt.train.network_config import NetworkConfig
 
 __all__ = ["QUERY_FIELDS", "HashLayerNetwork"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from queryopt.train.hash_network import HashNetwork
 from queryopt.train.methods._hash_layer import QUERY_FIELDS, HashLayerNetwork
 from queryopt.train.methods.base import Method, TrainingBatch
-from queryopt.train.network import NetworkConfig
+from queryopt.train.network_config import NetworkConfig
 from queryopt.train.starts import StartContext
 
 __all__ = ["Pairs", "PairwiseMethod", "pairs_in_batch", "pairs_with_stored"]

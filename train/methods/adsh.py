@@ -3,7 +3,7 @@
 from queryopt.train.hash_network import HashNetwork
 from queryopt.train.methods._asymmetric import AsymmetricMethod
 from queryopt.train.methods._hash_layer import QUERY_FIELDS, HashLayerNetwork
-from queryopt.train.network import NetworkConfig
+from queryopt.train.network_config import NetworkConfig
 
 __all__ = ["METHOD", "AdshMethod"]
 

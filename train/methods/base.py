@@ -1,44 +1,21 @@
 """What a method is: a network, relaxed codes, a loss, and how the training pictures' codes come about."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from queryopt.errors import UsageError
-from queryopt.text import did_you_mean
 from queryopt.train.config import TrainConfig
 from queryopt.train.hash_network import HashNetwork
 from queryopt.train.loss import Loss
-from queryopt.train.network import NetworkConfig
+from queryopt.train.method_rules import MethodRules, Settings
+from queryopt.train.network_config import NetworkConfig
 from queryopt.train.starts import StartContext
 
 __all__ = ["Method", "Settings", "TrainingBatch"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A method's own hyper-parameters: numbers with the published values as defaults. `--method-option name=value`.
-
-    A subclass adds fields, and raises UsageError in __post_init__ for values that make no sense.
-    """
-
-    @classmethod
-    def read(cls, method: str, values: Mapping[str, Any]) -> "Settings":
-        """The settings of `method` with these values. UsageError for unknown names and for what is no finite number."""
-        known = [f.name for f in fields(cls)]
-        for name, value in values.items():
-            if name not in known:
-                has = f"it has {', '.join(known)}" if known else "it has none"
-                raise UsageError(f"{method} has no option {name}: {has}{did_you_mean(name, known)}")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise UsageError(f"{method}'s option {name} is {value!r}: a number")
-        return cls(**values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,31 +33,20 @@ class TrainingBatch:
     step: int
 
 
-class Method(ABC):
+class Method(MethodRules, ABC):
     """A way to learn codes; an instance serves one run.
 
     It keeps nothing that changes while a run goes on: what it needs it finds in `codes`, which is saved, and in the
     step. So a resumed run is, bit for bit, one that was never stopped. M is bits * branches.
     """
 
-    name: ClassVar[str]
-    has_queries: ClassVar[bool] = False
-    """Whether its networks are QueryOpt's, with queries, fusion and branches."""
     solves_codes: ClassVar[bool]
     """Whether the training pictures' codes are solved after an outer iteration, or are the network's own outputs."""
-    unused: ClassVar[frozenset[str]] = frozenset()
-    """Fields of TrainConfig and NetworkConfig that mean nothing to it."""
-    settings_type: ClassVar[type[Settings]] = Settings
 
     def __init__(self, config: TrainConfig, labels: npt.NDArray[np.int64]) -> None:
         """labels: classes of the n training pictures. UsageError for impossible options."""
         self.config = config
         self.settings = self.check_options(config.method_options)
-
-    @classmethod
-    def check_options(cls, options: Mapping[str, Any]) -> Settings:
-        """The settings that these options mean. UsageError where they mean none."""
-        return cls.settings_type.read(cls.name, options)
 
     @classmethod
     @abstractmethod

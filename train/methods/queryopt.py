@@ -2,7 +2,8 @@
 
 from queryopt.train.hash_network import HashNetwork
 from queryopt.train.methods._asymmetric import AsymmetricMethod
-from queryopt.train.network import NetworkConfig, QueryOpt
+from queryopt.train.network import QueryOpt
+from queryopt.train.network_config import NetworkConfig
 
 __all__ = ["METHOD", "QueryOptMethod"]
 

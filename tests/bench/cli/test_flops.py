@@ -15,7 +15,8 @@ from queryopt.bench.cli.bench import main
 from queryopt.bench.speed.flops import flop_report
 from queryopt.train.checkpoint import save_best
 from queryopt.train.config import TrainConfig
-from queryopt.train.network import NetworkConfig, QueryOpt
+from queryopt.train.network import QueryOpt
+from queryopt.train.network_config import NetworkConfig
 
 TINY = ("--bits", "12", "--backbone", "tiny", "--image-size", "64")
 

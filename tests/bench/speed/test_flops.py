@@ -8,7 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from queryopt.bench.speed.flops import FlopReport, count_flops, flop_report
-from queryopt.train.network import NetworkConfig, QueryOpt
+from queryopt.train.network import QueryOpt
+from queryopt.train.network_config import NetworkConfig
 
 
 @pytest.fixture(scope="module")

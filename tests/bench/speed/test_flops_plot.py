@@ -8,7 +8,7 @@ from PIL import Image
 
 from queryopt.bench.speed.flops import flop_report
 from queryopt.bench.speed.flops_plot import plot_flops
-from queryopt.train.network import NetworkConfig
+from queryopt.train.network_config import NetworkConfig
 
 LIKE_THE_PAPERS = {"backbone": "resnet50", "image_size": 224}
 

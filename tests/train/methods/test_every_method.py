@@ -16,7 +16,7 @@ from queryopt.train import load_checkpoint, preset_config, train
 from queryopt.train import methods as registry
 from queryopt.train.checkpoint import BEST, CONFIG, CURVES, LAST, METRICS, read_run_config
 from queryopt.train.methods import build_network, find_method, method_names
-from queryopt.train.network import NetworkConfig
+from queryopt.train.network_config import NetworkConfig
 
 SETTINGS = {"iterations": 2, "epochs": 2, "samples": 48, "bits": 8, "threads": 1, "lr": 3e-3}
 STEPS = 3 * 2 * 2  # batches of 16

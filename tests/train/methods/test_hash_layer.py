@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from queryopt.errors import UsageError
+from queryopt.train.backbone_weights import load_backbone_weights
 from queryopt.train.hash_network import HashNetwork
 from queryopt.train.methods import build_network
-from queryopt.train.network import NetworkConfig, load_backbone_weights
+from queryopt.train.network_config import NetworkConfig
 
 
 def hash_layer(bits: int = 6, **values: object) -> HashNetwork:
