@@ -1,15 +1,17 @@
 """What a search of files gives: each query with its hits, and why they match."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.codes import unpack_codes
+from queryopt.text import display_path
 
-__all__ = ["FailedQuery", "Hit", "QueryResult", "code_hex", "differing_bits", "json_text"]
+__all__ = ["HIT_FIELDS", "FailedQuery", "Hit", "HitField", "QueryResult", "code_hex", "differing_bits", "plain"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,21 +41,66 @@ class Hit:
     missing: bool
     """The file is not there now."""
 
-    def to_dict(self, query: "QueryResult") -> dict[str, Any]:
-        """Ready for JSON. `differs` maps a bit to the query's value and the hit's."""
-        asked, found = (unpack_codes(code[None], query.bits)[0] for code in (query.code, self.code))
-        return {
-            "rank": self.rank,
-            "distance": self.distance,
-            "score": self.score,
-            "id": self.id,
-            "path": json_text(self.path),
-            "label": None if self.label is None else json_text(self.label),
-            "code": code_hex(self.code),
-            "differs": {str(bit): [int(asked[bit]), int(found[bit])] for bit in self.differs},
-            "stale": self.stale,
-            "missing": self.missing,
-        }
+    @property
+    def changes(self) -> list[tuple[int, int, int]]:
+        """The bits that differ, with the query's value and the hit's."""
+        code = self.code.tolist()
+        ones = [code[bit // 8] >> bit % 8 & 1 for bit in self.differs]
+        return [(bit, 1 - one, one) for bit, one in zip(self.differs, ones, strict=True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON, as files have it: the fields of HIT_FIELDS."""
+        return {field.name: plain(field.value(self)) for field in HIT_FIELDS if field.in_files}
+
+
+@dataclass(frozen=True)
+class HitField:
+    """What programs read of a hit under one name, in JSON, in CSV, and from the API of qo-serve.
+
+    type, about: for the API's description. value: of a hit, in files; served: in the API, where that has another one.
+    """
+
+    name: str
+    type: Any
+    about: str | None
+    value: Callable[[Hit], Any]
+    served: Callable[[Hit], Any] | None = None
+    in_files: bool = True
+
+    def of_api(self, hit: Hit) -> Any:
+        """Its value in an answer of the API."""
+        return plain((self.served or self.value)(hit))
+
+
+def _attribute(name: str, kind: Any, about: str | None = None) -> HitField:
+    return HitField(name, kind, about, attrgetter(name))
+
+
+HIT_FIELDS = (
+    _attribute("rank", int, "From 1, in the order of the search."),
+    _attribute("distance", int, "Bits that differ."),
+    _attribute("score", int | None, "Of a rank other than hamming: 0 to 1023 for each bit that differs."),
+    _attribute("id", int),
+    HitField("path", str, "Relative to the folder of the index.", attrgetter("path"), served=attrgetter("name")),
+    _attribute("label", str | None),
+    HitField("code", str, None, lambda hit: code_hex(hit.code)),
+    HitField(
+        "margins",
+        list[int],
+        "How sure each bit is: -127 to 127, negative where it is 0.",
+        lambda hit: [] if hit.margins is None else hit.margins.tolist(),
+        in_files=False,
+    ),
+    HitField(
+        "differs",
+        dict[int, tuple[int, int]],
+        "Bit: the query's value, and the hit's.",
+        lambda hit: {str(bit): [asked, own] for bit, asked, own in hit.changes},
+    ),
+    _attribute("stale", bool, "The code is that of an earlier state of the file."),
+    _attribute("missing", bool, "The file is not there now."),
+)
+"""The fields of a hit, in their order. Paths are bytes here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,13 +128,13 @@ class QueryResult:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
-            "query": json_text(self.path),
+            "query": plain(self.path),
             "id": self.id,
-            "label": None if self.label is None else json_text(self.label),
+            "label": plain(self.label),
             "code": code_hex(self.code),
             "stored": self.stored,
             "ties": self.ties,
-            "hits": [hit.to_dict(self) for hit in self.hits],
+            "hits": [hit.to_dict() for hit in self.hits],
         }
 
 
@@ -100,7 +147,7 @@ class FailedQuery:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"query": json_text(self.path), "error": self.reason}
+        return {"query": plain(self.path), "error": self.reason}
 
 
 def code_hex(code: npt.NDArray[np.uint8]) -> str:
@@ -113,13 +160,9 @@ def differing_bits(code: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) ->
     return tuple(np.flatnonzero(np.unpackbits(code ^ other, bitorder="little")).tolist())
 
 
-def json_text(name: bytes | str) -> str:
-    """A path or label for JSON: itself where it is text, and with escapes where the file system's bytes are none."""
-    text = os.fsdecode(name)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        from queryopt.text import display_path
-
-        return display_path(text)
-    return text
+def plain(value: Any) -> Any:
+    """A value for JSON. A path or a label is itself where it is text, and has escapes where its bytes are none."""
+    if not isinstance(value, bytes | str):
+        return value
+    text = os.fsdecode(value)
+    return display_path(text) if any("\ud800" <= c <= "\udfff" for c in text) else text

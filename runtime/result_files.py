@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,19 +10,18 @@ from typing import Any, BinaryIO, TypeAlias
 
 from queryopt.errors import UsageError
 from queryopt.files import replacing
-from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, code_hex
+from queryopt.runtime.hits import HIT_FIELDS, FailedQuery, QueryResult, code_hex
 from queryopt.runtime.outputs import field_to_csv, path_to_text
-from queryopt.text import display_path
+from queryopt.text import display_path, json_line
 
-__all__ = ["check_results", "json_line", "writing_results"]
+__all__ = ["check_results", "result_line", "writing_results"]
 
 Write: TypeAlias = Callable[[QueryResult | FailedQuery], object]
 
 _CSV = ".csv"
 _LINES = (".jsonl", ".ndjson", ".json")
-_QUERY_FIELDS = ("query", "query_label", "query_code")
-_HIT_FIELDS = ("rank", "distance", "score", "id", "path", "label", "code", "differs", "stale", "missing")
-_FIELDS = (*_QUERY_FIELDS, *_HIT_FIELDS, "error")
+_HIT_FIELDS = tuple(field for field in HIT_FIELDS if field.in_files)
+_FIELDS = ("query", "query_label", "query_code", *(field.name for field in _HIT_FIELDS), "error")
 
 
 def check_results(path: Path) -> None:
@@ -48,12 +46,12 @@ def writing_results(path: Path) -> Iterator[Write]:
             yield write
         return
     with replacing(path, over=b'{"query": ') as file:
-        yield lambda result: file.write(json_line(result).encode())
+        yield lambda result: file.write(result_line(result).encode())
 
 
-def json_line(result: QueryResult | FailedQuery) -> str:
+def result_line(result: QueryResult | FailedQuery) -> str:
     """A query's result as a line of JSON, with its line break."""
-    return json.dumps(result.to_dict(), ensure_ascii=False) + "\n"
+    return json_line(result.to_dict()) + "\n"
 
 
 @contextmanager
@@ -63,33 +61,28 @@ def _rows(file: BinaryIO) -> Iterator[Write]:
     writer.writeheader()
 
     def write(result: QueryResult | FailedQuery) -> None:
+        row: dict[str, Any] = {"query": result.path}
         if isinstance(result, FailedQuery):
-            writer.writerow({"query": _text(result.path), "error": _text(result.reason)})
+            writer.writerow(_cells(row | {"error": result.reason}))
             return
-        asked = dict(zip(_QUERY_FIELDS, (_text(result.path), _text(result.label), code_hex(result.code)), strict=True))
+        row |= {"query_label": result.label, "query_code": code_hex(result.code)}
+        for hit in result.hits:
+            writer.writerow(_cells(row | {field.name: field.value(hit) for field in _HIT_FIELDS}))
         # A query without hits has a row as well, so that every query is in the file.
-        writer.writerows(asked | _hit(hit) for hit in result.hits)
         if not result.hits:
-            writer.writerow(asked)
+            writer.writerow(_cells(row))
 
     yield write
     text.detach()
 
 
-def _hit(hit: Hit) -> dict[str, Any]:
-    return {
-        "rank": hit.rank,
-        "distance": hit.distance,
-        "score": hit.score,
-        "id": hit.id,
-        "path": _text(hit.path),
-        "label": _text(hit.label),
-        "code": code_hex(hit.code),
-        "differs": " ".join(map(str, hit.differs)),
-        "stale": int(hit.stale),
-        "missing": int(hit.missing),
-    }
+def _cells(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: _cell(value) for name, value in row.items()}
 
 
-def _text(name: bytes | str | None) -> str:
-    return "" if name is None else field_to_csv(path_to_text(os.fsencode(name)))
+def _cell(value: Any) -> Any:
+    if isinstance(value, bytes | str):
+        return field_to_csv(path_to_text(os.fsencode(value)))
+    if isinstance(value, dict):
+        return " ".join(value)  # the bits that differ
+    return int(value) if isinstance(value, bool) else value

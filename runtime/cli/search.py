@@ -19,9 +19,10 @@ from queryopt.text import counted, display_path, from_here
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
     from queryopt.runtime.hasher import Hasher
-    from queryopt.runtime.hits import FailedQuery, Hit, QueryResult
+    from queryopt.runtime.hits import FailedQuery, Hit, HitField, QueryResult
     from queryopt.runtime.index import HashIndex
     from queryopt.runtime.terminal import Captioned, TerminalPictures
 
@@ -33,6 +34,15 @@ _DEFAULT_K = 10
 _PICTURES = click.Path(path_type=bytes, readable=False)
 """One that can't be read is named like any other bad picture, and does not keep the others from being searched."""
 _STDOUT = Path("-")
+_COLUMNS = {
+    "rank": "rank",
+    "distance": "distance",
+    "score": "score",
+    "label": "label",
+    "differs": "bits",
+    "path": "path",
+}
+"""Fields of a hit that the table shows, with its heads; those that no hit has are left out."""
 _PAGE_QUERIES = 500
 """Queries that a page shows: with 10 hits each it has some 50 MB then, about what a browser still opens gladly."""
 
@@ -127,7 +137,7 @@ def main(
     from queryopt.runtime.hits import FailedQuery, QueryResult
     from queryopt.runtime.index import HashIndex
     from queryopt.runtime.query import search_files
-    from queryopt.runtime.result_files import check_results, json_line, writing_results
+    from queryopt.runtime.result_files import check_results, result_line, writing_results
 
     if lines_path is not None and lines_path != _STDOUT:
         check_results(lines_path)
@@ -147,7 +157,7 @@ def main(
         out.log(f"index: {display_path(index.path)} ({counted(len(index), 'picture', 'pictures')})")
         sinks: list[Sink] = []
         if lines_path == _STDOUT:
-            sinks.append(lambda result: click.echo(json_line(result), nl=False))
+            sinks.append(lambda result: click.echo(result_line(result), nl=False))
         elif lines_path is not None:
             sinks.append(stack.enter_context(writing_results(lines_path)))
         elif out.json:
@@ -326,7 +336,7 @@ def _table(result: "QueryResult") -> "Iterator[RenderableType]":
     from rich.table import Table
     from rich.text import Text
 
-    from queryopt.runtime.hits import code_hex
+    from queryopt.runtime.hits import HIT_FIELDS, code_hex
 
     title = Text().append(display_path(result.path), "bold")
     title.append(f"  {display_path(result.label)}" if result.label is not None else "")
@@ -335,23 +345,16 @@ def _table(result: "QueryResult") -> "Iterator[RenderableType]":
     if not result.hits:
         yield Text("no hits\n", "dim")
         return
-    labelled = any(hit.label is not None for hit in result.hits)
+    fields = {field.name: field for field in HIT_FIELDS}
+    shown = [fields[name] for name in _COLUMNS if any(fields[name].value(hit) is not None for hit in result.hits)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("rank", justify="right")
-    table.add_column("distance", justify="right")
-    scored = any(hit.score is not None for hit in result.hits)
-    if scored:
-        table.add_column("score", justify="right")
-    if labelled:
-        table.add_column("label", overflow="fold")
-    table.add_column("bits", overflow="fold")
-    table.add_column("path", overflow="fold")
+    for field in shown:
+        if field.type in (int, int | None):
+            table.add_column(_COLUMNS[field.name], justify="right")
+        else:
+            table.add_column(_COLUMNS[field.name], overflow="fold")
     for hit in result.hits:
-        path = Text(from_here(os.fsdecode(hit.path)))
-        path.append("".join(f"  ({problem})" for problem in _problems(hit)), "yellow")
-        score = [Text(str(hit.score))] if scored else []
-        label = [Text(display_path(hit.label or ""))] if labelled else []
-        table.add_row(Text(str(hit.rank)), Text(str(hit.distance)), *score, *label, Text(_signed_bits(hit)), path)
+        table.add_row(*(_cell(hit, field) for field in shown))
     yield table
     if result.ties:
         yield Text(_ties(result.ties, result.hits[-1].distance), "dim")
@@ -368,8 +371,16 @@ def _ties(more: int, distance: int) -> str:
     return f"and {more:,} more at distance {distance}: {why}"
 
 
-def _signed_bits(hit: "Hit") -> str:
-    return " ".join(f"{'+' if hit.code[bit // 8] >> (bit % 8) & 1 else '-'}{bit}" for bit in hit.differs)
+def _cell(hit: "Hit", field: "HitField") -> "Text":
+    from rich.text import Text
+
+    value = field.value(hit)
+    if field.name == "differs":
+        return Text(" ".join(f"{'+' if own else '-'}{bit}" for bit, _, own in hit.changes))
+    if field.name == "path":
+        path = Text(from_here(os.fsdecode(value)))
+        return path.append("".join(f"  ({problem})" for problem in _problems(hit)), "yellow")
+    return Text("" if value is None else display_path(str(value)))
 
 
 def _problems(hit: "Hit") -> Iterator[str]:

@@ -1,12 +1,10 @@
 """What the JSON API takes and gives."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from queryopt.codes import unpack_codes
-from queryopt.runtime.hits import Hit, code_hex, json_text
-from queryopt.runtime.query import Query
+from queryopt.runtime.hits import HIT_FIELDS, code_hex
 from queryopt.runtime.serve.gallery import Results
 from queryopt.runtime.serve.settings import MAX_K, MAX_PAGE
 
@@ -54,40 +52,14 @@ class SearchRequest(BaseModel):
     )
 
 
-class HitOut(BaseModel):
-    """A picture that was found."""
-
-    rank: Annotated[int, Field(description="From 1, in the order of the search.")]
-    distance: Annotated[int, Field(description="Bits that differ.")]
-    score: Annotated[
-        int | None, Field(description="Of a rank other than hamming: 0 to 1023 for each bit that differs.")
-    ]
-    id: int
-    path: Annotated[str, Field(description="Relative to the folder of the index.")]
-    label: str | None
-    code: str
-    margins: Annotated[list[int], Field(description="How sure each bit is: -127 to 127, negative where it is 0.")]
-    differs: Annotated[dict[int, tuple[int, int]], Field(description="Bit: the query's value, and the hit's.")]
-    stale: Annotated[bool, Field(description="The code is that of an earlier state of the file.")]
-    missing: Annotated[bool, Field(description="The file is not there now.")]
-
-    @classmethod
-    def of(cls, hit: Hit, query: Query, bits: int) -> "HitOut":
-        """A hit of a query."""
-        asked, found = (unpack_codes(code[None], bits)[0] for code in (query.code, hit.code))
-        return cls(
-            rank=hit.rank,
-            distance=hit.distance,
-            score=hit.score,
-            id=hit.id,
-            path=json_text(hit.name),
-            label=None if hit.label is None else json_text(hit.label),
-            code=code_hex(hit.code),
-            margins=[] if hit.margins is None else hit.margins.tolist(),
-            differs={bit: (int(asked[bit]), int(found[bit])) for bit in hit.differs},
-            stale=hit.stale,
-            missing=hit.missing,
-        )
+if TYPE_CHECKING:
+    HitOut = BaseModel
+else:
+    HitOut = create_model(
+        "HitOut",
+        __doc__="A picture that was found.",
+        **{field.name: (field.type, Field(description=field.about)) for field in HIT_FIELDS},
+    )
 
 
 class SearchResponse(BaseModel):
@@ -123,7 +95,7 @@ class SearchResponse(BaseModel):
             offset=results.offset,
             total=results.total,
             ties=results.ties,
-            hits=[HitOut.of(hit, query, bits) for hit in results.hits],
+            hits=[HitOut(**{field.name: field.of_api(hit) for field in HIT_FIELDS}) for hit in results.hits],
         )
 
 
