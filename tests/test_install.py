@@ -47,6 +47,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     static = {"page.css", "serve/static/app.css", "serve/static/app.js", "serve/static/icon.svg"}
     static |= {str(path.relative_to(ROOT / "runtime")) for path in (ROOT / "runtime").rglob("*.jinja")}
     assert {f"queryopt/runtime/{name}" for name in static} <= set(names)
+    doubles = {path.name for path in (ROOT / "tests" / "doubles").iterdir() if path.is_file()}
+    assert doubles
+    assert not doubles & {Path(name).name for name in names}, "what stands in for a GPU in tests is not installed"
 
 
 def test_the_source_distribution_holds_what_a_wheel_is_made_from_and_no_more(tmp_path: Path) -> None:

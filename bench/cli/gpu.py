@@ -16,6 +16,7 @@ from queryopt.text import display_path, json_text
 __all__ = ["command"]
 
 _EMULATION = "emulation"
+"""Of --runtime: another way to say --rehearse."""
 
 
 def _sizes(
@@ -147,7 +148,8 @@ def command(
     chosen = choose_sections(sections) if sections else SECTIONS
     peers = () if peers == ("none",) else peers
     check_gpu_peers(peers)
-    check_runtime(runtime)
+    if runtime != _EMULATION:
+        check_runtime(runtime)
     tasks = tuple(Task(k) for k in nearest) + ((Task(None, radius),) if radius is not None else ())
     counts = counts or ((1000,) if rehearse else (10_000_000,))
     data = tuple(one for number in counts for one in specifications([kind], bits, [number]))
@@ -169,7 +171,7 @@ def command(
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="queryopt-gpu-") as folder:
         options = GpuOptions(
-            runtime=_EMULATION if rehearse else runtime,
+            runtime=None if rehearse else runtime,
             rounds=rounds or (1 if rehearse else 7),
             data=data,
             batches=batches or ((1, 3) if rehearse else (1, 32, 1000)),

@@ -14,8 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.runtime.cuda.cubin import KernelResources
-
 __all__ = [
     "Address",
     "Argument",
@@ -25,6 +23,7 @@ __all__ = [
     "Event",
     "Graph",
     "Kernel",
+    "KernelResources",
     "Memory",
     "MultiprocessorLimits",
     "OwnedMemory",
@@ -68,6 +67,17 @@ class Program:
 
     source: Path
     kernels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KernelResources:
+    """registers: of a thread. shared: bytes of static shared memory of a block, with the 1024 that the system takes of
+    it from compute capability 9.0 on. stack: bytes of local memory of a thread, for calls and registers that spill.
+    """
+
+    registers: int
+    shared: int
+    stack: int
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from queryopt.text import did_you_mean, install_extra
 
 __all__ = ["RUNTIMES", "check_runtime", "open_runtime"]
 
-RUNTIMES: Final = ("auto", "cuda-core", "pycuda", "emulation")
-"""'auto' is cuda-core where it is installed, else pycuda; 'emulation' runs kernels on the CPU, to debug them."""
+RUNTIMES: Final = ("auto", "cuda-core", "pycuda")
+"""'auto' is cuda-core where it is installed, else pycuda."""
 
 
 def open_runtime(runtime: str | CudaRuntime = "auto", device: int = 0) -> CudaRuntime:
@@ -36,19 +36,9 @@ def open_runtime(runtime: str | CudaRuntime = "auto", device: int = 0) -> CudaRu
         from queryopt.runtime.cuda.cuda_core import CudaCoreRuntime
 
         return CudaCoreRuntime(device)
-    if runtime == "pycuda":
-        from queryopt.runtime.cuda.pycuda import PyCudaRuntime
+    from queryopt.runtime.cuda.pycuda import PyCudaRuntime
 
-        return PyCudaRuntime(device)
-    from queryopt.runtime.cuda.emulated import EmulatedRuntime
-    from queryopt.runtime.cuda.images import cache_folder
-
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return EmulatedRuntime()
-    return EmulatedRuntime(folder=folder)
+    return PyCudaRuntime(device)
 
 
 def check_runtime(name: str) -> None:

@@ -16,6 +16,7 @@ from queryopt.runtime.cuda.base import (
     Dim,
     Event,
     Kernel,
+    KernelResources,
     Memory,
     MultiprocessorLimits,
     OwnedMemory,
@@ -27,7 +28,6 @@ from queryopt.runtime.cuda.base import (
     resident_blocks,
     scalars,
 )
-from queryopt.runtime.cuda.cubin import KernelResources
 from queryopt.runtime.cuda.images import device_image
 from queryopt.text import install_extra
 

@@ -21,8 +21,7 @@ __all__ = ["DEVICES", "RUNTIME_VARIABLE", "DeviceChoice", "Devices"]
 DEVICES: Final = ("cpu", "cuda", "auto")
 
 RUNTIME_VARIABLE: Final = "QUERYOPT_CUDA_RUNTIME"
-"""Environment variable: which CUDA package a search uses, see queryopt.runtime.cuda.RUNTIMES; 'emulation' runs the
-kernels on the CPU, slowly."""
+"""Environment variable: which CUDA package a search uses, see queryopt.runtime.cuda.RUNTIMES."""
 
 _AUTO_QUERIES: Final = 64
 _AUTO_CODES: Final = 1_000_000
@@ -39,10 +38,14 @@ class DeviceChoice:
 
 
 class Devices:
-    """The copy of an index's codes on a GPU, made when a search first asks for it and again after changes."""
+    """The copy of an index's codes on a GPU, made when a search first asks for it and again after changes.
 
-    def __init__(self) -> None:
+    runtime: what runs kernels there, or its name (see `open_runtime`); RUNTIME_VARIABLE says it if None.
+    """
+
+    def __init__(self, runtime: "str | CudaRuntime | None" = None) -> None:
         self._lock = threading.Lock()
+        self._asked_for = runtime
         self._runtime: CudaRuntime | None = None
         self._missing: str | None = None
         self._copied: tuple[Segment, ...] | None = None
@@ -94,7 +97,7 @@ class Devices:
 
         with self._lock:
             if self._runtime is None:
-                self._runtime = open_runtime(os.environ.get(RUNTIME_VARIABLE) or "auto")
+                self._runtime = open_runtime(self._asked_for or os.environ.get(RUNTIME_VARIABLE) or "auto")
             return self._runtime
 
     def _automatic(self, queries: int, codes: int, cpu_only: str | None) -> DeviceChoice:

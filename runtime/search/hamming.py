@@ -26,6 +26,7 @@ from queryopt.runtime.search.segment import Part, Segment, merged
 from queryopt.text import counted
 
 if TYPE_CHECKING:
+    from queryopt.runtime.cuda import CudaRuntime
     from queryopt.runtime.search import _core
 
 __all__ = ["STRUCTURES", "HammingIndex"]
@@ -71,6 +72,8 @@ class HammingIndex:
     ids: unique integers >= 0 [n], in any order; the row numbers if None.
     structure: one of STRUCTURES. All give the same results; they differ in time and memory.
     threads: of the build and of searches for many queries; all of this process's processors if None.
+    runtime: what reaches a GPU, for searches there: see `queryopt.runtime.cuda.open_runtime`; None is
+        $QUERYOPT_CUDA_RUNTIME, else whatever is installed.
 
     Raises UsageError for another dtype, shape or k, and MismatchError where padding bits are set (codes of another
     length). Safe to search from several threads at once, also while others add and remove: a search sees all of an
@@ -85,13 +88,14 @@ class HammingIndex:
         *,
         structure: str = "auto",
         threads: int | None = None,
+        runtime: str | CudaRuntime | None = None,
     ) -> None:
         self._bits = check_bits(bits)
         self._structure = _check_structure(structure)
         self._threads = _check_threads(threads)
         self._path = core_path()
         self._changing = threading.Lock()
-        self._devices = Devices()
+        self._devices = Devices(runtime)
         packed = check_codes(codes, self._bits)
         sorted_ids = None if ids is None else _check_ids(ids, len(packed))
         if sorted_ids is not None:

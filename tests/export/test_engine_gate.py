@@ -9,15 +9,15 @@ import shutil
 import pytest
 import torch
 
+from emulated_cuda import EmulatedRuntime
+from emulated_tensorrt import EmulatedBackend
 from queryopt.errors import MissingError, ParityError
 from queryopt.export.engine_gate import Comparison, build_gated_engine
 from queryopt.export.onnx import build_graph, model_card, with_card
 from queryopt.export.parity import ParitySide
 from queryopt.export.pictures import labelled_in
 from queryopt.export.torch_backend import TorchBackend
-from queryopt.runtime.cuda.emulated import EmulatedRuntime
 from queryopt.runtime.tensorrt import Profile, manifest_path, read_manifest
-from queryopt.runtime.tensorrt.emulated import EmulatedBackend
 
 pytest.importorskip("tensorrt_rtx", reason="there are wheels for Linux on x86-64 alone")
 

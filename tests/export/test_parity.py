@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from emulated_cuda import EmulatedRuntime
+from emulated_tensorrt import EmulatedBackend
 from queryopt.card import Preprocessing
 from queryopt.codes import pack_codes, unpack_codes
 from queryopt.errors import DataError, MismatchError, ParityError, UsageError
@@ -19,8 +21,6 @@ from queryopt.export.parity_views import parity_views
 from queryopt.images import load_image
 from queryopt.metrics import retrieval_metrics
 from queryopt.runtime import Hasher
-from queryopt.runtime.cuda.emulated import EmulatedRuntime
-from queryopt.runtime.tensorrt.emulated import EmulatedBackend
 from queryopt.runtime.tensorrt.profile import Profile
 
 P = Preprocessing.for_size(32)

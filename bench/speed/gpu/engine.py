@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.table import Table
 
-from queryopt.bench.speed.gpu.section import Figure, Turn
-from queryopt.errors import MissingError, UsageError
+from queryopt.bench.speed.gpu.section import Figure, GpuOptions, Turn
+from queryopt.errors import MismatchError, MissingError, UsageError
+from queryopt.runtime.backends import BackendOutput, open_backend
 from queryopt.runtime.backends.base import PipelinedBackend, in_flight
 from queryopt.runtime.tensorrt.profile import DEFAULT_PROFILE, Profile
 
@@ -102,19 +104,47 @@ class EngineReport:
         return [f"batches of {row.batch}: the codes depend on how batches are run: this is a bug" for row in self.wrong]
 
 
-def open_engine(path: Path, runtime: str = "auto") -> PipelinedBackend:
-    """A model.plan on the GPU; with the runtime "emulation" the model.onnx of that name, as if on one.
+def open_engine(path: Path, options: GpuOptions) -> PipelinedBackend:
+    """A model.plan on the GPU; in a rehearsal the model.onnx of that name, as if on one.
 
     Raises as TensorRtBackend, or as open_backend for a model.onnx.
     """
-    if runtime != "emulation":
-        from queryopt.runtime.backends.tensorrt import TensorRtBackend
+    if options.rehearse:
+        return _RehearsedEngine(path.with_suffix(".onnx"))
+    from queryopt.runtime.backends.tensorrt import TensorRtBackend
 
-        return TensorRtBackend(path, runtime)
-    from queryopt.runtime.cuda.emulated import EmulatedRuntime
-    from queryopt.runtime.tensorrt.emulated import EmulatedBackend
+    return TensorRtBackend(path, options.runtime or "auto")
 
-    return EmulatedBackend(path.with_suffix(".onnx"), DEFAULT_PROFILE, EmulatedRuntime())
+
+@dataclass(frozen=True)
+class _Done:
+    output: BackendOutput
+
+    def result(self) -> BackendOutput:
+        return self.output
+
+
+class _RehearsedEngine:
+    """A model.onnx in ONNX Runtime in its engine's place: a batch is done before it is waited for."""
+
+    depth = 2
+
+    def __init__(self, path: Path) -> None:
+        self._model = open_backend(path, "onnxruntime", 1)
+        self.card = self._model.card
+        self.name = f"{self._model.name}, as if on a GPU"
+        self.close = self._model.close
+
+    def check_batch(self, batch: int) -> None:
+        if batch > DEFAULT_PROFILE.largest:
+            raise MismatchError(f"batches of {batch:,}, and the profile goes to {DEFAULT_PROFILE.largest:,}")
+
+    def start(self, images: npt.NDArray[np.uint8]) -> _Done:
+        self.check_batch(len(images))
+        return _Done(self._model.run(images))
+
+    def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
+        return self.start(images).result()
 
 
 def build_here(onnx: Path, plan: Path, profile: Profile) -> float:

@@ -83,8 +83,9 @@ def measure_files(options: GpuOptions, turn: Turn) -> FilesReport:
     batch = max(options.model_batches)
     pictures: list[Path] = []
     cuda = None
-    with contextlib.suppress(MissingError):
-        cuda = open_runtime(options.runtime)
+    if options.runtime is not None:
+        with contextlib.suppress(MissingError):
+            cuda = open_runtime(options.runtime)
     took = 0.0
     for name, opening in _backends(options):
         if rows and not turn.has(1.5 * took, name):
@@ -124,7 +125,7 @@ def _backends(options: GpuOptions) -> Iterator[tuple[str, Callable[[], Backend]]
         plan = options.engine or options.model("fp16", ".plan")
         if not options.rehearse and not plan.is_file():
             raise MissingError("the section engine built no engine")
-        return open_engine(plan, options.runtime)
+        return open_engine(plan, options)
 
     def provider() -> Backend:
         need_model(options, "fp16")

@@ -201,7 +201,7 @@ def _contenders(options: GpuOptions) -> Iterator[tuple[str, Callable[[], Contend
         plan = options.engine or options.model("fp16", ".plan")
         if not options.rehearse and not plan.is_file():
             raise MissingError("the section engine built none")
-        return EngineContender(open_engine(plan, options.runtime), fp16 if options.engine is None else None)
+        return EngineContender(open_engine(plan, options), fp16 if options.engine is None else None)
 
     yield ENGINE, engine
 

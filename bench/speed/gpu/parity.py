@@ -231,7 +231,7 @@ def _sides(options: GpuOptions, checkpoint: "Checkpoint", folder: Path) -> Itera
         plan = folder / f"{precision}.plan"
         if not options.rehearse:
             build_here(folder / f"{precision}.onnx", plan, Profile(1, _BATCH, _BATCH))
-        return open_engine(plan, options.runtime)
+        return open_engine(plan, options)
 
     def int8(name: str) -> Backend:
         path = folder / "int8.onnx"

@@ -29,7 +29,7 @@ _PRODUCTS: Final = 1 << 28
 
 
 class Kernel(Searcher):
-    """CudaHammingIndex."""
+    """CudaHammingIndex; without a runtime, in rehearsals, HammingIndex."""
 
     name: ClassVar[str] = "queryopt"
     package: ClassVar[str] = "queryopt"
@@ -37,10 +37,19 @@ class Kernel(Searcher):
     ordered: ClassVar[bool] = True
 
     def __init__(
-        self, codes: npt.NDArray[np.uint8], bits: int, task: Task, runtime: CudaRuntime, tuning: Tuning | None = None
+        self,
+        codes: npt.NDArray[np.uint8],
+        bits: int,
+        task: Task,
+        runtime: CudaRuntime | None,
+        tuning: Tuning | None = None,
     ) -> None:
         super().__init__(codes, bits, task)
-        self._index = CudaHammingIndex(codes, bits, None, runtime, tuning)
+        self._index: CudaHammingIndex | HammingIndex
+        if runtime is None:
+            self._index = HammingIndex(codes, bits)
+        else:
+            self._index = CudaHammingIndex(codes, bits, None, runtime, tuning)
 
     def prepare(self, queries: npt.NDArray[np.uint8]) -> Any:
         """Packed codes as they are."""
@@ -60,7 +69,8 @@ class Kernel(Searcher):
 
     def close(self) -> None:
         """Give back the device's memory."""
-        self._index.close()
+        if isinstance(self._index, CudaHammingIndex):
+            self._index.close()
 
 
 class Cpu(Ours):

@@ -32,6 +32,8 @@ _POPCOUNTS = 16
 """Population counts of 32 bits that a multiprocessor does in a clock cycle, on compute capabilities 7.5 to 12.0 (CUDA
 C++ Programming Guide, throughput of native arithmetic instructions)."""
 
+_NO_DEVICE = Device("the CPU in a GPU's place", 0, (0, 0), 0, 0)
+
 
 @dataclass(frozen=True)
 class GpuRow:
@@ -178,20 +180,24 @@ def measure_gpu_search(
     tasks: Sequence[Task],
     *,
     peers: Sequence[str] = GPU_PEERS,
-    runtime: str | CudaRuntime = "auto",
+    runtime: str | CudaRuntime | None = "auto",
     tuning: Tuning | None = None,
     rounds: int = 7,
     turn: Turn | None = None,
 ) -> GpuReport:
     """Search each of `data` with each of `batches` queries at once, for each of `tasks` (their own batch is ignored).
 
-    peers: who else does so, in turn with the kernel; one that can't is left out, by name. rounds: timed calls of each
-    search, after one that isn't. turn: what it has no time for is left out. Raises MissingError without a GPU, or what
-    runs it.
+    peers: who else does so, in turn with the kernel; one that can't is left out, by name.
+    runtime: as in `open_runtime`; None searches on the CPU in the kernel's place, for rehearsals.
+    rounds: timed calls of each search, after one that isn't.
+    turn: what it has no time for is left out.
+
+    Raises MissingError without a GPU, or what runs it.
     """
     check_gpu_peers(tuple(peers))
     turn = turn or Turn()
-    running = open_runtime(runtime)
+    running = None if runtime is None else open_runtime(runtime)
+    device = _NO_DEVICE if running is None else running.device
     rows: list[GpuRow] = []
     left_out: list[LeftOut] = []
     build: list[float] = []
@@ -202,7 +208,8 @@ def measure_gpu_search(
         turn.log(f"without {peer} ({what}): {reason}")
 
     def report() -> GpuReport:
-        return GpuReport(running.name, running.device, describe_machine(), tuple(rows), tuple(build), tuple(left_out))
+        name = device.name if running is None else running.name
+        return GpuReport(name, device, describe_machine(), tuple(rows), tuple(build), tuple(left_out))
 
     took = 0.0  # the slowest step so far
 
@@ -239,7 +246,7 @@ def measure_gpu_search(
                             if isinstance(searcher, Kernel):
                                 raise
                             leave_out(searcher.name, made, task.describe(), error)
-                    for row in _measure(taking, made, spec.describe(), task, rounds, running.device):
+                    for row in _measure(taking, made, spec.describe(), task, rounds, device):
                         asked = f"{row.bits} bits, N = {row.n:,}, {task.describe()}"
                         turn.log(f"{row.searcher}: {asked}: {row.median * 1e3:.3f} ms")
                         rows.append(row)

@@ -11,6 +11,7 @@ from rich.table import Table
 from queryopt.bench.speed.gpu.peers import GPU_PEERS
 from queryopt.bench.speed.search.data import DataSpec
 from queryopt.bench.speed.search.peers.base import Task
+from queryopt.runtime.cuda import CudaRuntime
 
 __all__ = ["Figure", "GpuOptions", "Log", "Outcome", "Section", "SectionReport", "Turn", "left_out_tables", "reason_of"]
 
@@ -21,14 +22,19 @@ Log = Callable[[str], object]
 class GpuOptions:
     """What sections are asked for; each reads what concerns it.
 
-    runtime: what reaches the GPU, as in `open_runtime`. rounds: timed calls of each thing that is measured. data,
-    batches, tasks, peers: of the search. engine: a model.plan (None: one is built), and how many images a run of it
-    takes. rehearse: do everything on the CPU, with small sizes, to see that it works. checkpoint: a trained run (None:
-    an untrained ResNet-50 for times, and a small network that is trained there for codes). folder: where sections leave
-    files for later ones. model_batches: images a call of the model. images: picture files of a round.
+    runtime: what reaches the GPU, as in `open_runtime`; None in a rehearsal.
+    rounds: timed calls of each thing that is measured.
+    data, batches, tasks, peers: of the search.
+    engine: a model.plan (None: one is built), and how many images a run of it takes.
+    rehearse: do everything on the CPU, with small sizes, to see that it works.
+    checkpoint: a trained run (None: an untrained ResNet-50 for times, and a small network that is trained there for
+        codes).
+    folder: where sections leave files for later ones.
+    model_batches: images a call of the model.
+    images: picture files of a round.
     """
 
-    runtime: str = "auto"
+    runtime: str | CudaRuntime | None = "auto"
     rounds: int = 7
     data: tuple[DataSpec, ...] = ()
     batches: tuple[int, ...] = (1,)

@@ -22,7 +22,7 @@ __all__ = ["SECTIONS", "choose_sections"]
 
 def _run_engine(options: GpuOptions, turn: Turn) -> EngineReport:
     plan = options.engine or _build(options, turn)
-    with contextlib.closing(open_engine(plan, options.runtime)) as backend:
+    with contextlib.closing(open_engine(plan, options)) as backend:
         return measure_engine(backend, options.engine_batches, rounds=options.rounds, turn=turn)
 
 
@@ -30,7 +30,7 @@ def _build(options: GpuOptions, turn: Turn) -> Path:
     """An engine of the section `models`' model, for this GPU. MissingError where no TensorRT here builds one for it."""
     need_model(options, "fp16")
     plan = options.model("fp16", ".plan")
-    if not options.rehearse:  # the emulation runs the model itself
+    if not options.rehearse:  # which runs the model itself
         largest = max(*options.engine_batches, *options.model_batches)
         turn.log(f"built in {build_here(options.model('fp16'), plan, Profile(1, largest, largest)):.1f} s")
     return plan

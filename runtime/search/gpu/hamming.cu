@@ -18,7 +18,7 @@
 // Within a radius: count (radius_count), make places of the counts in (query, distance, warp) order (radius_offsets),
 // and write each row to its place (radius_fill).
 //
-// Compiled by NVRTC, and as C++ by runtime/cuda/emulation.h.
+// Compiled by NVRTC, and as C++ by tests/doubles/emulation.h.
 
 #ifndef QO_EMULATION
 template <typename T>

@@ -9,14 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from queryopt.bench.cli.bench import main
-from queryopt.runtime.cuda.emulated import EmulatedRuntime
+from queryopt.bench.speed.gpu import isolated
 
 MODEL = Path(__file__).parents[2] / "data" / "v1" / "model.onnx"
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def run(*arguments: Any) -> Result:
@@ -45,11 +40,11 @@ def test_the_search(tmp_path: Path) -> None:
 
 
 def test_an_engine() -> None:
-    plan = MODEL.with_suffix(".plan")  # the emulation runs the model.onnx of that name
-    options = ("--rehearse", "--sections", "engine", "--engine", plan)
+    plan = MODEL.with_suffix(".plan")  # a rehearsal runs the model.onnx of that name
+    options = ("--runtime", "emulation", "--sections", "engine", "--engine", plan)
     done = run(*options, "--engine-batches", "1,4")
     assert done.exit_code == 0, done.output
-    assert "as if on a GPU: emulation (" in done.output
+    assert "as if on a GPU" in done.output
     assert "gain of overlap" in done.output
     assert re.search(r"REHEARSAL on the CPU, no figure of a GPU", done.output)
     failed = run(*options, "--engine-batches", "257")
@@ -87,7 +82,7 @@ def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_does_not_start_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EmulatedRuntime, "__init__", None)
+    monkeypatch.setattr(isolated, "run_sections", None)
     done = run("--help")
     assert done.exit_code == 0
     assert "qo-bench gpu --rehearse" in done.output

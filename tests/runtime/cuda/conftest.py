@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from emulated_cuda import EmulatedRuntime
 from queryopt.runtime.cuda import Program
-from queryopt.runtime.cuda.emulated import EmulatedRuntime
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 

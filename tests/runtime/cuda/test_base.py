@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
+from emulated_cuda import EmulatedRuntime
 from queryopt.runtime.cuda import Address
-from queryopt.runtime.cuda.base import MultiprocessorLimits, dimensions, resident_blocks, scalars
-from queryopt.runtime.cuda.cubin import KernelResources
-from queryopt.runtime.cuda.emulated import EmulatedRuntime
+from queryopt.runtime.cuda.base import KernelResources, MultiprocessorLimits, dimensions, resident_blocks, scalars
 
 HOPPER = MultiprocessorLimits(threads=2048, blocks=32, registers=65536, shared=233472)
 TURING = MultiprocessorLimits(threads=1024, blocks=16, registers=65536, shared=65536)

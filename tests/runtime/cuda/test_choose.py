@@ -2,35 +2,19 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from emulated_cuda import EmulatedRuntime
 from queryopt.errors import MissingError, UsageError
-from queryopt.runtime.cuda import RUNTIMES, Program, open_runtime
-from queryopt.runtime.cuda.emulated import EmulatedRuntime
+from queryopt.runtime.cuda import RUNTIMES, open_runtime
 
 
-def test_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_names() -> None:
     with pytest.raises(
         UsageError, match=r"no CUDA runtime is called 'PyCuda': there are auto, .*did you mean pycuda\?"
     ):
         open_runtime("PyCuda")
-    assert isinstance(open_runtime("emulation"), EmulatedRuntime)
-
-
-def test_the_emulation_keeps_what_it_compiled(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: Program
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    open_runtime("emulation").load(program)
-    (library,) = (tmp_path / "queryopt" / "cuda").glob("kernels-*.so")
-    stamp = library.stat().st_mtime_ns
-    open_runtime("emulation").load(program)
-    assert library.stat().st_mtime_ns == stamp
-    monkeypatch.setenv("XDG_CACHE_HOME", str(library))
-    assert isinstance(open_runtime("emulation"), EmulatedRuntime), "a cache that can't be written only costs time"
 
 
 def test_a_runtime_is_taken_as_it_is(emulation: EmulatedRuntime) -> None:
@@ -49,7 +33,7 @@ def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         open_runtime("pycuda")
 
 
-@pytest.mark.parametrize("name", sorted({*RUNTIMES} - {"emulation"}))
+@pytest.mark.parametrize("name", RUNTIMES)
 def test_a_device_that_is_not_there(name: str) -> None:
     with pytest.raises(MissingError, match=r"no GPU 77 can be used: .*nvidia-smi|pip install '\.\["):
         open_runtime(name, device=77)

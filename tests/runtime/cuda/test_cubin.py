@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from cubin import kernel_resources
 from queryopt.errors import FormatError
 from queryopt.runtime.cuda import Program
-from queryopt.runtime.cuda.cubin import kernel_resources
 from queryopt.runtime.cuda.nvrtc import load_nvrtc
 
 SPILLING = """

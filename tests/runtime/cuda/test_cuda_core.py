@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from queryopt.runtime.cuda import base, images
+import emulated_cuda
+from queryopt.runtime.cuda import images
 from queryopt.runtime.cuda.nvrtc import load_nvrtc
 from queryopt.runtime.search.gpu.program import PROGRAM
 
 HERE = Path(__file__).with_name("stand_in")
+DOUBLES = Path(emulated_cuda.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("g++") or shutil.which("clang++")
     assert compiler, "the stand-in is compiled with g++ or clang++"
     definitions = {
-        "EMULATION": f'"{Path(base.__file__).with_name("emulation.h")}"',
+        "EMULATION": f'"{DOUBLES / "emulation.h"}"',
         "PROGRAM": f'"{PROGRAM.source}"',
         "KERNELS": " ".join(f"QO_KERNEL({name})" for name in PROGRAM.kernels),
     }
@@ -45,7 +47,7 @@ def test_cuda_core(stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         [sys.executable, HERE / "use.py", "cuda-core"],
         capture_output=True,
         text=True,
-        env={**os.environ, "LD_LIBRARY_PATH": str(stand_in)},
+        env={**os.environ, "LD_LIBRARY_PATH": str(stand_in), "PYTHONPATH": str(DOUBLES)},
     )
     assert done.stderr == ""
     assert (done.returncode, done.stdout) == (0, "as it should\n")

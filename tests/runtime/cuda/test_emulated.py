@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from emulated_cuda import EmulatedMemory, EmulatedRuntime, EmulationError
 from queryopt.errors import DeviceMemoryError, MissingError, UsageError
 from queryopt.runtime.cuda import Argument, Program
 from queryopt.runtime.cuda.base import Dim
-from queryopt.runtime.cuda.emulated import EmulatedMemory, EmulatedRuntime, EmulationError
 
 SEEDS = range(8)
 Run = Callable[..., None]
@@ -208,3 +208,11 @@ def test_a_program_that_does_not_compile_shows_the_compilers_words(emulation: Em
 def test_no_compiler() -> None:
     with pytest.raises(MissingError, match="needs a C\\+\\+ compiler, and there is no no-such-compiler"):
         EmulatedRuntime("no-such-compiler")
+
+
+def test_what_was_compiled_is_kept(tmp_path: Path, program: Program) -> None:
+    EmulatedRuntime(folder=tmp_path).load(program)
+    (library,) = tmp_path.glob("kernels-*.so")
+    stamp = library.stat().st_mtime_ns
+    EmulatedRuntime(folder=tmp_path).load(program)
+    assert library.stat().st_mtime_ns == stamp

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from emulated_cuda import EmulatedRuntime
 from queryopt.errors import MissingError, UsageError
 from queryopt.runtime.search import HammingIndex, device
 
@@ -15,14 +16,8 @@ def codes() -> npt.NDArray[np.uint64]:
     return np.random.default_rng(0).integers(0, 1 << 20, 700, np.uint64)
 
 
-@pytest.fixture
-def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(device.RUNTIME_VARIABLE, "emulation")
-
-
-@pytest.mark.usefixtures("emulated")
-def test_the_same_results_after_every_change(codes: npt.NDArray[np.uint64]) -> None:
-    index = HammingIndex(codes, 24, np.arange(700)[::-1] * 2)
+def test_the_same_results_after_every_change(codes: npt.NDArray[np.uint64], emulation: EmulatedRuntime) -> None:
+    index = HammingIndex(codes, 24, np.arange(700)[::-1] * 2, runtime=emulation)
     queries = codes[:3]
 
     def same() -> None:
@@ -42,9 +37,8 @@ def test_the_same_results_after_every_change(codes: npt.NDArray[np.uint64]) -> N
     same()
 
 
-@pytest.mark.usefixtures("emulated")
-def test_what_only_the_cpu_can_do(codes: npt.NDArray[np.uint64]) -> None:
-    index = HammingIndex(codes, 24)
+def test_what_only_the_cpu_can_do(codes: npt.NDArray[np.uint64], emulation: EmulatedRuntime) -> None:
+    index = HammingIndex(codes, 24, runtime=emulation)
     logits = np.ones((1, 24))
     with pytest.raises(UsageError, match="a filter is the CPU's"):
         index.search(codes[:1], 3, allow=[1], device="cuda")
@@ -57,11 +51,13 @@ def test_what_only_the_cpu_can_do(codes: npt.NDArray[np.uint64]) -> None:
 
 
 def test_auto_says_what_it_chose(
-    codes: npt.NDArray[np.uint64], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    codes: npt.NDArray[np.uint64],
+    emulation: EmulatedRuntime,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    index = HammingIndex(codes, 24)
+    index = HammingIndex(codes, 24, runtime=emulation)
     monkeypatch.setattr(device, "_AUTO_CODES", 500)
-    monkeypatch.setenv(device.RUNTIME_VARIABLE, "emulation")
     with caplog.at_level(logging.INFO, "queryopt"):
         few = index.search(codes[:2], 3, device="auto")
         many = index.search(codes[:64], 3, device="auto")
@@ -83,6 +79,14 @@ def test_without_a_gpu_auto_takes_the_cpu_and_cuda_says_what_is_missing(
     with pytest.raises(MissingError):
         index.search(codes[:1], 3, device="cuda")
     assert index.search(codes[:64], 1, device="auto").distances.max() == 0
+
+
+def test_the_environment_says_what_reaches_the_gpu(
+    codes: npt.NDArray[np.uint64], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(device.RUNTIME_VARIABLE, "pycoda")
+    with pytest.raises(UsageError, match=r"no CUDA runtime is called 'pycoda'.*did you mean pycuda\?"):
+        HammingIndex(codes, 24).search(codes[:1], 3, device="cuda")
 
 
 def test_another_device_is_refused(codes: npt.NDArray[np.uint64]) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from queryopt.runtime.cuda.emulated import EmulatedRuntime
+from emulated_cuda import EmulatedRuntime
+from emulated_tensorrt import EmulatedBackend
 from queryopt.runtime.tensorrt import BuiltEngine, Manifest, Profile, build_engine, manifest_path, read_manifest
-from queryopt.runtime.tensorrt.emulated import EmulatedBackend
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from emulated_tensorrt import EmulatedBackend
 from queryopt.errors import DeviceMemoryError, MismatchError
 from queryopt.runtime import Hasher
 from queryopt.runtime.backends import BackendOutput, open_backend
-from queryopt.runtime.tensorrt.emulated import EmulatedBackend
 from queryopt.runtime.tensorrt.pipeline import buckets
 from queryopt.runtime.tensorrt.profile import Profile
 

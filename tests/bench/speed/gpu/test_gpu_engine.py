@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emulated_cuda import EmulatedRuntime
+from emulated_tensorrt import EmulatedBackend
 from queryopt.bench.speed.gpu.engine import EngineRow, measure_engine
 from queryopt.bench.speed.gpu.section import Turn
 from queryopt.errors import MismatchError
-from queryopt.runtime.cuda.emulated import EmulatedRuntime
 from queryopt.runtime.tensorrt import Profile
-from queryopt.runtime.tensorrt.emulated import EmulatedBackend
 
 MODEL = Path(__file__).parents[3] / "data" / "v1" / "model.onnx"
 

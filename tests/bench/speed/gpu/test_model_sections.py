@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emulated_cuda import EmulatedRuntime
 from queryopt.bench.speed.gpu.engine import EngineReport, EngineRow
 from queryopt.bench.speed.gpu.files import measure_files
 from queryopt.bench.speed.gpu.model import ENGINE, measure_model
@@ -30,7 +31,7 @@ def options(tmp_path: Path) -> GpuOptions:
     (tmp_path / "fp32.onnx").write_bytes((DATA / "model.onnx").read_bytes())
     in_precision(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx", "fp16")
     return GpuOptions(
-        "emulation",
+        EmulatedRuntime(),
         1,
         rehearse=True,
         checkpoint=DATA / "best.safetensors",
@@ -82,7 +83,7 @@ def test_files(options: GpuOptions) -> None:
 
 
 def test_parity(tmp_path: Path) -> None:
-    options = GpuOptions("emulation", rehearse=True, folder=tmp_path)
+    options = GpuOptions(None, rehearse=True, folder=tmp_path)
     report = measure_parity(options, Turn())
     compared = [(row.report.backend.split()[0], row.report.precision) for row in report.rows]
     assert compared[:2] == [("torch", "fp32"), ("torch", "bf16")]

@@ -1,5 +1,5 @@
 // A stand-in for NVIDIA's driver library (libcuda.so.1), so that what calls it can be tested where there is none: one
-// device whose memory is the host's and whose kernels are those of PROGRAM, run by runtime/cuda/emulation.h.
+// device whose memory is the host's and whose kernels are those of PROGRAM, run by tests/doubles/emulation.h.
 //
 // It has what cuda-core and PyCUDA call for the interface of runtime/cuda. Like the real one it refuses calls of a thread
 // that has no current context, copies nothing while a stream is captured, and keeps its own copies of a launch's

@@ -6,9 +6,9 @@ import threading
 import numpy as np
 import pytest
 
+from emulated_cuda import EmulatedRuntime
 from queryopt.errors import DeviceMemoryError, MissingError, UsageError
 from queryopt.runtime.cuda import CudaRuntime, open_runtime
-from queryopt.runtime.cuda.emulated import EmulatedRuntime
 from queryopt.runtime.search import HammingIndex
 from queryopt.runtime.search.gpu import CudaHammingIndex, Tuning
 

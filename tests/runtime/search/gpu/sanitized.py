@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from emulated_cuda import EmulatedRuntime
 from queryopt.runtime.cuda import Kernel, Program
-from queryopt.runtime.cuda.emulated import EmulatedRuntime
 from queryopt.runtime.search import HammingIndex
 from queryopt.runtime.search.gpu import CudaHammingIndex, Tuning
 

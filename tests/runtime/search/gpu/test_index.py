@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 
+from emulated_cuda import EmulatedRuntime
 from queryopt.codes import uint64_to_codes
 from queryopt.errors import DeviceMemoryError, MismatchError, UsageError
-from queryopt.runtime.cuda.emulated import EmulatedRuntime
 from queryopt.runtime.search import HammingIndex
 from queryopt.runtime.search.gpu import CudaHammingIndex, Tuning
 

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from queryopt.runtime.cuda.cubin import KernelResources, kernel_resources
+from cubin import kernel_resources
+from queryopt.runtime.cuda.base import KernelResources
 from queryopt.runtime.cuda.nvrtc import load_nvrtc
 from queryopt.runtime.search.gpu.program import PROGRAM
 

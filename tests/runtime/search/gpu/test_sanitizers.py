@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from queryopt.runtime.cuda.emulated import CHECK_MEMORY, CHECK_RACES
+import emulated_cuda
+from emulated_cuda import CHECK_MEMORY, CHECK_RACES
 from queryopt.runtime.search.gpu.program import PROGRAM
 
 SCRIPT = Path(__file__).with_name("sanitized.py")
@@ -42,6 +43,7 @@ def watched(check: str, change: str, folder: Path) -> Result:
     environment = {
         **os.environ,
         "CXX": compiler,
+        "PYTHONPATH": str(Path(emulated_cuda.__file__).parent),
         "LD_PRELOAD": found.stdout.strip(),
         "ASAN_OPTIONS": "detect_leaks=0",
         "TSAN_OPTIONS": "halt_on_error=1",

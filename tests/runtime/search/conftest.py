@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from queryopt.runtime.cuda.emulated import EmulatedRuntime
+from emulated_cuda import EmulatedRuntime
 from queryopt.runtime.search.gpu.program import PROGRAM
 
 

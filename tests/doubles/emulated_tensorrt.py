@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from emulated_cuda import EmulatedMemory, EmulatedRuntime, EmulatedStream, EmulationError
 from queryopt.card import ModelCard
 from queryopt.codes import code_bytes
 from queryopt.errors import MismatchError, UsageError
 from queryopt.runtime.backends.base import Backend, BackendOutput, check_pixels
 from queryopt.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from queryopt.runtime.cuda import Memory, Stream
-from queryopt.runtime.cuda.emulated import EmulatedMemory, EmulatedRuntime, EmulatedStream, EmulationError
 from queryopt.runtime.tensorrt.pipeline import Pending, Pipeline, Tensor
 from queryopt.runtime.tensorrt.profile import Profile
 

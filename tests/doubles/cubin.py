@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from queryopt.errors import FormatError
+from queryopt.runtime.cuda.base import KernelResources
 
-__all__ = ["KernelResources", "kernel_resources"]
+__all__ = ["kernel_resources"]
 
 _SIZED = 0x04
 _FRAME_SIZE = 0x11
@@ -20,17 +21,6 @@ _REGISTERS = 0x2F
 
 _SYMBOLS = 2
 _NO_DATA = 8  # a section that takes no room in the file
-
-
-@dataclass(frozen=True)
-class KernelResources:
-    """registers: of a thread. shared: bytes of static shared memory of a block, with the 1024 that the system takes of
-    it from compute capability 9.0 on. stack: bytes of local memory of a thread, for calls and registers that spill.
-    """
-
-    registers: int
-    shared: int
-    stack: int
 
 
 @dataclass(frozen=True)
