@@ -29,8 +29,8 @@ def command(out: Output, rounds: int, **size: Any) -> None:
       qo-bench evaluate
       qo-bench evaluate --queries 5794 --gallery 5994 --classes 200 --bits 12
     """
-    from queryopt.bench.speed.evaluation_speed import WAYS, measure_evaluation
+    from queryopt.bench.speed.evaluation_speed import measure_evaluation
 
-    with out.progress("measure", rounds * len(WAYS), unit="parts") as advance:
+    with out.progress("measure", rounds, unit="rounds") as advance:
         speed = measure_evaluation(rounds=rounds, progress=advance, **size)
     show(out, speed)

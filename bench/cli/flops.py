@@ -76,7 +76,7 @@ def _check(ckpt: str | None, given: dict[str, Any]) -> None:
 def _config(ckpt: str | None, given: dict[str, Any]) -> "NetworkConfig":
     """The network to count: a checkpoint's, or that of the options."""
     if ckpt is None:
-        from queryopt.bench.speed.networks import network_config
+        from queryopt.bench.speed.untrained import network_config
 
         return network_config(**given)
     from queryopt.train.checkpoint import load_checkpoint

@@ -1,17 +1,28 @@
 """What the commands of qo-bench share: values of options, FILE[@BACKEND], pictures, and how a report is shown."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from queryopt.bench.machine import Report
-from queryopt.cli import Output
+from queryopt.cli import Output, option_group
 from queryopt.errors import MissingError, UsageError
 from queryopt.text import display_path, install_extra
 
-__all__ = ["backends_option", "check_picture", "count", "listed", "parse_model", "show", "whole_number"]
+__all__ = [
+    "Untrained",
+    "backends_option",
+    "check_picture",
+    "count",
+    "listed",
+    "parse_model",
+    "show",
+    "untrained_options",
+    "whole_number",
+]
 
 
 def listed(convert: Callable[[str], object], example: str) -> Callable[..., tuple[object, ...] | None]:
@@ -55,6 +66,29 @@ def backends_option(function: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="What runs the models that name none: each in each of them.",
     )(function)
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A network with random weights, as fast as a trained one."""
+
+    backbone: str = "resnet50"
+    bits: int = 12
+
+
+def _untrained(backbone: str | None, bits: int | None) -> Untrained | None:
+    if backbone is None and bits is None:
+        return None
+    return Untrained(backbone or "resnet50", bits or 12)
+
+
+untrained_options = option_group(
+    "untrained",
+    _untrained,
+    click.option("--backbone", metavar="NAME", help="Of the untrained network.  [default: resnet50]"),
+    click.option("--bits", type=click.IntRange(1, 64), help="Of the untrained network.  [default: 12]"),
+)
+"""Adds --backbone and --bits; the callback gets `untrained`, None where neither is given."""
 
 
 def parse_model(text: str) -> tuple[Path, str, str | None]:

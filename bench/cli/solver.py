@@ -36,6 +36,6 @@ def command(out: Output, threads: int | None, rounds: int, **size: Any) -> None:
 
     if threads is not None:
         torch.set_num_threads(threads)
-    with out.progress("measure", 2 * rounds * len(DTYPES), unit="parts") as advance:
+    with out.progress("measure", rounds * len(DTYPES), unit="rounds") as advance:
         speed = measure_solver(rounds=rounds, progress=advance, **size)
     show(out, speed)

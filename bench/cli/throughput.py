@@ -2,16 +2,14 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
+from queryopt.bench.cli.options import Untrained, show, untrained_options
 from queryopt.cli import Command, Output, batch_option, common_options, threads_option
 from queryopt.errors import InputError, UsageError
-from queryopt.text import counted, display_path
-
-if TYPE_CHECKING:
-    from queryopt.bench.speed.throughput import Throughput
+from queryopt.text import display_path
 
 __all__ = ["command"]
 
@@ -19,8 +17,7 @@ __all__ = ["command"]
 @click.command("throughput", cls=Command, short_help="Pictures a second: folder to codes, and the model alone.")
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.option("--model", type=click.Path(path_type=Path), help="The model.  [default: an untrained one]")
-@click.option("--backbone", metavar="NAME", help="Of the untrained model.  [default: resnet50]")
-@click.option("--bits", type=click.IntRange(1, 64), help="Of the untrained model.  [default: 12]")
+@untrained_options
 @click.option("--backend", default="auto", show_default=True, help="What runs the model.")
 @click.option(
     "--peers",
@@ -38,14 +35,11 @@ def command(
     out: Output,
     folder: Path | None,
     model: Path | None,
-    backbone: str | None,
-    bits: int | None,
-    backend: str,
+    untrained: Untrained | None,
     peers: str,
     images: int,
     rounds: int,
-    batch: int,
-    threads: int | None,
+    **settings: Any,
 ) -> None:
     """Measure pictures a second: from the files of FOLDER to codes, and the parts of that alone.
 
@@ -58,7 +52,7 @@ def command(
       qo-bench throughput
       qo-bench throughput photos/ --model model.onnx --threads 2
     """
-    if model is not None and (backbone is not None or bits is not None):
+    if model is not None and untrained is not None:
         raise UsageError("--backbone and --bits are of an untrained model: leave them out, or leave out --model")
     from queryopt.bench.speed.throughput import make_pictures, measure
     from queryopt.bench.speed.untrained import untrained_model
@@ -67,21 +61,12 @@ def command(
         place = Path(temporary)
         paths = _pictures(folder, images) if folder is not None else make_pictures(place, images)
         if model is None:
-            out.log(f"exporting an untrained {backbone or 'resnet50'}")
-            model = untrained_model(place / "model.onnx", backbone or "resnet50", bits or 12)
+            made = untrained or Untrained()
+            out.log(f"exporting an untrained {made.backbone}")
+            model = untrained_model(place / "model.onnx", made.backbone, made.bits)
         with out.progress("measure", rounds, unit="rounds") as advance:
-            report = measure(
-                model,
-                paths,
-                threads=threads,
-                batch=batch,
-                rounds=rounds,
-                backend=backend,
-                obvious=peers == "dataloader",
-                progress=advance,
-            )
-    out.result(report.to_dict())
-    _print(out, report)
+            report = measure(model, paths, rounds=rounds, obvious=peers == "dataloader", progress=advance, **settings)
+    show(out, report)
 
 
 def _pictures(folder: Path, images: int) -> list[Path]:
@@ -89,41 +74,7 @@ def _pictures(folder: Path, images: int) -> list[Path]:
 
     from queryopt.images import find_images
 
-    found = find_images(folder)
-    if not found:
+    names = find_images(folder)
+    if not names:
         raise InputError(f"{display_path(folder)}: no pictures in this folder or below it")
-    return [folder / os.fsdecode(path) for path in found[:images]]
-
-
-def _print(out: Output, report: "Throughput") -> None:
-    from rich.table import Table
-
-    out.print(
-        f"{report.backbone}, {report.bits} bits, {report.image_size} px, {report.precision}; {report.backend}\n"
-        f"{counted(report.pictures, 'picture', 'pictures')} of {report.megabytes * 1000:.0f} kB, batches of "
-        f"{report.batch}, {counted(report.threads, 'thread', 'threads')}, "
-        f"{counted(len(report.rounds), 'round', 'rounds')}\n{report.machine}"
-    )
-    table = Table("", *(f"round {n}" for n in range(1, len(report.rounds) + 1)), "median")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    rows = [
-        ("files to codes, images/s", [r.end_to_end for r in report.rounds], report.end_to_end),
-        ("model alone, images/s", [r.model for r in report.rounds], report.model_alone),
-        ("decoding alone, images/s", [r.decode for r in report.rounds], report.decode_alone),
-        ("writing codes alone, images/s", [r.write for r in report.rounds], report.write_alone),
-    ]
-    if report.copy_alone is not None:
-        rows.append(("copying to the GPU alone, images/s", [r.copy or 0 for r in report.rounds], report.copy_alone))
-    if report.obvious is not None:
-        rows.append(("DataLoader + eager, images/s", [r.obvious or 0 for r in report.rounds], report.obvious))
-    for name, values, median in rows:
-        table.add_row(name, *(f"{value:,.1f}" for value in values), f"{median:,.1f}")
-    ratios = (f"{r.ratio:.3f}" for r in report.rounds)
-    table.add_row("files to codes / model alone", *ratios, f"{report.ratio:.3f}")
-    if report.gain is not None:
-        gains = (f"{r.gain:.2f}" for r in report.rounds)
-        table.add_row("files to codes / DataLoader + eager", *gains, f"{report.gain:.2f}")
-    out.print(table)
-    if report.load is not None:
-        out.print(f"load average {report.load[0]:.2f} before, {report.load[1]:.2f} after")
+    return [folder / os.fsdecode(name) for name in names[:images]]

@@ -8,15 +8,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
-from queryopt.bench.speed.networks import network_config
-from queryopt.card import ModelCard
+from queryopt.bench.speed.untrained import network_config
+from queryopt.card import ModelCard, Preprocessing
 from queryopt.train.methods import build_network
 
-__all__ = ["DataLoaderPeer"]
+__all__ = ["EagerLoader"]
 
 
-class DataLoaderPeer:
+class EagerLoader:
     """Hashes the same files with a network of a model's card: random weights, which change no time.
 
     threads: of the network, and as many worker processes, which stay between runs. UsageError for a backbone that is
@@ -26,15 +27,12 @@ class DataLoaderPeer:
     def __init__(
         self, paths: Sequence[str | bytes | os.PathLike[Any]], card: ModelCard, threads: int, batch: int
     ) -> None:
-        size = card.preprocessing
         torch.manual_seed(0)
-        self._network = build_network(network_config(card.bits, card.backbone, image_size=size.image_size)).eval()
+        config = network_config(card.bits, card.backbone, image_size=card.preprocessing.image_size)
+        self._network = build_network(config).eval()
         self._threads = threads
-        pictures = _Pictures(
-            [os.fsdecode(path) for path in paths], size.resize_size, size.image_size, size.mean, size.std
-        )
         self._loader: DataLoader[Tensor] = DataLoader(
-            pictures,
+            _Pictures([os.fsdecode(path) for path in paths], card.preprocessing),
             batch_size=batch,
             num_workers=threads,
             persistent_workers=True,
@@ -45,12 +43,8 @@ class DataLoaderPeer:
     def run(self) -> int:
         """All files to codes; returns how many."""
         torch.set_num_threads(self._threads)
-        count = 0
         with torch.inference_mode():
-            for images in self._loader:
-                codes = self._network(images, 1) >= 0
-                count += len(codes)
-        return count
+            return sum(len(self._network(images, 1) >= 0) for images in self._loader)
 
     def close(self) -> None:
         """End the worker processes."""
@@ -60,16 +54,14 @@ class DataLoaderPeer:
 class _Pictures(Dataset[Tensor]):
     """Resize, centre crop, normalise, as the paper's code does it."""
 
-    def __init__(self, paths: list[str], resize: int, crop: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        from torchvision import transforms
-
+    def __init__(self, paths: list[str], size: Preprocessing) -> None:
         self._paths = paths
         self._transform = transforms.Compose(
             [
-                transforms.Resize(resize),
-                transforms.CenterCrop(crop),
+                transforms.Resize(size.resize_size),
+                transforms.CenterCrop(size.image_size),
                 transforms.ToTensor(),
-                transforms.Normalize(list(mean), list(std)),
+                transforms.Normalize(list(size.mean), list(size.std)),
             ]
         )
 

@@ -175,7 +175,7 @@ def measure_evaluation(
     seed: int = 0,
     progress: Advance = no_advance,
 ) -> EvaluationSpeed:
-    """Time all WAYS in turn, `rounds` times. The default size is that of NABirds. progress: called with 1 for each."""
+    """Time all WAYS in turn, `rounds` times. The default size is that of NABirds. progress: called with 1 a round."""
     if not 1 <= sample <= queries:
         raise UsageError(f"a sample of {sample} of {queries} queries: 1 to all of them")
     every, network, solved = make_code_sets(queries, gallery, bits, classes, seed)
@@ -188,7 +188,9 @@ def measure_evaluation(
         "lean_loop": lambda _: one_by_one(some, network, bits, classes, one_hot=False),
     }
     before = load_average()
-    timings = run_rounds([Contender(way, work) for way, work in works.items()], Schedule(rounds), progress=progress)
+    timings = run_rounds(
+        [Contender(way, work) for way, work in works.items()], Schedule(rounds), beside=lambda: progress(1)
+    )
     head = take_head(before)
     # Not timed: that both measure the same thing.
     whole = retrieval_metrics(some.codes, network.codes, bits, some.labels, network.labels, radii=())

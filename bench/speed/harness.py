@@ -167,7 +167,7 @@ def run_rounds(
 ) -> list[Timing]:
     """Time contenders in turn; each round begins with the next of them.
 
-    beside: called after each round, for what is measured in the same minutes.
+    beside: called after each round: for what is measured in the same minutes, or to count rounds.
     progress: called with 1 after each turn.
     """
     cost = clock.reading_cost()

@@ -164,7 +164,7 @@ def measure_solver(
     """Time both ways in turn, `rounds` times in each dtype. The default size is that of NABirds.
 
     literal_columns: how many columns the literal way does (None: all).
-    progress: called twice a round.
+    progress: called with 1 a round.
     """
     done = columns if literal_columns is None else literal_columns
     if not 1 <= done <= columns or rounds < 1:
@@ -187,6 +187,6 @@ def _run(dtype: str, problem: Problem, columns: int, rounds: int, progress: Adva
         solved["literal"] = solve_literally(given, similar, GAMMA, columns)
 
     contenders = [Contender("solve_codes", ours, [problem], calls=_OURS), Contender("literal", literal, [problem])]
-    own, published = run_rounds(contenders, Schedule(rounds), progress=progress)
+    own, published = run_rounds(contenders, Schedule(rounds), beside=lambda: progress(1))
     differing = int((solved["ours"][:, :columns] != solved["literal"][:, :columns]).sum())
     return SolverRun(dtype, own, published, len(problem.codes) * columns, differing)

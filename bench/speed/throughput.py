@@ -1,79 +1,67 @@
 """Pictures a second: from files to codes, beside its parts alone and beside the obvious way, with the same threads.
 
-Hashing a folder should cost what the model costs. Rounds are interleaved (files, model, decoding, writing, the obvious
-way, files, …), so that a machine that slows down or is busy with something else does so for all, and medians of the
-rounds are given. On a CPU no pixels are copied: each picture is decoded into its row of the batch. Where the model runs
-on a GPU, copying them there is measured as well.
+Hashing a folder should cost what the model costs. On a CPU no pixels are copied: each picture is decoded into its row
+of the batch. Where the model runs on a GPU, copying them there is measured as well.
 """
 
 import contextlib
 import os
 import statistics
 import tempfile
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from queryopt.bench.machine import describe_machine, load_average
-from queryopt.bench.speed.copying import Copying, runtime_of
-from queryopt.card import ModelCard
+from queryopt.bench.machine import Report, load_average, take_head
+from queryopt.bench.speed.harness import Contender, Schedule, Timing, run_rounds
+from queryopt.bench.tables import figures_table
+from queryopt.card import Preprocessing
 from queryopt.cores import usable_cores
-from queryopt.errors import ImageError, InputError, MissingError, UsageError
+from queryopt.errors import ImageError, InputError, MissingError
 from queryopt.images import load_image
+from queryopt.progress import Advance, no_advance
 from queryopt.runtime.backends import Backend
-from queryopt.runtime.cuda import CudaRuntime
+from queryopt.runtime.cuda import CudaRuntime, open_runtime
 from queryopt.runtime.hasher import Hasher
 from queryopt.runtime.index import HashIndex
-from queryopt.text import install_extra
+from queryopt.text import counted, install_extra
 
 if TYPE_CHECKING:
-    from queryopt.bench.speed.data_loader import DataLoaderPeer
+    from rich.console import RenderableType
 
-__all__ = ["Round", "Throughput", "make_pictures", "measure"]
+__all__ = ["WAYS", "Throughput", "make_pictures", "measure"]
 
 PICTURE_SIZES = ((500, 400), (500, 375), (400, 500), (480, 360))
 """Width and height of the pictures of `make_pictures`, in turn: about those of the usual data sets."""
 
+WAYS = {
+    "end_to_end": "files to codes",
+    "model": "model alone",
+    "decode": "decoding alone",
+    "write": "writing codes alone",
+    "copy": "copying to the GPU alone",
+    "obvious": "DataLoader + eager",
+}
+"""model: on pixels in memory. write: codes into an index file. obvious: PyTorch's DataLoader, and the network in eager
+mode."""
 
-@dataclass(frozen=True)
-class Round:
-    """One round, in pictures a second: files to codes, the model on pixels in memory, files to pixels, codes into an
-    index file; and, None where it was not measured, the obvious way from files to codes, and pixels copied to the GPU.
-    """
-
-    end_to_end: float
-    model: float
-    decode: float
-    write: float
-    obvious: float | None = None
-    copy: float | None = None
-
-    @property
-    def ratio(self) -> float:
-        """Files to codes, as a share of the model alone."""
-        return self.end_to_end / self.model
-
-    @property
-    def gain(self) -> float | None:
-        """Files to codes, times as fast as the obvious way."""
-        return None if self.obvious is None else self.end_to_end / self.obvious
+_Path = str | bytes | os.PathLike[Any]
+_Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Throughput:
-    """What was measured. Rates are medians of the rounds, in pictures a second.
+class Throughput(Report):
+    """What was measured.
 
-    ratio: median of the rounds' end_to_end / model; gain: of end_to_end / obvious, both None where it was left out.
-    copy_alone: None where no pixels are copied to a GPU. pictures: how many were hashed in a round. megabytes: the size
-    of their files, on average. load: the machine's load average (1 minute) before the first and after the last round;
-    much above `threads` at the end or above 0.5 at the start, something else was running.
+    pictures: how many were hashed in a round; megabytes: the size of their files, on average.
+    timings: of a round's pictures, by WAYS; without those that were left out.
     """
 
     model: str
@@ -86,27 +74,61 @@ class Throughput:
     megabytes: float
     threads: int
     batch: int
-    end_to_end: float
-    model_alone: float
-    decode_alone: float
-    write_alone: float
-    copy_alone: float | None
-    obvious: float | None
-    ratio: float
-    gain: float | None
-    rounds: tuple[Round, ...]
-    load: tuple[float, float] | None
-    machine: str
+    timings: dict[str, Timing]
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Pictures a second, the median of the rounds."""
+        return {way: statistics.median(rates) for way, rates in self._rates.items()}
+
+    def share(self, of: str) -> float:
+        """Files to codes, times as fast as another way: the median of the rounds' own."""
+        return statistics.median(self._shares(of))
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, JSON-serialisable, with each round's ratio."""
-        rounds = [asdict(r) | {"ratio": r.ratio, "gain": r.gain} for r in self.rounds]
-        return asdict(self) | {"rounds": rounds, "load": list(self.load) if self.load else None}
+        values = super().to_dict()
+        del values["timings"]
+        rates = {way: self._rates.get(way) for way in WAYS}
+        rounds = [
+            {way: None if rate is None else rate[number] for way, rate in rates.items()}
+            | {"ratio": ratio, "gain": gain}
+            for number, (ratio, gain) in enumerate(zip(self._shares("model"), self._shares("obvious"), strict=True))
+        ]
+        medians = {way if way in ("end_to_end", "obvious") else f"{way}_alone": self.rates.get(way) for way in WAYS}
+        gain = self.share("obvious") if "obvious" in self.timings else None
+        return values | medians | {"ratio": self.share("model"), "gain": gain, "rounds": rounds}
+
+    def render(self) -> "Iterator[RenderableType]":
+        rounds = len(self.timings["model"].rounds)
+        yield (
+            f"{self.backbone}, {self.bits} bits, {self.image_size} px, {self.precision}; {self.backend}\n"
+            f"{counted(self.pictures, 'picture', 'pictures')} of {self.megabytes * 1000:.0f} kB, batches of "
+            f"{self.batch}, {counted(self.threads, 'thread', 'threads')}, {counted(rounds, 'round', 'rounds')}\n"
+            f"{self.head.text}"
+        )
+        table = figures_table(None, "", *(f"round {number + 1}" for number in range(rounds)), "median")
+        for way, rates in self._rates.items():
+            table.add_row(f"{WAYS[way]}, images/s", *(f"{rate:,.1f}" for rate in (*rates, self.rates[way])))
+        for other, digits in (("model", 3), ("obvious", 2)):
+            if other in self.timings:
+                shares = (*self._shares(other), self.share(other))
+                table.add_row(f"files to codes / {WAYS[other]}", *(f"{share:.{digits}f}" for share in shares))
+        yield table
+
+    @property
+    def _rates(self) -> dict[str, list[float]]:
+        return {way: [self.pictures / one.wall for one in timing.rounds] for way, timing in self.timings.items()}
+
+    def _shares(self, of: str) -> list[Any]:
+        rates = self._rates
+        if of not in rates:
+            return [None] * len(rates["end_to_end"])
+        return [own / other for own, other in zip(rates["end_to_end"], rates[of], strict=True)]
 
 
 def measure(
     model: str | os.PathLike[str],
-    paths: Sequence[str | bytes | os.PathLike[Any]],
+    paths: Sequence[_Path],
     *,
     threads: int | None = None,
     batch: int = 32,
@@ -114,79 +136,51 @@ def measure(
     backend: str | Backend = "auto",
     cuda: CudaRuntime | None = None,
     obvious: bool = False,
-    progress: Callable[[int], object] | None = None,
+    progress: Advance = no_advance,
 ) -> Throughput:
-    """Measure a model on picture files.
+    """Measure a model on picture files, whose pixels are all held in memory. Those that can't be read are left out.
 
-    threads: of the model, and as many for decoding (None: all that this process may use). backend: what runs the model,
-    by name; or one that is open, which is closed here. cuda: the device that an open one runs on, so that copying to it
-    is measured, too. Pixels of all pictures are held in memory. Pictures that can't be read are left out; InputError
-    where none can. obvious: measure also PyTorch's DataLoader with the network in eager mode (see
-    queryopt.bench.speed.data_loader; MissingError without PyTorch). progress: called with 1 after each round. Raises
-    ModelError, MissingError, UsageError as Hasher.
+    threads: of the model, and as many for decoding (None: all that this process may use).
+    backend: what runs the model, by name; or one that is open, which is closed here.
+    cuda: the device that an open backend runs on, so that copying to it is measured, too.
+    obvious: measure also PyTorch's DataLoader with the network in eager mode. MissingError without PyTorch.
+    progress: called with 1 after each round.
+    Raises: InputError where no picture can be read; ModelError, MissingError, UsageError as Hasher.
     """
-    if rounds < 1:
-        raise UsageError(f"rounds is {rounds}: at least 1")
+    schedule = Schedule(rounds)
     threads = threads or usable_cores()
     with (
         Hasher(model, backend, threads, batch) as hasher,
         ThreadPoolExecutor(threads) as pool,
         contextlib.ExitStack() as stack,
     ):
-        card = hasher.card
-
-        def decode(path: str | bytes | os.PathLike[Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-            try:
-                return load_image(path, card.preprocessing)
-            except ImageError:
-                return None
-
-        decoded = list(pool.map(decode, paths))
-        usable = [path for path, pixels in zip(paths, decoded, strict=True) if pixels is not None]
-        if not usable:
+        decode = partial(_decode, preprocessing=hasher.card.preprocessing)
+        decoded = zip(paths, pool.map(decode, paths), strict=True)
+        readable = {number: (path, pixels) for number, (path, pixels) in enumerate(decoded) if pixels is not None}
+        if not readable:
             raise InputError(f"no picture of {len(paths)} can be read")
-        pixels = np.stack([p for p in decoded if p is not None])
-        del decoded
+        usable = [path for path, _ in readable.values()]
+        pixels = np.stack([pixels for _, pixels in readable.values()])
+        del readable
         for _ in range(2):  # a session's first two runs are slower than all others
             hasher.hash_pixels(pixels[:batch])
-
-        def files_to_codes() -> None:
-            deque(hasher.stream(usable), maxlen=0)
-
-        def files_to_pixels() -> None:
-            deque(pool.map(decode, usable), maxlen=0)
-
-        hashed = hasher.hash_pixels(pixels)
-
-        def codes_to_index() -> float:
-            with tempfile.TemporaryDirectory(prefix="queryopt-throughput-") as folder:
-                names = [Path(folder) / f"{number}" for number in range(len(usable))]
-                for name in names:
-                    name.touch()  # an index holds images that are there
-                with HashIndex.create(Path(folder) / "index.db", card, folder) as index:
-                    seconds = _seconds(lambda: index.add(names, hashed.codes, hashed.logits))
-            return seconds
-
-        device = runtime_of(hasher.choice.name) if cuda is None else cuda
-        copying = None if device is None else Copying(device, batch, card.preprocessing.image_size)
-        if copying is not None:
-            stack.callback(copying.close)
-        peer = _obvious(usable, card, threads, batch) if obvious else None
-        if peer is not None:
-            stack.callback(peer.close)
-            peer.run()  # starts the workers, which stay
+        contenders = [
+            Contender("end_to_end", lambda paths: deque(hasher.stream(paths), maxlen=0), [usable]),
+            Contender("model", hasher.hash_pixels, [pixels]),
+            Contender("decode", lambda paths: deque(pool.map(decode, paths), maxlen=0), [usable]),
+            _writing(hasher, pixels, stack),
+        ]
+        device = _device_of(hasher.choice.name) if cuda is None else cuda
+        if device is not None:
+            copying = stack.enter_context(contextlib.closing(_Copying(device, pixels[:batch])))
+            contenders.append(Contender("copy", copying.run, [len(usable)]))
+        if obvious:
+            contenders.append(_obvious(usable, hasher, threads, batch, stack))
         before = load_average()
-        done: list[Round] = []
-        for _ in range(rounds):
-            seconds = [_seconds(f) for f in (files_to_codes, lambda: hasher.hash_pixels(pixels), files_to_pixels)]
-            files, model_alone, decoding, writing = (len(usable) / s for s in (*seconds, codes_to_index()))
-            obvious_rate = None if peer is None else len(usable) / _seconds(peer.run)
-            copy_rate = None if copying is None else len(usable) / _seconds(partial(copying.run, len(usable)))
-            done.append(Round(files, model_alone, decoding, writing, obvious_rate, copy_rate))
-            if progress is not None:
-                progress(1)
-        after = load_average()
+        timings = run_rounds(contenders, schedule, beside=lambda: progress(1))
+        card = hasher.card
         return Throughput(
+            head=take_head(before),
             model=str(hasher.model_path),
             backend=hasher.backend,
             backbone=card.backbone,
@@ -197,18 +191,79 @@ def measure(
             megabytes=sum(os.stat(path).st_size for path in usable) / len(usable) / 1e6,
             threads=threads,
             batch=batch,
-            end_to_end=statistics.median(r.end_to_end for r in done),
-            model_alone=statistics.median(r.model for r in done),
-            decode_alone=statistics.median(r.decode for r in done),
-            write_alone=statistics.median(r.write for r in done),
-            copy_alone=None if copying is None else statistics.median(r.copy for r in done if r.copy),
-            obvious=None if peer is None else statistics.median(r.obvious for r in done if r.obvious),
-            ratio=statistics.median(r.ratio for r in done),
-            gain=None if peer is None else statistics.median(r.gain for r in done if r.gain),
-            rounds=tuple(done),
-            load=None if before is None or after is None else (before, after),
-            machine=describe_machine(),
+            timings={contender.name: timing for contender, timing in zip(contenders, timings, strict=True)},
         )
+
+
+def _decode(path: _Path, preprocessing: Preprocessing) -> _Pixels | None:
+    try:
+        return load_image(path, preprocessing)
+    except ImageError:
+        return None
+
+
+def _writing(hasher: Hasher, pixels: _Pixels, stack: contextlib.ExitStack) -> Contender:
+    """Codes of pictures into a new index, whose making is not timed."""
+    hashed = hasher.hash_pixels(pixels)
+    opened = stack.enter_context(contextlib.ExitStack())
+
+    def new_index(_: object) -> tuple[HashIndex, list[Path]]:
+        opened.close()  # that of the round before
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="queryopt-throughput-")))
+        names = [folder / f"{number}" for number in range(len(pixels))]
+        for name in names:
+            name.touch()  # an index holds images that are there
+        return opened.enter_context(HashIndex.create(folder / "index.db", hasher.card, folder)), names
+
+    def write(made: tuple[HashIndex, list[Path]]) -> None:
+        index, names = made
+        index.add(names, hashed.codes, hashed.logits)
+
+    return Contender("write", write, prepare=new_index)
+
+
+def _obvious(
+    paths: Sequence[_Path], hasher: Hasher, threads: int, batch: int, stack: contextlib.ExitStack
+) -> Contender:
+    try:
+        from queryopt.bench.speed.data_loader import EagerLoader
+    except ImportError as error:
+        raise MissingError(
+            f"the DataLoader needs the packages of training ({error}): {install_extra('train')}; or --peers none"
+        ) from None
+    loader = stack.enter_context(contextlib.closing(EagerLoader(paths, hasher.card, threads, batch)))
+    loader.run()  # starts the workers, which stay
+    return Contender("obvious", lambda _: loader.run())
+
+
+class _Copying:
+    """Batches of pixels, uint8 [b, s, s, 3], from pinned memory to a GPU, one after the other."""
+
+    def __init__(self, runtime: CudaRuntime, pixels: _Pixels) -> None:
+        self._pixels = runtime.pinned(pixels.shape, "uint8")
+        self._pixels[:] = 0
+        self._memory = runtime.allocate(self._pixels.nbytes)
+        self._stream = runtime.stream()
+
+    def run(self, images: int) -> None:
+        """Copy so many, and wait for them."""
+        batch = len(self._pixels)
+        for start in range(0, images, batch):
+            self._stream.upload(self._memory, self._pixels[: images - start])
+        self._stream.synchronize()
+
+    def close(self) -> None:
+        self._stream.synchronize()
+        self._memory.free()
+
+
+def _device_of(backend: str) -> CudaRuntime | None:
+    """What reaches the device that a backend of this name runs on; None on a CPU, or where no package does so here."""
+    if backend not in ("cuda", "tensorrt"):
+        return None
+    with contextlib.suppress(MissingError):
+        return open_runtime()
+    return None
 
 
 def make_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
@@ -229,19 +284,3 @@ def make_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
         Image.fromarray((pixels + 128).clip(0, 255).astype(np.uint8)).save(path, quality=88)
         paths.append(path)
     return paths
-
-
-def _obvious(paths: Sequence[Any], card: ModelCard, threads: int, batch: int) -> "DataLoaderPeer":
-    try:
-        from queryopt.bench.speed.data_loader import DataLoaderPeer
-    except ImportError as error:
-        raise MissingError(
-            f"the DataLoader needs the packages of training ({error}): {install_extra('train')}; or --peers none"
-        ) from None
-    return DataLoaderPeer(paths, card, threads, batch)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

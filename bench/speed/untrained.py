@@ -11,18 +11,31 @@ from queryopt.text import install_extra
 
 if TYPE_CHECKING:
     from queryopt.train.checkpoint import Checkpoint
+    from queryopt.train.network_config import NetworkConfig
 
-__all__ = ["in_precision", "untrained_checkpoint", "untrained_model"]
+__all__ = ["in_precision", "network_config", "untrained_checkpoint", "untrained_model"]
 
 _NOISE_PICTURES = 4
 """That int8 is calibrated on: ranges change no time."""
+
+
+def network_config(
+    bits: int, backbone: str = "resnet50", *, branches: int | None = None, image_size: int | None = None
+) -> "NetworkConfig":
+    """The paper's network on a ResNet; for `small` and `tiny`, that of the preset of this name (what qo-train makes).
+
+    branches, image_size: None for the network's own. UsageError as NetworkConfig.
+    """
+    from queryopt.train.presets import PRESETS, preset_config
+
+    preset = backbone if backbone in PRESETS else "paper-cub200"
+    return preset_config(preset, bits=bits, backbone=backbone, branches=branches, image_size=image_size).network
 
 
 def untrained_checkpoint(backbone: str = "resnet50", bits: int = 12) -> "Checkpoint":
     """A network with random weights, drawn from one seed. UsageError as network_config."""
     import torch
 
-    from queryopt.bench.speed.networks import network_config
     from queryopt.train.checkpoint import Checkpoint
     from queryopt.train.config import TrainConfig
     from queryopt.train.network import QueryOpt

@@ -100,7 +100,7 @@ class EagerContender:
     def __init__(self, subject: Subject, precision: str) -> None:
         import torch
 
-        from queryopt.bench.speed.networks import network_config
+        from queryopt.bench.speed.untrained import network_config
         from queryopt.train.methods import build_network
 
         torch.set_num_threads(subject.threads)

@@ -34,7 +34,7 @@ def test_codes_are_those_of_their_class_with_some_bits_flipped():
 def test_a_measurement_says_that_the_loop_is_one_order_of_ties():
     done = []
     found = measure_evaluation(queries=60, gallery=80, bits=10, classes=4, sample=20, rounds=2, progress=done.append)
-    assert sum(done) == 2 * len(WAYS)
+    assert done == [1, 1]
     assert found.map_pessimistic - 1e-9 <= found.loop_map <= found.map_optimistic + 1e-9
     value = found.to_dict()
     assert value["ratio"] == found.ratio().wall > 0

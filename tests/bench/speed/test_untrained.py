@@ -2,7 +2,7 @@
 
 import pytest
 
-from queryopt.bench.speed.networks import network_config
+from queryopt.bench.speed.untrained import network_config
 from queryopt.errors import UsageError
 from queryopt.train.network_config import NetworkConfig
 from queryopt.train.presets import preset_config
