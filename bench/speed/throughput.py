@@ -88,14 +88,14 @@ class Throughput(Report):
     def to_dict(self) -> dict[str, Any]:
         values = super().to_dict()
         del values["timings"]
-        rates = {way: self._rates.get(way) for way in WAYS}
+        rates, ratios, gains = self._rates, self._shares("model"), self._shares("obvious")
         rounds = [
-            {way: None if rate is None else rate[number] for way, rate in rates.items()}
-            | {"ratio": ratio, "gain": gain}
-            for number, (ratio, gain) in enumerate(zip(self._shares("model"), self._shares("obvious"), strict=True))
+            {way: rates[way][number] if way in rates else None for way in WAYS}
+            | {"ratio": ratio, "gain": gains[number] if gains else None}
+            for number, ratio in enumerate(ratios)
         ]
         medians = {way if way in ("end_to_end", "obvious") else f"{way}_alone": self.rates.get(way) for way in WAYS}
-        gain = self.share("obvious") if "obvious" in self.timings else None
+        gain = statistics.median(gains) if gains else None
         return values | medians | {"ratio": self.share("model"), "gain": gain, "rounds": rounds}
 
     def render(self) -> "Iterator[RenderableType]":
@@ -119,11 +119,9 @@ class Throughput(Report):
     def _rates(self) -> dict[str, list[float]]:
         return {way: [self.pictures / one.wall for one in timing.rounds] for way, timing in self.timings.items()}
 
-    def _shares(self, of: str) -> list[Any]:
+    def _shares(self, of: str) -> list[float]:
         rates = self._rates
-        if of not in rates:
-            return [None] * len(rates["end_to_end"])
-        return [own / other for own, other in zip(rates["end_to_end"], rates[of], strict=True)]
+        return [own / other for own, other in zip(rates["end_to_end"], rates.get(of, ()), strict=of in rates)]
 
 
 def measure(

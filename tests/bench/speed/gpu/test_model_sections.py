@@ -77,9 +77,9 @@ def test_files(options: GpuOptions) -> None:
     report = measure_files(options, Turn())
     assert [row.precision for row in report.rows] == ["fp16", "fp16", "bf16"]
     assert all(row.pictures == 5 and row.batch == 2 for row in report.rows)
-    assert all(row.copy_alone is not None and len(row.rounds) == 3 for row in report.rows)
+    assert all(len(row.timings["copy"].rounds) == 3 for row in report.rows)
     shares = {figure.what for figure in report.figures() if "share of decoding, the bound" in figure.what}
-    assert len(shares) == sum(row.decode_alone < row.model_alone for row in report.rows)
+    assert len(shares) == sum(row.rates["decode"] < row.rates["model"] for row in report.rows)
 
 
 def test_parity(tmp_path: Path) -> None:
