@@ -2,47 +2,51 @@
 
 import importlib.util
 import json
+import math
+import os
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from queryopt.bench.cli.evaluate_checks import check_outputs, check_plot, check_protocols, check_usage
-from queryopt.cli import Command, Output, batch_option, common_options, threads_option
+from queryopt.bench.quality.evaluate import PROTOCOLS, EvaluationOptions, EvaluationReport, evaluate_model
+from queryopt.bench.quality.labelled_codes import SolvedGallery
+from queryopt.bench.quality.pictures import DataSource, EvaluationPictures, labelled_folder
+from queryopt.cli import Command, Output, batch_option, common_options, option_group, threads_option
 from queryopt.codes import MAX_BITS
-from queryopt.errors import DataError, ExitCode, MismatchError, MissingError, UsageError
+from queryopt.errors import DataError, ExitCode, MissingError, UsageError
 from queryopt.runtime.cli.backend import backend_option
-from queryopt.runtime.search.ranked import RANKS, Rank
-from queryopt.text import display_path, install_extra
+from queryopt.runtime.search.ranked import RANKS
+from queryopt.text import counted, display_path, install_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from queryopt.bench.quality.evaluate import DataSource, Evaluation, LabelledCodes, LabelledFolder, Part, Protocol
-    from queryopt.card import ModelCard
+    from rich.table import Table
+
+    from queryopt.bench.quality.evaluate import Evaluation
     from queryopt.runtime import HashIndex
+    from queryopt.train.datasets.attributes import ImageAttributes
 
 __all__ = ["main"]
 
-_SPLITS = ("test", "validation")
-_PROTOCOLS: "tuple[Protocol, ...]" = ("deployed", "paper")
 _PNG = b"\x89PNG"
+_SPLITS = ("test", "validation")
+_EVERY_RADIUS = tuple(range(MAX_BITS + 1))
 _MOST = 2**31 - 1
 """The largest k or radius: more than any gallery holds."""
 
 
-_EVERY_RADIUS = tuple(range(MAX_BITS + 1))
-
-
-def _radii(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
-    return _EVERY_RADIUS if text == "all" else _numbers(0)(context, parameter, text)
-
-
-def _numbers(low: int) -> "Callable[[click.Context, click.Parameter, str], tuple[int, ...]]":
-    """Parses whole numbers with commas between them."""
+def _numbers(
+    low: int, every: tuple[int, ...] = ()
+) -> "Callable[[click.Context, click.Parameter, str], tuple[int, ...]]":
+    """Parses whole numbers with commas between them; `every`: what "all" means."""
 
     def parse(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+        if every and text == "all":
+            return every
         try:
             numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
         except ValueError:
@@ -56,105 +60,276 @@ def _numbers(low: int) -> "Callable[[click.Context, click.Parameter, str], tuple
     return parse
 
 
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which models are measured, and how much better the first has to be."""
+
+    model: str | None
+    compare: tuple[str, ...]
+    require_ratio: float | None
+
+    def check(self) -> None:
+        if self.require_ratio is not None and not self.compare:
+            raise UsageError("--require-ratio needs a model to compare with: give it with --compare")
+        if self.require_ratio is not None and not math.isfinite(self.require_ratio):
+            raise UsageError(f"--require-ratio is {self.require_ratio}: a number above 0")
+
+    def paths(self, run: str | None, index: "HashIndex | None") -> list[str]:
+        """The models to measure, that of --model, of the run or of the index first."""
+        from queryopt.runtime.hasher import find_model
+
+        model = self.model if self.model is not None or run is None else _model_of(run)
+        if model is None and index is not None and index.model_path is not None:
+            model = str(index.model_path)
+        models = [str(find_model(model)), *self.compare]
+        if twice := next((path for path in models if models.count(path) > 1), None):
+            raise UsageError(f"{display_path(twice)} is given twice: --compare is for other models")
+        return models
+
+
+_model_options = option_group(
+    "models",
+    ModelOptions,
+    click.option(
+        "--model", metavar="MODEL", help="The model.  [default: as qo-infer finds it; with --index, the index's]"
+    ),
+    click.option("--compare", metavar="MODEL", multiple=True, help="Another model to show beside it; may be repeated."),
+    click.option(
+        "--require-ratio",
+        metavar="X",
+        type=click.FloatRange(0, min_open=True),
+        help="Fail with exit code 5 unless the mAP is at least X times that of each --compare.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What is searched in and with: folders or an index, or a data set, or a run's."""
+
+    gallery: str | None
+    index: str | None
+    queries: str | None
+    data: str | None
+    root: str | None
+    any_size: bool
+    run: str | None
+    split: str
+
+    def check(self, models: ModelOptions, options: EvaluationOptions) -> None:
+        """What to search in and with is said once, and goes with the models and the protocol."""
+        whole = "--data" if self.data is not None else "--run" if self.run is not None else None
+        if whole is not None:
+            named = {"--gallery": self.gallery, "--index": self.index, "--queries": self.queries}
+            if extra := [name for name, value in named.items() if value is not None]:
+                raise UsageError(f"{whole} says what to search in and with: leave {' and '.join(extra)} out")
+        elif self.queries is None:
+            raise UsageError("give what to search with: --queries FOLDER, or --data or --run for a whole data set")
+        elif (self.gallery is None) == (self.index is None):
+            raise UsageError("give what to search in: either --gallery FOLDER or --index INDEX")
+        if self.index is not None and models.compare:
+            raise UsageError("an index holds the codes of one model: to --compare others, give its folder as --gallery")
+        models.check()
+        if "paper" in options.protocols and self.run is None:
+            raise UsageError(
+                "--protocol paper ranks the codes that a run solved for its training pictures, which no model and no "
+                "index holds: give its folder with --run"
+            )
+        if "paper" in options.protocols and models.compare:
+            raise UsageError(
+                "--protocol paper ranks the codes that belong to the run's own model: leave --compare out, or use "
+                "--protocol deployed"
+            )
+
+    def source(self) -> DataSource | None:
+        """The data set to measure on, None where folders were given."""
+        from queryopt.train.sources import absolute_source, with_root
+
+        data = with_root(self.data, self.root, self.any_size)
+        if self.split != _SPLITS[0] and self.run is None:
+            raise UsageError(f"--split {self.split} depends on how a run was trained: give its folder with --run")
+        if data is not None:
+            data = absolute_source(data)
+        if self.run is None:
+            return None if data is None else DataSource.plain(data)
+        if importlib.util.find_spec("torch") is None:
+            raise MissingError(f"--run needs torch, which is not installed: {install_extra('train')}; or give --data")
+        return DataSource.of_run(self.run, data)
+
+    def folders(self, out: Output) -> EvaluationPictures:
+        """The pictures of --queries and --gallery."""
+        assert self.queries is not None
+        parts = []
+        for folder in (self.queries, self.gallery):
+            images, unlabelled = (None, 0) if folder is None else labelled_folder(folder)
+            parts.append(images)
+            if folder is not None and unlabelled:
+                some = counted(unlabelled, "picture", "pictures")
+                out.warn(f"{display_path(folder)}: {some} directly in it, without a class: left out")
+        queries, gallery = parts
+        assert queries is not None
+        return EvaluationPictures(gallery, queries)
+
+    def open_index(self) -> "AbstractContextManager[HashIndex | None]":
+        from queryopt.runtime import HashIndex
+
+        return nullcontext() if self.index is None else HashIndex.open(self.index, readonly=True)
+
+
+_data_options = option_group(
+    "data",
+    DataOptions,
+    click.option("--gallery", metavar="DIR", help="Pictures to search in, a sub-folder for each class."),
+    click.option("--index", metavar="INDEX", help="Search in this index instead, with its labels."),
+    click.option("--queries", metavar="DIR", help="Pictures to search with, likewise."),
+    click.option(
+        "--data",
+        metavar="DATA",
+        help="In place of both: what qo-train takes as --data. Its test pictures search its training pictures.",
+    ),
+    click.option(
+        "--root", metavar="DIR", help="With --data: the folder of an official data set, or that which holds it."
+    ),
+    click.option(
+        "--any-size", is_flag=True, help="With --data: a part of an official set; its counts are not checked."
+    ),
+    click.option("--run", metavar="RUN", help="In place of both: the data (and the model) of this run folder."),
+    click.option(
+        "--split",
+        type=click.Choice(_SPLITS),
+        default=_SPLITS[0],
+        show_default=True,
+        help="With --run: search with the test pictures, or with those that chose the checkpoint.",
+    ),
+)
+
+_evaluation_options = option_group(
+    "options",
+    EvaluationOptions,
+    click.option(
+        "--k", "ks", callback=_numbers(1), default="1,10,100", show_default=True, help="mAP and precision at these k."
+    ),
+    click.option(
+        "--radius",
+        "radii",
+        callback=_numbers(0, _EVERY_RADIUS),
+        default="0,1,2",
+        show_default=True,
+        help="Recall and precision within these distances; all: within each. (The JSON and the plot have each always.)",
+    ),
+    click.option(
+        "--protocol",
+        type=click.Choice((*PROTOCOLS, "both")),
+        default=PROTOCOLS[0],
+        show_default=True,
+        help="Gallery codes: the model's, or, with --run, those that the run solved from labels, as the paper ranks.",
+    ),
+    click.option(
+        "--rank",
+        type=click.Choice((*RANKS, "all")),
+        default="hamming",
+        show_default=True,
+        help="What to rank by, as in qo-search; all: the three side by side, with ratios between models by distance.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """What is shown and written, and where."""
+
+    worst: int
+    out_path: str | None
+    plot: str | None
+    bits_out: str | None
+    permutations: int
+
+    def check(self, options: EvaluationOptions) -> None:
+        """What --plot and --bits-out need is there."""
+        if self.plot is not None and importlib.util.find_spec("matplotlib") is None:
+            raise MissingError(f"--plot needs matplotlib: {install_extra('bench')}")
+        if self.bits_out is None:
+            return
+        if not self.bits_out.endswith((".json", ".md")):
+            raise UsageError(f"--bits-out {display_path(self.bits_out)}: give a name that ends in .json or .md")
+        if "deployed" not in options.protocols:
+            raise UsageError("--bits-out looks at the model's own codes: use --protocol deployed or both")
+
+    def check_plot(self, pictures: EvaluationPictures) -> None:
+        """A PNG may be a drawing of this command, or what it was asked to look at."""
+        if self.plot is not None and os.fsencode(os.path.realpath(self.plot)) in map(
+            os.path.realpath, pictures.paths()
+        ):
+            raise UsageError(
+                f"{display_path(self.plot)}: is one of the pictures to measure on: give --plot another name"
+            )
+
+    @property
+    def cards_as_json(self) -> bool:
+        return self.bits_out is not None and self.bits_out.endswith(".json")
+
+    def write_cards(
+        self, file: BinaryIO, report: EvaluationReport, attributes: "ImageAttributes | None", out: Output
+    ) -> None:
+        """Look at the bits of the first model."""
+        from queryopt.bench.quality.bit_cards import make_bit_cards
+
+        first = report.models[0]
+        gallery, queries = first.codes.galleries["deployed"], first.codes.queries
+        with out.progress("bit cards", gallery.bits + 1, unit="rankings") as advance:
+            cards = make_bit_cards(
+                display_path(first.model),
+                gallery,
+                queries,
+                attributes,
+                permutations=self.permutations,
+                progress=advance,
+            )
+        file.write((cards.to_json() if self.cards_as_json else cards.to_markdown()).encode())
+
+
+_result_options = option_group(
+    "results",
+    ResultOptions,
+    click.option(
+        "--worst",
+        type=click.IntRange(0),
+        default=5,
+        show_default=True,
+        help="Show so many classes, those that are found worst. (The JSON has all.)",
+    ),
+    click.option("--out", "out_path", metavar="FILE", help="Write the results as JSON here."),
+    click.option("--plot", metavar="PNG", help="Draw precision, recall and the classes here."),
+    click.option(
+        "--bits-out",
+        metavar="FILE",
+        help="Write a card for each bit here, .json or .md: balance, correlation, what is lost without it, its "
+        "attribute.",
+    ),
+    click.option(
+        "--permutations",
+        type=click.IntRange(19, 1_000_000),
+        default=999,
+        show_default=True,
+        help="With --bits-out: random bits for each bit's p-value.",
+    ),
+)
+
+
 @click.command("qo-eval", cls=Command)
-@click.option("--model", metavar="MODEL", help="The model.  [default: as qo-infer finds it; with --index, the index's]")
-@click.option("--gallery", "gallery_path", metavar="DIR", help="Pictures to search in, a sub-folder for each class.")
-@click.option("--index", "index_path", metavar="INDEX", help="Search in this index instead, with its labels.")
-@click.option("--queries", "queries_path", metavar="DIR", help="Pictures to search with, likewise.")
-@click.option(
-    "--data",
-    metavar="DATA",
-    help="In place of both: what qo-train takes as --data. Its test pictures search its training pictures.",
-)
-@click.option("--root", metavar="DIR", help="With --data: the folder of an official data set, or that which holds it.")
-@click.option("--any-size", is_flag=True, help="With --data: a part of an official set; its counts are not checked.")
-@click.option("--run", "run_path", metavar="RUN", help="In place of both: the data (and the model) of this run folder.")
-@click.option(
-    "--split",
-    type=click.Choice(_SPLITS),
-    default=_SPLITS[0],
-    show_default=True,
-    help="With --run: search with the test pictures, or with those that chose the checkpoint.",
-)
-@click.option("--compare", metavar="MODEL", multiple=True, help="Another model to show beside it; may be repeated.")
-@click.option(
-    "--require-ratio",
-    metavar="X",
-    type=click.FloatRange(0, min_open=True),
-    help="Fail with exit code 5 unless the mAP is at least X times that of each --compare.",
-)
-@click.option(
-    "--k", "ks", callback=_numbers(1), default="1,10,100", show_default=True, help="mAP and precision at these k."
-)
-@click.option(
-    "--radius",
-    "radii",
-    callback=_radii,
-    default="0,1,2",
-    show_default=True,
-    help="Recall and precision within these distances; all: within each. (The JSON and the plot have each always.)",
-)
-@click.option(
-    "--protocol",
-    type=click.Choice((*_PROTOCOLS, "both")),
-    default=_PROTOCOLS[0],
-    show_default=True,
-    help="Gallery codes: the model's, or, with --run, those that the run solved from labels, as the paper ranks.",
-)
-@click.option(
-    "--worst",
-    type=click.IntRange(0),
-    default=5,
-    show_default=True,
-    help="Show so many classes, those that are found worst. (The JSON has all.)",
-)
-@click.option(
-    "--rank",
-    type=click.Choice((*RANKS, "all")),
-    default="hamming",
-    show_default=True,
-    help="What to rank by, as in qo-search; all: the three side by side, with ratios between models by distance.",
-)
-@click.option("--out", "out_path", metavar="FILE", help="Write the results as JSON here.")
-@click.option("--plot", "plot_path", metavar="PNG", help="Draw precision, recall and the classes here.")
-@click.option(
-    "--bits-out",
-    "bits_path",
-    metavar="FILE",
-    help="Write a card for each bit here, .json or .md: balance, correlation, what is lost without it, its attribute.",
-)
-@click.option(
-    "--permutations",
-    type=click.IntRange(19, 1_000_000),
-    default=999,
-    show_default=True,
-    help="With --bits-out: random bits for each bit's p-value.",
-)
+@_model_options
+@_data_options
+@_evaluation_options
+@_result_options
 @backend_option
 @batch_option(32)
 @threads_option
 @common_options
 def main(
-    model: str | None,
-    gallery_path: str | None,
-    index_path: str | None,
-    queries_path: str | None,
-    data: str | None,
-    root: str | None,
-    any_size: bool,
-    run_path: str | None,
-    split: str,
-    compare: tuple[str, ...],
-    require_ratio: float | None,
-    ks: tuple[int, ...],
-    radii: tuple[int, ...],
-    protocol: Literal["deployed", "paper", "both"],
-    worst: int,
-    rank: Rank | Literal["all"],
-    out_path: str | None,
-    plot_path: str | None,
-    bits_path: str | None,
-    permutations: int,
+    models: ModelOptions,
+    data: DataOptions,
+    options: EvaluationOptions,
+    results: ResultOptions,
     backend: str,
     batch: int,
     threads: int | None,
@@ -191,182 +366,80 @@ def main(
       4  a package that is needed is missing
       5  refused: the mAP is below what --require-ratio asks for
     """
-    from queryopt.bench.cli.evaluate_tables import class_table, figure_table
-    from queryopt.bench.quality.bit_cards import load_all_attributes, make_bit_cards
-    from queryopt.bench.quality.evaluate import (
-        evaluate,
-        hash_labelled,
-        index_codes,
-        labelled_folder,
-        labelled_pictures,
-        paper_gallery,
-    )
     from queryopt.runtime import Hasher
 
-    check_usage(gallery_path, index_path, queries_path, data, run_path, compare, require_ratio)
-    protocols: tuple[Protocol, ...] = _PROTOCOLS if protocol == "both" else (protocol,)
-    check_protocols(protocols, run_path, compare)
-    check_outputs(plot_path, bits_path, protocols)
-    as_json = bits_path is not None and bits_path.endswith(".json")
-    source = _source(data, root, any_size, run_path, split)
-    gallery: LabelledFolder | None
-    solved: LabelledCodes | None = None
-    unseen: tuple[LabelledFolder, LabelledFolder] | None = None
-    solved_after = model_after = attributes = None
-    if source is not None:
-        gallery_images, query_images = source.images(split, out.progress, trained_only="paper" in protocols)
-        gallery, queries = labelled_pictures(gallery_images), labelled_pictures(query_images)
-        model = _model_of(run_path, model)
-        if "paper" in protocols:
-            assert run_path is not None
-            solved, solved_after = paper_gallery(run_path, gallery_images)
-        if bits_path is not None:
-            attributes = load_all_attributes(source.data, gallery_images, query_images)
-        unseen = _unseen(source, split, protocols, out)
-    else:
-        assert queries_path is not None
-        queries = labelled_folder(queries_path)
-        gallery = labelled_folder(gallery_path) if gallery_path is not None else None
-    for folder in (queries, gallery):
-        if folder is not None and folder.unlabelled:
-            some = "1 picture" if folder.unlabelled == 1 else f"{folder.unlabelled:,} pictures"
-            out.warn(f"{display_path(folder.root)}: {some} directly in it, without a class: left out")
-
-    if bits_path is not None and attributes is None:
-        out.log("bit cards: these pictures have no known attributes (cub200 and synthetic:birds do, by --data)")
-
-    check_plot(plot_path, queries, gallery, *(unseen or ()))
-    ranks: tuple[Rank, ...] = RANKS if rank == "all" else (rank,)
-    evaluations: dict[tuple[str, Part, Protocol, Rank], Evaluation] = {}
-    cards: dict[str, ModelCard] = {}
-    failed: dict[bytes, str] = {}
+    data.check(models, options)
+    results.check(options)
+    source = data.source()
+    pictures, solved, attributes = _subject(data, source, options, results, out)
     with (
-        _open_index(index_path) as index,
-        _writing(out_path, b"{") as written,
-        _writing(plot_path, _PNG) as drawn,
-        _writing(bits_path, b'{\n  "bit_cards"' if as_json else b"# Bit cards") as carded,
+        data.open_index() as index,
+        _writing(results.out_path, b"{") as written,
+        _writing(results.plot, _PNG) as drawn,
+        _writing(results.bits_out, b'{\n  "bit_cards"' if results.cards_as_json else b"# Bit cards") as carded,
     ):
-        for path in _models(model, index, compare):
-            galleries: dict[Protocol, LabelledCodes] = {}
+        evaluated = []
+        for path in models.paths(data.run, index):
             with Hasher(path, backend, threads, batch) as hasher:
                 out.log(f"model: {display_path(path)} ({hasher.card.precision}, {hasher.backend})")
-                if solved is not None:
-                    assert run_path is not None
-                    model_after = _iteration_of(run_path, path, hasher.card)
-                if index is not None:
-                    index.check_card(hasher.card, display_path(path))
-                    galleries["deployed"] = index_codes(index)
-                elif "deployed" in protocols:
-                    assert gallery is not None
-                    galleries["deployed"] = hash_labelled(hasher, gallery, out.progress, "gallery")
-                if solved is not None:
-                    # Side by side, both search the same pictures.
-                    both = "deployed" in galleries
-                    galleries["paper"] = solved.only(set(galleries["deployed"].paths)) if both else solved
-                    if both:
-                        galleries["deployed"] = galleries["deployed"].only(set(solved.paths))
-                asked = hash_labelled(hasher, queries, out.progress, "queries")
-                if carded is not None and not cards:
-                    looked_at = galleries["deployed"], asked
-                cards[path] = hasher.card
-                evaluations |= {
-                    (path, "seen", which, by): evaluate(found, asked, ks, radii, by, which)
-                    for which, found in galleries.items()
-                    for by in ranks
-                }
-                looked_through = [*galleries.values(), asked]
-                if unseen is not None:
-                    other = hash_labelled(hasher, unseen[0], out.progress, "unseen gallery")
-                    strange = hash_labelled(hasher, unseen[1], out.progress, "unseen queries")
-                    evaluations |= {
-                        (path, "unseen", "deployed", by): evaluate(other, strange, ks, radii, by, "deployed", "unseen")
-                        for by in ranks
-                    }
-                    looked_through += [other, strange]
-            for found in looked_through:
-                failed |= found.failures
-
-        first, *others = cards
-        by_model = {path: evaluations[path, "seen", protocols[0], ranks[0]] for path in cards}
-        for name, reason in failed.items():
-            out.warn(f"{display_path(name)}: {reason}")
-        for label in by_model[first].absent:
-            out.warn(f"class {display_path(label)}: only queries have it: left out")
-        ratios = {other: by_model[first].metrics.map / by_model[other].metrics.map for other in others}
-        passed = require_ratio is None or all(ratio >= require_ratio for ratio in ratios.values())
-        result = {
-            "gallery": gallery_path if gallery_path is not None else index_path,
-            "queries_folder": queries_path,
-            "data": None if source is None else source.data,
-            "split": None if source is None else split,
-            "solved_codes": None
-            if solved is None
-            else {"outer_iterations": solved_after, "model_outer_iterations": model_after},
-            "models": [
-                {"model": path, "fingerprint": cards[path].fingerprint} | evaluation.to_dict()
-                for (path, _, _, _), evaluation in evaluations.items()
-            ],
-            "ratios": ratios,
-            "required_ratio": require_ratio,
-            "passed": passed,
-            "failed": {display_path(name): reason for name, reason in failed.items()},
-        }
+                evaluated.append(
+                    evaluate_model(path, hasher, pictures, options, out.progress, solved=solved, index=index)
+                )
+        report = EvaluationReport(
+            tuple(evaluated),
+            gallery=data.gallery if data.gallery is not None else data.index,
+            queries=data.queries,
+            data=None if source is None else source.data,
+            split=None if source is None else data.split,
+            solved_after=None if solved is None else solved.iteration,
+            required_ratio=models.require_ratio,
+        )
+        _warn(report, out)
         if written is not None:
-            written.write(json.dumps(result, indent=2).encode() + b"\n")
-        titled = _titles(evaluations)
+            written.write(json.dumps(report.to_dict(), indent=2).encode() + b"\n")
         if drawn is not None:
             from queryopt.bench.quality.evaluation_plot import plot_evaluations
 
-            plot_evaluations(titled, drawn)
+            plot_evaluations(report.titled(), drawn)
         if carded is not None:
-            with out.progress("bit cards", cards[first].bits + 1, unit="rankings") as advance:
-                made = make_bit_cards(
-                    display_path(first), *looked_at, attributes, permutations=permutations, progress=advance
+            results.write_cards(carded, report, attributes, out)
+    out.result(report.to_dict())
+    _print(report, results.worst, out)
+    return _exit_code(report)
+
+
+def _subject(
+    data: DataOptions, source: DataSource | None, options: EvaluationOptions, results: ResultOptions, out: Output
+) -> "tuple[EvaluationPictures, SolvedGallery | None, ImageAttributes | None]":
+    """What is measured on: the pictures, the run's solved codes of them, and their attributes, for bit cards."""
+    solved = attributes = None
+    if source is None:
+        pictures = data.folders(out)
+    else:
+        paper = "paper" in options.protocols
+        pictures = source.pictures(data.split, out.progress, trained_only=paper)
+        assert pictures.gallery is not None
+        if data.run is not None and paper:
+            solved = SolvedGallery.of_run(data.run, pictures.gallery)
+            if pictures.unseen is not None:
+                out.log(
+                    "unseen classes: the run solved no codes for them, so they are measured with the model's own alone"
                 )
-            carded.write((made.to_json() if as_json else made.to_markdown()).encode())
-    out.result(result)
-    out.print(figure_table(titled), "")
-    for part in ("seen", "unseen") if worst else ():
-        if of_part := {title: evaluation for title, evaluation in titled.items() if evaluation.part == part}:
-            out.print(class_table(of_part, worst), "")
-    for (path, part, which, by), evaluation in evaluations.items():
-        if by != ranks[0]:
-            ratio = evaluation.metrics.map / evaluations[path, part, which, ranks[0]].metrics.map
-            column = display_path(path) + (f", {part}" if unseen else "") + (f", {which}" if len(protocols) > 1 else "")
-            out.print(f"{column}: the mAP of {by} is {ratio:.3f} x that of {ranks[0]}.")
-    if solved_after is not None:
-        out.print(_about_solved(solved_after, model_after))
-    for compared, ratio in ratios.items():
-        out.print(f"The mAP is {ratio:.2f} x that of {display_path(compared)}.")
-    if not passed:
-        low = min(ratios, key=lambda other: ratios[other])
-        click.echo(
-            f"qo-eval: refused: the mAP is {ratios[low]:.3f} x that of {display_path(low)}, but --require-ratio asks "
-            f"for {require_ratio:g}",
-            err=True,
-        )
-        return ExitCode.PARITY
-    return ExitCode.SOME_FAILED if failed else ExitCode.DONE
+        if results.bits_out is not None:
+            from queryopt.bench.quality.bit_cards import load_all_attributes
+
+            attributes = load_all_attributes(source.data, pictures.gallery, pictures.queries)
+    if results.bits_out is not None and attributes is None:
+        out.log("bit cards: these pictures have no known attributes (cub200 and synthetic:birds do, by --data)")
+    results.check_plot(pictures)
+    return pictures, solved, attributes
 
 
-def _iteration_of(run: str, path: str, card: "ModelCard") -> int:
-    from queryopt.train.solved import model_iteration
-
-    found = model_iteration(run, card.fingerprint)
-    if found is None:
-        raise MismatchError(
-            f"{display_path(path)}: not the model of the run in {display_path(run)} as it is now, so the codes that "
-            f"this solved are not its: export it again (qo-export --ckpt {display_path(run)}), or use --protocol "
-            "deployed"
-        )
-    return found
-
-
-def _about_solved(solved: int, model: int | None) -> str:
-    """What the gallery of the paper's protocol is."""
-    plural = "" if solved == 1 else "s"
-    text = f"paper: gallery codes from labels, solved after {solved} outer iteration{plural}"
-    return text + ("." if model == solved else f"; the model is that after {model}.")
+def _model_of(run: str) -> str:
+    path = Path(run, "model.onnx")
+    if not path.is_file():
+        raise DataError(f"{display_path(path)}: no such model yet: make it with qo-export --ckpt {display_path(run)}")
+    return str(path)
 
 
 def _writing(path: str | None, over: bytes) -> "AbstractContextManager[BinaryIO | None]":
@@ -375,75 +448,77 @@ def _writing(path: str | None, over: bytes) -> "AbstractContextManager[BinaryIO 
     return nullcontext() if path is None else replacing(path, over=over)
 
 
-def _titles(evaluations: "Mapping[tuple[str, Part, Protocol, Rank], Evaluation]") -> "dict[str, Evaluation]":
-    """Each evaluation by the name of its column: the model's, and what tells it from the others or from the usual."""
-    parts, protocols, ranks = ({key[i] for key in evaluations} for i in (1, 2, 3))
-    titled = {}
-    for (path, part, protocol, rank), evaluation in evaluations.items():
-        title = display_path(path)
-        title += f", {part}" if "unseen" in parts else ""
-        title += "" if protocols == {"deployed"} else f", {protocol}"
-        title += "" if ranks == {"hamming"} else f", {rank}"
-        titled[title] = evaluation
-    return titled
+def _warn(report: EvaluationReport, out: Output) -> None:
+    for path, reason in report.failures.items():
+        out.warn(f"{display_path(path)}: {reason}")
+    for label in report.models[0].evaluations[0].absent:
+        out.warn(f"class {display_path(label)}: only queries have it: left out")
 
 
-def _source(data: str | None, root: str | None, any_size: bool, run: str | None, split: str) -> "DataSource | None":
-    """The data set to measure on, None where folders were given."""
-    from queryopt.bench.quality.evaluate import DataSource
-    from queryopt.train.sources import absolute_source, with_root
-
-    data = with_root(data, root, any_size)
-    if split != _SPLITS[0] and run is None:
-        raise UsageError(f"--split {split} depends on how a run was trained: give its folder with --run")
-    if data is not None:
-        data = absolute_source(data)
-    if run is None:
-        return None if data is None else DataSource.plain(data)
-    if importlib.util.find_spec("torch") is None:
-        raise MissingError(f"--run needs torch, which is not installed: {install_extra('train')}; or give --data")
-    return DataSource.of_run(run, data)
-
-
-def _unseen(
-    source: "DataSource", split: str, protocols: "tuple[Protocol, ...]", out: Output
-) -> "tuple[LabelledFolder, LabelledFolder] | None":
-    """Gallery and queries of the classes that a run held out, where the test pictures are asked with."""
-    from queryopt.bench.quality.evaluate import labelled_pictures
-
-    if split != "test" or not source.open_set:
-        return None
-    images = source.unseen_images(out.progress)
-    assert images is not None
-    gallery, queries = map(labelled_pictures, images)
-    if "paper" in protocols:
-        out.log("unseen classes: the run solved no codes for them, so they are measured with the model's own alone")
-    return gallery, queries
+def _print(report: EvaluationReport, worst: int, out: Output) -> None:
+    titled = report.titled()
+    out.print(_figure_table(titled), "")
+    for part in ("seen", "unseen") if worst else ():
+        if of_part := {title: evaluation for title, evaluation in titled.items() if evaluation.part == part}:
+            out.print(_class_table(of_part, worst), "")
+    by_first_rank: dict[str, Evaluation] = {}
+    for title, one in titled.items():
+        column = title.removesuffix(f", {one.rank}")
+        first = by_first_rank.setdefault(column, one)
+        if one is not first:
+            ratio = one.metrics.map / first.metrics.map
+            out.print(f"{column}: the mAP of {one.rank} is {ratio:.3f} x that of {first.rank}.")
+    if (solved := report.solved_after) is not None:
+        model = report.models[0].outer_iterations
+        out.print(
+            f"paper: gallery codes from labels, solved after {counted(solved, 'outer iteration', 'outer iterations')}"
+            + ("." if model == solved else f"; the model is that after {model}.")
+        )
+    for compared, ratio in report.ratios.items():
+        out.print(f"The mAP is {ratio:.2f} x that of {display_path(compared)}.")
 
 
-def _model_of(run: str | None, model: str | None) -> str | None:
-    """--model, else that of the run, where it has been exported."""
-    if model is not None or run is None:
-        return model
-    path = Path(run, "model.onnx")
-    if not path.is_file():
-        raise DataError(f"{display_path(path)}: no such model yet: make it with qo-export --ckpt {display_path(run)}")
-    return str(path)
+def _exit_code(report: EvaluationReport) -> ExitCode:
+    if report.passed:
+        return ExitCode.SOME_FAILED if report.failures else ExitCode.DONE
+    low, ratio = min(report.ratios.items(), key=lambda item: item[1])
+    click.echo(
+        f"qo-eval: refused: the mAP is {ratio:.3f} x that of {display_path(low)}, but --require-ratio asks "
+        f"for {report.required_ratio:g}",
+        err=True,
+    )
+    return ExitCode.PARITY
 
 
-def _open_index(path: str | None) -> "AbstractContextManager[HashIndex | None]":
-    from queryopt.runtime import HashIndex
+def _figure_table(evaluations: "Mapping[str, Evaluation]") -> "Table":
+    """A column an evaluation, by its title; a row a figure."""
+    table = _table("", evaluations)
+    columns = [{figure.name: figure for figure in evaluation.figures()} for evaluation in evaluations.values()]
+    for name, figure in {name: figure for column in columns for name, figure in column.items()}.items():
+        cells = [column[name].text if name in column else "" for column in columns]
+        label = f"  {figure.label}" if figure.inner else figure.label
+        table.add_row(label, *cells, style="bold" if name == "map" else None)
+    return table
 
-    return nullcontext() if path is None else HashIndex.open(path, readonly=True)
+
+def _class_table(evaluations: "Mapping[str, Evaluation]", count: int) -> "Table":
+    """The mAP of the `count` classes that the first evaluation finds worst, and their number of queries."""
+    first, *_ = evaluations.values()
+    scores = [{score.label: score.map for score in evaluation.per_class} for evaluation in evaluations.values()]
+    worst = first.per_class[:count]
+    table = _table(f"worst {len(worst)} of {len(first.per_class)} classes, mAP", evaluations)
+    table.add_column("queries", justify="right")
+    for score in worst:
+        values = [f"{column[score.label]:.4f}" if score.label in column else "" for column in scores]
+        table.add_row(display_path(str(score.label)), *values, f"{score.queries:,}")
+    return table
 
 
-def _models(model: str | None, index: "HashIndex | None", compare: tuple[str, ...]) -> list[str]:
-    """The models to measure, that of --model first."""
-    from queryopt.runtime.hasher import find_model
+def _table(first: str, titles: "Sequence[str] | Mapping[str, Evaluation]") -> "Table":
+    from rich.table import Table
 
-    if model is None and index is not None and index.model_path is not None:
-        model = str(index.model_path)
-    models = [str(find_model(model)), *compare]
-    if twice := next((path for path in models if models.count(path) > 1), None):
-        raise UsageError(f"{display_path(twice)} is given twice: --compare is for other models")
-    return models
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    table.add_column(first)
+    for title in titles:
+        table.add_column(title, justify="right", overflow="fold")
+    return table

@@ -2,44 +2,94 @@
 
 import importlib.util
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from queryopt.cli import Command, Output, batch_option, common_options, device_option, threads_option
+from queryopt.cli import Command, Output, batch_option, common_options, device_option, option_group, threads_option
 from queryopt.errors import DataError, ExitCode, MissingError, UsageError
 from queryopt.runtime.cli.backend import backend_option
 from queryopt.text import counted, display_path, install_extra
 from queryopt.train.run_files import find_checkpoint
 
 if TYPE_CHECKING:
-    from queryopt.bench.quality.evaluate import DataSource
+    from queryopt.bench.quality.pictures import DataSource
     from queryopt.bench.quality.report.model import ExportedModel, RunModel
+    from queryopt.bench.quality.report.page import Report
+    from queryopt.bench.quality.report.study import Study
 
 __all__ = ["main"]
 
 _DEFAULT_NAME = "report.html"
 
 
+@dataclass(frozen=True)
+class DataOptions:
+    """Which pictures are looked at."""
+
+    data: str | None
+    root: str | None
+    any_size: bool
+
+    def absolute(self) -> str | None:
+        """As --data means in any folder, None where it is the run's."""
+        from queryopt.train.sources import absolute_source, with_root
+
+        data = with_root(self.data, self.root, self.any_size)
+        return None if data is None else absolute_source(data)
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """What the page has, and where it goes."""
+
+    out_path: Path | None
+    compare: str | None
+    landscape: bool
+    figures: Path | None
+    seed: int
+
+    def target(self, subject: str) -> Path:
+        folder = Path(subject) if Path(subject).is_dir() else Path(subject).parent
+        return self.out_path or folder / _DEFAULT_NAME
+
+
+_data_options = option_group(
+    "pictures",
+    DataOptions,
+    click.option("--data", metavar="DATA", help="What qo-train takes as --data.  [default: the run's]"),
+    click.option(
+        "--root", metavar="DIR", help="With --data: the folder of an official data set, or that which holds it."
+    ),
+    click.option(
+        "--any-size", is_flag=True, help="With --data: a part of an official set; its counts are not checked."
+    ),
+)
+_page_options = option_group(
+    "page",
+    PageOptions,
+    click.option(
+        "--out",
+        "out_path",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="[default: RUN/report.html, or beside MODEL]",
+    ),
+    click.option(
+        "--compare", metavar="RUN", help="Another run on the same data, such as one without auxiliary branch."
+    ),
+    click.option("--landscape", is_flag=True, help="Draw the loss around the weights, too: minutes more."),
+    click.option("--figures", metavar="DIR", type=click.Path(path_type=Path), help="Save all figures as PNG and SVG."),
+    click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of what is drawn."),
+)
+
+
 @click.command("qo-report", cls=Command)
 @click.argument("subject", metavar="RUN_OR_MODEL")
-@click.option("--data", metavar="DATA", help="What qo-train takes as --data.  [default: the run's]")
-@click.option("--root", metavar="DIR", help="With --data: the folder of an official data set, or that which holds it.")
-@click.option("--any-size", is_flag=True, help="With --data: a part of an official set; its counts are not checked.")
-@click.option(
-    "--out",
-    "out_path",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="[default: RUN/report.html, or beside MODEL]",
-)
-@click.option("--compare", metavar="RUN", help="Another run on the same data, such as one without auxiliary branch.")
-@click.option("--landscape", is_flag=True, help="Draw the loss around the weights, too: minutes more.")
-@click.option(
-    "--figures", "figures_path", metavar="DIR", type=click.Path(path_type=Path), help="Save all figures as PNG and SVG."
-)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of what is drawn.")
+@_data_options
+@_page_options
 @device_option("cpu", "cuda")
 @backend_option
 @batch_option(64)
@@ -47,14 +97,8 @@ _DEFAULT_NAME = "report.html"
 @common_options
 def main(
     subject: str,
-    data: str | None,
-    root: str | None,
-    any_size: bool,
-    out_path: Path | None,
-    compare: str | None,
-    landscape: bool,
-    figures_path: Path | None,
-    seed: int,
+    pictures: DataOptions,
+    page: PageOptions,
     device: str,
     backend: str,
     batch: int,
@@ -88,15 +132,11 @@ def main(
     from queryopt.bench.quality.report.sections import make_report
     from queryopt.bench.quality.report.study import make_study
     from queryopt.files import replacing
-    from queryopt.train.sources import absolute_source, with_root
 
+    data = pictures.absolute()
     is_model = is_model_file(subject)
-    data = with_root(data, root, any_size)
-    _check(subject, is_model, data, compare, device)
-    if data is not None:
-        data = absolute_source(data)
-    folder = Path(subject) if Path(subject).is_dir() else Path(subject).parent
-    target = out_path or folder / _DEFAULT_NAME
+    _check(subject, is_model, data, page.compare, device)
+    target = page.target(subject)
     with ExitStack() as stack:
         model: RunModel | ExportedModel
         if is_model:
@@ -105,20 +145,26 @@ def main(
             model = _run(subject, device, threads, batch)
         out.log(f"model: {model.name} ({model.method}, {model.bits} bits)")
         source = _source(model, data)
-        other = None if compare is None else _run(compare, device, threads, batch)
+        other = None if page.compare is None else _run(page.compare, device, threads, batch)
         # Before the minutes of work: whether there is room for its result at all.
         with replacing(target, over=b"<!doctype html>") as file:
-            figures = Figures(figures_path)
-            study = make_study(model, source, figures, out, other=other, landscape=landscape, seed=seed)
+            figures = Figures(page.figures)
+            study = make_study(model, source, figures, out, other=other, landscape=page.landscape, seed=page.seed)
             for path, reason in study.failed.items():
                 out.warn(f"{display_path(path)}: {reason}")
             report = make_report(study)
-            page = report.markup().encode("utf-8", "backslashreplace")
-            file.write(page)
+            html = report.markup().encode("utf-8", "backslashreplace")
+            file.write(html)
+    _say(out, target, len(html), report, study)
+    return ExitCode.SOME_FAILED if study.failed else ExitCode.DONE
+
+
+def _say(out: Output, target: Path, size: int, report: "Report", study: "Study") -> None:
+    figures = study.figures
     out.result(
         {
             "report": str(target),
-            "bytes": len(page),
+            "bytes": size,
             "sections": [section.anchor for section in report.sections],
             "findings": {section.anchor: section.finding for section in report.sections},
             "left_out": report.left_out,
@@ -130,10 +176,9 @@ def main(
         out.print(f"{section.title}: {section.finding}")
     for name, why in report.left_out.items():
         out.print(f"left out, {name}: {why}")
-    out.print(f"report: {display_path(target)} ({len(page) / 1e6:.1f} MB)")
+    out.print(f"report: {display_path(target)} ({size / 1e6:.1f} MB)")
     if figures.saved:
         out.print(f"figures: {display_path(figures.folder or '')} ({counted(len(figures.saved), 'file', 'files')})")
-    return ExitCode.SOME_FAILED if study.failed else ExitCode.DONE
 
 
 def _check(subject: str, is_model: bool, data: str | None, compare: str | None, device: str) -> None:
@@ -177,7 +222,7 @@ def _exported(path: str, backend: str, threads: int | None, batch: int) -> "Expo
 
 
 def _source(model: "RunModel | ExportedModel", data: str | None) -> "DataSource":
-    from queryopt.bench.quality.evaluate import DataSource
+    from queryopt.bench.quality.pictures import DataSource
     from queryopt.bench.quality.report.model import RunModel
 
     if isinstance(model, RunModel):

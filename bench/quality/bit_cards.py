@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.quality.evaluate import LabelledCodes, labelled_pictures, own_rows
+from queryopt.bench.quality.labelled_codes import LabelledCodes, own_rows
+from queryopt.bench.quality.pictures import full_paths
 from queryopt.codes import unpack_codes
 from queryopt.text import display_path
 from queryopt.train.attribute_match import BitsAndAttributes, Match, holm, match_attributes
@@ -147,7 +148,7 @@ def load_all_attributes(data: str, *parts: LabelledImages) -> ImageAttributes | 
     found = [load_attributes(data, part) for part in parts]
     return ImageAttributes(
         found[0].names,
-        tuple(os.fsdecode(path) for part in parts for path in labelled_pictures(part).paths),
+        tuple(os.fsdecode(path) for part in parts for path in full_paths(part)),
         np.concatenate([part.present for part in found]),
         np.concatenate([part.certainties for part in found]),
     )

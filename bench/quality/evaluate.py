@@ -1,200 +1,116 @@
-"""How well deployed models retrieve: folders of labelled pictures hashed as in use, and ranked.
+"""How well models retrieve: labelled pictures hashed as in use, and ranked.
 
-Codes come from the exported model through the runtime, on both sides: this measures what a user gets, not what a
-network scored in training. Beside it, for a run, the paper's protocol: the queries' codes are the model's, but the
-gallery's are those that the run solved from labels (`paper_gallery`).
+Codes come from the model on both sides: this measures what a user gets, not what a network scored in training. Beside
+it, for a run, the paper's protocol: the queries' codes are the model's, but the gallery's are those that the run solved
+from labels. `hash_pictures` makes the codes of either, `EvaluationCodes.evaluate` every figure of them; qo-eval,
+qo-report and the studies of qo-bench all go this way.
 """
 
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from queryopt.errors import DataError, MismatchError, UsageError
+from queryopt.bench.quality.labelled_codes import LabelledCodes, SolvedGallery, hash_labelled, index_codes, own_rows
+from queryopt.bench.quality.pictures import EvaluationPictures
+from queryopt.errors import MismatchError, UsageError
 from queryopt.metrics import ClassScore, RetrievalMetrics, class_scores, retrieval_metrics
 from queryopt.progress import Progress
 from queryopt.runtime.search import Rank, ranked
-from queryopt.text import display_path
+from queryopt.runtime.search.ranked import RANKS
+from queryopt.text import counted, display_path
+from queryopt.train.data import LabelledImages
 
 if TYPE_CHECKING:
     from queryopt.runtime import Hasher, HashIndex
-    from queryopt.train.config import TrainConfig
-    from queryopt.train.data import LabelledImages
-    from queryopt.train.open_set import OpenSet
 
 __all__ = [
-    "DataSource",
+    "PROTOCOLS",
     "Evaluation",
-    "LabelledCodes",
-    "LabelledFolder",
+    "EvaluationCodes",
+    "EvaluationOptions",
+    "EvaluationReport",
+    "Figure",
+    "ModelEvaluation",
     "Part",
     "Protocol",
     "evaluate",
-    "hash_labelled",
-    "index_codes",
-    "labelled_folder",
-    "labelled_pictures",
-    "own_rows",
-    "paper_gallery",
+    "evaluate_model",
+    "hash_pictures",
 ]
-
 
 Protocol: TypeAlias = Literal["deployed", "paper"]
 """Where the gallery's codes come from: the model, or the labels of a run's training pictures."""
+
+PROTOCOLS: tuple[Protocol, ...] = ("deployed", "paper")
 
 Part: TypeAlias = Literal["seen", "unseen"]
 """The classes that a run trained on, or those that it held out (`qo-train --open-set`): each has its own gallery."""
 
 
 @dataclass(frozen=True)
-class LabelledFolder:
-    """Pictures below a folder, each with its class: the name of the folder that it lies in, or what a data set says."""
+class EvaluationOptions:
+    """What is measured. ks, radii: see retrieval_metrics. protocol, rank: one, or each of them side by side."""
 
-    root: bytes
-    paths: tuple[bytes, ...]
-    """Absolute."""
-    labels: tuple[str, ...]
-    unlabelled: int
-    """Pictures directly in the root, which have no class, and are left out."""
+    ks: tuple[int, ...] = (1, 10, 100)
+    radii: tuple[int, ...] = (0, 1, 2)
+    protocol: Protocol | Literal["both"] = "deployed"
+    rank: Rank | Literal["all"] = "hamming"
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        return PROTOCOLS if self.protocol == "both" else (self.protocol,)
+
+    @property
+    def ranks(self) -> tuple[Rank, ...]:
+        return RANKS if self.rank == "all" else (self.rank,)
 
 
 @dataclass(frozen=True)
-class DataSource:
-    """A data set, and how a run divides it.
+class Figure:
+    """One number of an evaluation.
 
-    data: see queryopt.train.sources. seed, test_fraction, validation_fraction, open_set: as in TrainConfig.
+    name: as a key. label: as a row of a table. inner: belongs to the row above it.
     """
 
-    data: str
-    seed: int
-    test_fraction: float
-    validation_fraction: float
-    open_set: float = 0.0
+    name: str
+    label: str
+    value: float | int
+    inner: bool = False
 
-    @classmethod
-    def plain(cls, data: str) -> "DataSource":
-        """As no run divides it: with the settings that a run has where nothing is said, and no validation pictures."""
-        from queryopt.train.config import TrainConfig
-
-        return cls(data, TrainConfig.seed, TrainConfig.test_fraction, 0.0)
-
-    @classmethod
-    def of_run(cls, run: str | os.PathLike[str], data: str | None = None) -> "DataSource":
-        """As the run in this folder divides its data (or `data`, where that lies elsewhere now).
-
-        DataError for a folder without a run's config.json, or where that doesn't say where its pictures lie.
-        """
-        from queryopt.train.checkpoint import read_run_config
-
-        config = read_run_config(Path(run))
-        if config is None:
-            raise DataError(f"{display_path(run)}: no config.json in it: give the run folder of a qo-train")
-        return cls.of_config(config, run, data)
-
-    @classmethod
-    def of_config(cls, config: "TrainConfig", run: str | os.PathLike[str], data: str | None = None) -> "DataSource":
-        """As a run of this configuration divides its data. run: names it in errors."""
-        if not (data := data or config.data):
-            raise DataError(f"{display_path(run)}: its config.json doesn't say where its pictures lie: give --data")
-        return cls(data, config.seed, config.test_fraction, config.validation_fraction, config.open_set)
-
-    def images(
-        self, split: str, progress: Progress | None = None, trained_only: bool = False
-    ) -> "tuple[LabelledImages, LabelledImages]":
-        """(gallery, queries) of the split "test" or "validation", of the classes that a run trains on.
-
-        test: the training pictures and the test pictures. validation: what a run trains on, and what it sets aside to
-        choose its checkpoint. trained_only: leave the latter out of the gallery of "test" too. progress: for a
-        generated set that has to be made. DataError where there are no queries.
-        """
-        from queryopt.train.data import split_validation
-
-        splits = self._divided(progress).seen
-        gallery, queries = splits.train, splits.test
-        if split == "validation" or trained_only:
-            gallery, held_back = split_validation(splits.train, self.validation_fraction, self.seed)
-            queries = held_back if split == "validation" else queries
-        if not len(queries):
-            why = f"validation_fraction is {self.validation_fraction:g}" if split == "validation" else "no test part"
-            raise DataError(f"{display_path(self.data)}: there are no {split} pictures ({why})")
-        return gallery, queries
-
-    def unseen_images(self, progress: Progress | None = None) -> "tuple[LabelledImages, LabelledImages] | None":
-        """(gallery, queries) of the classes that the run held out: their pictures of the training part and of the test
-        part; None where it held none out. DataError where there are no queries.
-        """
-        unseen = self._divided(progress).unseen
-        if unseen is None:
-            return None
-        if not len(unseen.test):
-            raise DataError(f"{display_path(self.data)}: there are no test pictures of the unseen classes")
-        return unseen.train, unseen.test
-
-    def _divided(self, progress: Progress | None) -> "OpenSet":
-        from queryopt.train.open_set import hold_out_classes
-        from queryopt.train.sources import load_data
-
-        splits = load_data(self.data, seed=self.seed, test_fraction=self.test_fraction, progress=progress)
-        return hold_out_classes(splits, self.open_set, self.seed)
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledCodes:
-    """Codes with their labels. codes: uint8 [n, ceil(bits / 8)]; labels: str [n]; paths: as in LabelledFolder.
-
-    logits: float32 [n, bits], None where they are not known: an index has none.
-    """
-
-    bits: int
-    codes: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.str_]
-    paths: tuple[bytes, ...]
-    failures: dict[bytes, str]
-    """Pictures that could not be read, with the reason; they have no row."""
-    logits: npt.NDArray[np.float32] | None = None
-
-    def only(self, paths: Collection[bytes]) -> "LabelledCodes":
-        """The rows of these paths."""
-        kept = np.array([path in paths for path in self.paths], np.bool_)
-        return LabelledCodes(
-            self.bits,
-            self.codes[kept],
-            self.labels[kept],
-            tuple(path for path in self.paths if path in paths),
-            self.failures,
-            None if self.logits is None else self.logits[kept],
-        )
+    @property
+    def text(self) -> str:
+        return f"{self.value:,}" if isinstance(self.value, int) else f"{self.value:.4f}"
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A model's metrics, and what they were taken over."""
+    """A model's metrics, and what they were taken over.
+
+    gallery: pictures in it.
+    classes: classes of the gallery.
+    own: queries that lie in the gallery themselves: each is left out of its own ranking.
+    absent: classes that only queries have; these are left out and counted in metrics.skipped_queries.
+    per_class: of each class that queries have, the worst first.
+    rank: what the gallery was ranked by.
+    protocol: where the gallery's codes come from.
+    part: which classes they are of.
+    """
 
     metrics: RetrievalMetrics
     bits: int
     gallery: int
-    """Pictures in the gallery."""
     classes: int
-    """Classes of the gallery."""
     own: int
-    """Queries that lie in the gallery themselves: each is left out of its own ranking."""
     absent: tuple[str, ...]
-    """Classes that only queries have; these are left out and counted in metrics.skipped_queries."""
     per_class: tuple[ClassScore, ...]
-    """Of each class that queries have, the worst first."""
     rank: Rank = "hamming"
-    """What the gallery was ranked by."""
     protocol: Protocol = "deployed"
-    """Where the gallery's codes come from."""
     part: Part = "seen"
-    """Which classes they are of."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
         return (
             {"protocol": self.protocol, "rank": self.rank, "part": self.part}
             | self.metrics.to_dict()
@@ -208,98 +124,210 @@ class Evaluation:
             }
         )
 
-
-def labelled_folder(folder: str | bytes | os.PathLike[str]) -> LabelledFolder:
-    """Find the pictures of a folder of class folders (at any depth). DataError where none lies in a class folder."""
-    from queryopt.images import find_images
-
-    root = os.fsencode(folder)
-    found = find_images(root)
-    inside = [path for path in found if os.path.dirname(path)]
-    if not inside:
-        what = "its pictures lie directly in it" if found else "there are no pictures in it"
-        raise DataError(f"{os.fsdecode(root)}: {what}: give a folder with a sub-folder of pictures for each class")
-    return LabelledFolder(
-        root=root,
-        paths=tuple(os.path.join(os.path.abspath(root), path) for path in inside),
-        labels=tuple(os.fsdecode(os.path.basename(os.path.dirname(path))) for path in inside),
-        unlabelled=len(found) - len(inside),
-    )
-
-
-def labelled_pictures(images: "LabelledImages") -> LabelledFolder:
-    """The pictures of a part of a data set, labelled with its classes' names."""
-    root = os.path.abspath(os.fsencode(images.root))
-    return LabelledFolder(
-        root=root,
-        paths=tuple(os.path.join(root, os.fsencode(path)) for path in images.paths),
-        labels=tuple(images.classes[label] for label in images.labels.tolist()),
-        unlabelled=0,
-    )
+    def figures(self) -> list[Figure]:
+        """Its numbers, in the order in which tables have them."""
+        m = self.metrics
+        within = {radius: f"within {counted(radius, 'bit', 'bits')}" for radius in m.recall_at_radius}
+        return [
+            Figure("map", "mAP, mean over orders of ties", m.map),
+            Figure("map_pessimistic", "worst order", m.map_pessimistic, inner=True),
+            Figure("map_optimistic", "best order", m.map_optimistic, inner=True),
+            Figure("chance", "a random ranking", m.chance, inner=True),
+            *(Figure(f"map_at_{k}", f"mAP at {k}", value) for k, value in m.map_at.items()),
+            *(Figure(f"precision_at_{k}", f"precision at {k}", value) for k, value in m.precision_at.items()),
+            *(
+                figure
+                for r, text in within.items()
+                for figure in (
+                    Figure(f"recall_at_radius_{r}", f"recall {text}", m.recall_at_radius[r]),
+                    Figure(f"precision_at_radius_{r}", f"precision {text}", m.precision_at_radius[r]),
+                )
+            ),
+            Figure("bits", "bits", self.bits),
+            Figure("gallery", "gallery", self.gallery),
+            Figure("classes", "classes in it", self.classes),
+            Figure("queries", "queries", m.queries),
+            Figure("queries_in_gallery", "in the gallery themselves", self.own, inner=True),
+            Figure("skipped_queries", "left out, nothing relevant", m.skipped_queries, inner=True),
+        ]
 
 
-def hash_labelled(hasher: "Hasher", folder: LabelledFolder, progress: Progress, description: str) -> LabelledCodes:
-    """Hash a labelled folder. DataError where not one picture could be read."""
-    label_of = dict(zip(folder.paths, folder.labels, strict=True))
-    codes: list[npt.NDArray[np.uint8]] = []
-    logits: list[npt.NDArray[np.float32]] = []
-    paths: list[bytes] = []
-    failures: dict[bytes, str] = {}
-    with progress(description, len(folder.paths)) as advance:
-        for batch in hasher.stream(folder.paths):
-            codes.append(batch.codes)
-            logits.append(batch.logits)
-            paths += map(os.fsencode, batch.paths)
-            failures |= {os.fsencode(path): reason for path, reason in batch.failures.items()}
-            advance(len(batch.paths) + len(batch.failures))
-    if not paths:
-        name, reason = next(iter(failures.items()))
-        raise DataError(
-            f"{os.fsdecode(folder.root)}: none of its {len(failures)} pictures could be read "
-            f"(the first, {os.fsdecode(name)}: {reason})"
-        )
-    labels = np.array([label_of[path] for path in paths], dtype=np.str_)
-    return LabelledCodes(
-        hasher.card.bits, np.concatenate(codes), labels, tuple(paths), failures, np.concatenate(logits)
-    )
+@dataclass(frozen=True, eq=False)
+class EvaluationCodes:
+    """The codes that an evaluation compares.
 
-
-def paper_gallery(run: str | os.PathLike[str], images: "LabelledImages") -> tuple[LabelledCodes, int]:
-    """The codes that a run solved for the pictures it trains on, and after how many outer iterations.
-
-    images: those pictures; ones that the run could not read are left out. Raises what `load_solved_codes` does.
+    galleries: by protocol; where there are both, they are of the same pictures.
+    unseen: gallery and queries of the classes that a run held out, both of the model.
     """
-    from queryopt.train.solved import load_solved_codes
 
-    solved = load_solved_codes(run, images)
-    folder = labelled_pictures(images)
-    kept = np.flatnonzero(solved.readable)
-    labels = np.array(folder.labels, dtype=np.str_)[kept]
-    paths = tuple(folder.paths[row] for row in kept.tolist())
-    return LabelledCodes(solved.bits, solved.codes[kept], labels, paths, {}), solved.iteration
+    galleries: Mapping[Protocol, LabelledCodes]
+    queries: LabelledCodes
+    unseen: tuple[LabelledCodes, LabelledCodes] | None = None
 
+    def failures(self) -> dict[bytes, str]:
+        """Pictures that could not be read, with the reason."""
+        parts = (*self.galleries.values(), self.queries, *(self.unseen or ()))
+        return {path: reason for part in parts for path, reason in part.failures.items()}
 
-def index_codes(index: "HashIndex") -> LabelledCodes:
-    """The codes and labels that an index holds. DataError where no picture in it has a label."""
-    images = [image for image in index if image.label is not None]
-    if not images:
-        raise DataError(f"{index.path}: no picture in it has a class (a folder of its own below {index.root})")
-    return LabelledCodes(
-        bits=index.card.bits,
-        codes=np.stack([image.code for image in images]),
-        labels=np.array([image.label for image in images], dtype=np.str_),
-        paths=tuple(os.fsencode(image.path) for image in images),
-        failures={},
-    )
+    def evaluate(self, options: EvaluationOptions) -> tuple[Evaluation, ...]:
+        """The seen classes by every protocol and rank, then the unseen ones by every rank."""
+        measure = partial(evaluate, ks=options.ks, radii=options.radii)
+        seen = [
+            measure(gallery, self.queries, rank=rank, protocol=protocol)
+            for protocol, gallery in self.galleries.items()
+            for rank in options.ranks
+        ]
+        unseen = [measure(*self.unseen, rank=rank, part="unseen") for rank in options.ranks] if self.unseen else []
+        return (*seen, *unseen)
 
 
-def own_rows(gallery: LabelledCodes, queries: LabelledCodes) -> npt.NDArray[np.int64]:
-    """Each query's own row in the gallery, int64 [queries], -1 where it isn't there.
+@dataclass(frozen=True, eq=False)
+class ModelEvaluation:
+    """What came of a model. outer_iterations: after how many of its run it was exported, known with solved codes."""
 
-    By the real path, so that a file is itself in whatever way its folder was named.
+    model: str
+    fingerprint: str
+    codes: EvaluationCodes
+    evaluations: tuple[Evaluation, ...]
+    outer_iterations: int | None = None
+
+    @property
+    def map(self) -> float:
+        """That of the first protocol and rank."""
+        return self.evaluations[0].metrics.map
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationReport:
+    """Models side by side; the first is the one that the others are compared with.
+
+    gallery, queries: what was searched in and with, where folders or an index were given.
+    data, split: the same, where a data set was given.
+    solved_after: outer iterations after which the gallery of the paper's protocol was solved.
+    required_ratio: how many times the mAP of each other model the first one's has to be.
     """
-    row_of = {os.path.realpath(path): row for row, path in enumerate(gallery.paths)}
-    return np.array([row_of.get(os.path.realpath(path), -1) for path in queries.paths], np.int64)
+
+    models: tuple[ModelEvaluation, ...]
+    gallery: str | None = None
+    queries: str | None = None
+    data: str | None = None
+    split: str | None = None
+    solved_after: int | None = None
+    required_ratio: float | None = None
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """The mAP of the first model over that of each other one."""
+        first, *others = self.models
+        return {other.model: first.map / other.map for other in others}
+
+    @property
+    def passed(self) -> bool:
+        return self.required_ratio is None or all(ratio >= self.required_ratio for ratio in self.ratios.values())
+
+    @property
+    def failures(self) -> dict[bytes, str]:
+        """Pictures that could not be read, with the reason."""
+        return {path: reason for model in self.models for path, reason in model.codes.failures().items()}
+
+    def titled(self) -> dict[str, Evaluation]:
+        """Each evaluation by its column's name: the model's, and what tells it from the others or from the usual."""
+        every = [(model, evaluation) for model in self.models for evaluation in model.evaluations]
+        parts, protocols, ranks = ({getattr(e, name) for _, e in every} for name in ("part", "protocol", "rank"))
+        return {
+            display_path(model.model)
+            + (f", {one.part}" if "unseen" in parts else "")
+            + (f", {one.protocol}" if protocols != {"deployed"} else "")
+            + (f", {one.rank}" if ranks != {"hamming"} else ""): one
+            for model, one in every
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        solved = None
+        if self.solved_after is not None:
+            model_after = self.models[0].outer_iterations
+            solved = {"outer_iterations": self.solved_after, "model_outer_iterations": model_after}
+        return {
+            "gallery": self.gallery,
+            "queries_folder": self.queries,
+            "data": self.data,
+            "split": self.split,
+            "solved_codes": solved,
+            "models": [
+                {"model": model.model, "fingerprint": model.fingerprint} | evaluation.to_dict()
+                for model in self.models
+                for evaluation in model.evaluations
+            ],
+            "ratios": self.ratios,
+            "required_ratio": self.required_ratio,
+            "passed": self.passed,
+            "failed": {display_path(path): reason for path, reason in self.failures.items()},
+        }
+
+
+def evaluate_model(
+    name: str,
+    hasher: "Hasher",
+    pictures: EvaluationPictures,
+    options: EvaluationOptions,
+    progress: Progress,
+    *,
+    solved: SolvedGallery | None = None,
+    index: "HashIndex | None" = None,
+) -> ModelEvaluation:
+    """Hash the pictures with an exported model and measure every protocol and rank that is asked for.
+
+    name: of the model, as it was given.
+    solved: for the paper's protocol.
+    index: search in it instead of in pictures.
+
+    MismatchError where the index is of another model, or the model of another run than the solved codes.
+    """
+    card = hasher.card
+    outer_iterations = None if solved is None else solved.model_iteration(name, card.fingerprint)
+    gallery = None
+    if index is not None:
+        index.check_card(card, display_path(name))
+        gallery = index_codes(index)
+
+    def codes_of(images: LabelledImages, what: str) -> LabelledCodes:
+        return hash_labelled(hasher, images, progress, what)
+
+    codes = hash_pictures(pictures, codes_of, solved=solved, gallery=gallery, protocols=options.protocols)
+    return ModelEvaluation(name, card.fingerprint, codes, codes.evaluate(options), outer_iterations)
+
+
+def hash_pictures(
+    pictures: EvaluationPictures,
+    codes_of: Callable[[LabelledImages, str], LabelledCodes],
+    *,
+    solved: SolvedGallery | None = None,
+    gallery: LabelledCodes | None = None,
+    protocols: Sequence[Protocol] = PROTOCOLS,
+) -> EvaluationCodes:
+    """The codes of what is measured on.
+
+    codes_of: hashes pictures, of which it gets a name for people too.
+    solved: the gallery of the paper's protocol, None where there is none.
+    gallery: of the other, where it needs no hashing.
+    """
+    galleries: dict[Protocol, LabelledCodes] = {}
+    if "deployed" in protocols:
+        if gallery is None:
+            assert pictures.gallery is not None
+            gallery = codes_of(pictures.gallery, "gallery")
+        galleries["deployed"] = gallery
+    if solved is not None:
+        galleries["paper"] = solved.codes
+    if len(galleries) == 2:  # side by side, both search the same pictures
+        shared = set(galleries["deployed"].paths) & set(galleries["paper"].paths)
+        galleries = {protocol: codes.only(shared) for protocol, codes in galleries.items()}
+    queries = codes_of(pictures.queries, "queries")
+    if pictures.unseen is None:
+        return EvaluationCodes(galleries, queries)
+    unseen_gallery, unseen_queries = pictures.unseen
+    unseen = codes_of(unseen_gallery, "unseen gallery"), codes_of(unseen_queries, "unseen queries")
+    return EvaluationCodes(galleries, queries, unseen)
 
 
 def evaluate(
@@ -314,7 +342,8 @@ def evaluate(
     """Rank the gallery for each query and measure. A query that lies in the gallery is left out of its own ranking.
 
     rank: by what, as for `HammingIndex.search`; what is equal in it is a tie. 'weighted' and 'tiebreak' need the
-    queries' logits. protocol, part: what the gallery's codes and the classes are, for the record.
+        queries' logits.
+    protocol, part: what the gallery's codes and the classes are, for the record.
 
     MismatchError where the two have codes of different length, or share no class. UsageError for a rank without logits.
     """

@@ -126,8 +126,8 @@ def cosine_matrix(vectors: npt.ArrayLike) -> _Floats:
     return cosines
 
 
-def class_means(values: npt.ArrayLike, labels: npt.NDArray[np.int64]) -> _Floats:
-    """The mean of values [n, columns] over each class that has rows, in the order of labels int64 [n]."""
+def class_means(values: npt.ArrayLike, labels: npt.NDArray[np.int64] | npt.NDArray[np.str_]) -> _Floats:
+    """The mean of values [n, columns] over each class that has rows, in the order of labels [n]."""
     rows = np.asarray(values, np.float64)
     _, position, counts = np.unique(labels, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), rows.shape[1]))

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from queryopt.bench.quality.evaluate import DataSource, Evaluation, LabelledCodes, evaluate, paper_gallery
-from queryopt.bench.quality.network_codes import hash_network
-from queryopt.bench.quality.welch import coherence, distinct_codes, solved_class_codes
+from queryopt.bench.quality.evaluate import Evaluation, EvaluationOptions, evaluate, hash_pictures
+from queryopt.bench.quality.labelled_codes import LabelledCodes, SolvedGallery, hash_network
+from queryopt.bench.quality.pictures import DataSource
+from queryopt.bench.quality.welch import class_means, coherence, distinct_codes, solved_class_codes
 from queryopt.codes import pack_codes, unpack_codes
 from queryopt.progress import Progress, no_progress
 from queryopt.train.checkpoint import load_checkpoint
@@ -21,6 +22,7 @@ from queryopt.train.runs import RunFolder
 
 __all__ = ["code_limit", "measure_run", "uncut_map"]
 
+_FIGURES = ("map", "map_pessimistic", "map_optimistic", "map_weighted", "chance", "gallery", "queries", "classes")
 _BLOCK = 256
 """Queries that are ranked at once by real numbers."""
 
@@ -39,29 +41,24 @@ def measure_run(run: Path, *, threads: int | None = None, progress: Progress | N
     checkpoint = load_checkpoint(run)
     config = checkpoint.config
     network = checkpoint.network().to("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
-    bits = config.network.bits
-    source = DataSource.of_run(run)
-    trained, queries = source.images("test", progress, trained_only=True)
-    parts = {"gallery": trained, "queries": queries}
-    if (unseen := source.unseen_images(progress)) is not None:
-        parts |= {"unseen gallery": unseen[0], "unseen queries": unseen[1]}
-    total = sum(map(len, parts.values()))
-    with (progress or no_progress)("evaluate", total, "images") as advance:
-        codes = {name: hash_network(network, images, threads, advance) for name, images in parts.items()}
-    deployed = evaluate(codes["gallery"], codes["queries"])
-    result: dict[str, Any] = {"deployed": _figures(deployed, codes["gallery"], codes["queries"])}
-    if find_method(config.method).solves_codes:
-        solved, _ = paper_gallery(run, trained)
-        result["paper"] = _figures(evaluate(solved, codes["queries"], protocol="paper"), solved, codes["queries"])
-        result["limit"] = {"map": code_limit(solved, codes["queries"])}
-    if unseen is not None:
-        among_unseen = evaluate(codes["unseen gallery"], codes["unseen queries"])
-        result["unseen"] = _figures(among_unseen, codes["unseen gallery"], codes["unseen queries"])
-        result["unseen"] |= {
-            "map_class_codes": code_limit(codes["unseen gallery"], codes["unseen queries"]),
-            "map_uncut": uncut_map(codes["unseen gallery"], codes["unseen queries"]),
-        }
-    result["codes"] = _class_codes(run, trained, codes["gallery"], bits)
+    pictures = DataSource.of_run(run).pictures("test", progress, trained_only=True)
+    assert pictures.gallery is not None
+    solved = SolvedGallery.of_run(run, pictures.gallery) if find_method(config.method).solves_codes else None
+
+    def codes_of(images: LabelledImages, what: str) -> LabelledCodes:
+        return hash_network(network, images, progress or no_progress, what, threads=threads)
+
+    codes = hash_pictures(pictures, codes_of, solved=solved)
+    by_distance, by_weights = (codes.evaluate(EvaluationOptions(rank=rank)) for rank in ("hamming", "weighted"))
+    result = {
+        "unseen" if one.part == "unseen" else one.protocol: _figures(one, weighted)
+        for one, weighted in zip(by_distance, by_weights, strict=True)
+    }
+    if solved is not None:
+        result["limit"] = {"map": code_limit(codes.galleries["paper"], codes.queries)}
+    if codes.unseen is not None:
+        result["unseen"] |= {"map_class_codes": code_limit(*codes.unseen), "map_uncut": uncut_map(*codes.unseen)}
+    result["codes"] = _class_codes(run, pictures.gallery, codes.galleries["deployed"], config.network.bits)
     result["training"] = _training(run)
     return result | {"evaluation_seconds": round(time.perf_counter() - begun, 2)}
 
@@ -69,7 +66,7 @@ def measure_run(run: Path, *, threads: int | None = None, progress: Progress | N
 def code_limit(solved: LabelledCodes, queries: LabelledCodes) -> float:
     """The mAP if every picture, on both sides, had its class's solved code: what shared codes leave to be had.
 
-    solved: the gallery, as `paper_gallery` gives it, or one of network codes. A class's code is the sign of its mean.
+    solved: the gallery, as `SolvedGallery` has it, or one of network codes. A class's code is the sign of its mean.
     Queries of classes that the gallery has not are left out.
     """
     signs = np.where(unpack_codes(solved.codes, solved.bits), 1.0, -1.0)  # [n, bits]
@@ -108,27 +105,15 @@ def _unit(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return unit
 
 
-def _figures(evaluation: Evaluation, gallery: LabelledCodes, queries: LabelledCodes) -> dict[str, Any]:
-    metrics = evaluation.metrics
-    weighted = evaluate(gallery, queries, rank="weighted").metrics.map
-    return {
-        "map": metrics.map,
-        "map_pessimistic": metrics.map_pessimistic,
-        "map_optimistic": metrics.map_optimistic,
-        "map_weighted": weighted,
-        "chance": metrics.chance,
-        "gallery": evaluation.gallery,
-        "queries": metrics.queries,
-        "classes": evaluation.classes,
-    }
+def _figures(evaluation: Evaluation, weighted: Evaluation) -> dict[str, Any]:
+    figures = {figure.name: figure.value for figure in evaluation.figures()} | {"map_weighted": weighted.metrics.map}
+    return {name: figures[name] for name in _FIGURES}
 
 
 def _class_codes(run: Path, trained: LabelledImages, gallery: LabelledCodes, bits: int) -> dict[str, Any]:
     """How many different codes the classes have, solved and the network's, and how far apart the solved ones are."""
     solved = solved_class_codes(run, trained)
-    _, labels = np.unique(gallery.labels, return_inverse=True)
-    signs = np.where(unpack_codes(gallery.codes, bits), 1.0, -1.0)
-    means = np.stack([signs[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
+    means = class_means(np.where(unpack_codes(gallery.codes, bits), 1.0, -1.0), gallery.labels)
     columns, code = coherence(solved.values), coherence(solved.values[:, :bits])
     return {
         "classes": len(means),

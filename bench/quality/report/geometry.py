@@ -26,8 +26,7 @@ def class_codes(study: Study) -> Section:
     if study.run is not None and study.solved is not None:
         found["solved, in training"] = solved_class_codes(study.run.folder, study.gallery_images)
     assert study.gallery.logits is not None
-    _, numbers = np.unique(study.gallery.labels, return_inverse=True)
-    means = class_means(np.tanh(study.gallery.logits), numbers.astype(np.int64))
+    means = class_means(np.tanh(study.gallery.logits), study.gallery.labels)
     found["the network's"] = ClassCodes(means, study.bits, 1, "network")
     reports = {name: welch_report(study.model.name, study.model.method, codes) for name, codes in found.items()}
     own = reports["the network's"]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.quality.evaluate import LabelledCodes, hash_labelled, labelled_pictures
+from queryopt.bench.quality.labelled_codes import LabelledCodes, hash_labelled, hash_network
 from queryopt.card import Preprocessing
-from queryopt.cli import Output
+from queryopt.progress import Progress
 from queryopt.runtime.attention_maps import merge_attention
 from queryopt.text import display_path
 
@@ -52,7 +52,7 @@ class ReportModel(Protocol):
     def facts(self) -> Mapping[str, str]:
         """What is known of it."""
 
-    def codes(self, images: "LabelledImages", out: Output, what: str) -> LabelledCodes:
+    def codes(self, images: "LabelledImages", what: str, progress: Progress) -> LabelledCodes:
         """Codes and logits of labelled pictures."""
 
     def look(self, pixels: npt.NDArray[np.uint8]) -> Look | None:
@@ -75,7 +75,6 @@ class RunModel:
         self._batch = batch
 
     def facts(self) -> Mapping[str, str]:
-        """Method, network, checkpoint."""
         network = self.checkpoint.config.network
         values = {
             "Method": network.method,
@@ -95,15 +94,10 @@ class RunModel:
         network = self.checkpoint.config.network
         return f"{name} (N = {network.branches})" if network.queries else f"{name} ({network.method})"
 
-    def codes(self, images: "LabelledImages", out: Output, what: str) -> LabelledCodes:
-        """See ReportModel."""
-        from queryopt.bench.quality.network_codes import hash_network
-
-        with out.progress(what, len(images)) as advance:
-            return hash_network(self.network, images, self.threads, advance, self._batch)
+    def codes(self, images: "LabelledImages", what: str, progress: Progress) -> LabelledCodes:
+        return hash_network(self.network, images, progress, what, threads=self.threads, batch=self._batch)
 
     def look(self, pixels: npt.NDArray[np.uint8]) -> Look | None:
-        """See ReportModel."""
         import torch
 
         from queryopt.train.inputs import to_input
@@ -146,17 +140,14 @@ class ExportedModel:
         self.preprocessing = card.preprocessing
 
     def __enter__(self) -> "ExportedModel":
-        """The model itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Free it."""
         self._hasher.close()
 
     def facts(self) -> Mapping[str, str]:
-        """What its card says."""
         card = self._hasher.card
         return {
             "Method": card.method,
@@ -167,9 +158,8 @@ class ExportedModel:
             "Runs on": self._hasher.backend,
         }
 
-    def codes(self, images: "LabelledImages", out: Output, what: str) -> LabelledCodes:
-        """See ReportModel."""
-        return hash_labelled(self._hasher, labelled_pictures(images), out.progress, what)
+    def codes(self, images: "LabelledImages", what: str, progress: Progress) -> LabelledCodes:
+        return hash_labelled(self._hasher, images, progress, what)
 
     def look(self, pixels: npt.NDArray[np.uint8]) -> Look | None:
         """See ReportModel: attention, of a model that was exported with --explain; else nothing."""

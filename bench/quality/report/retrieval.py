@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ball_confusion", "balls", "classes", "examples", "protocols"]
 
+_NOT_SHOWN = ("map_at", "bits", "classes", "queries_in", "skipped")
+"""Figures of an evaluation that the page's table leaves to qo-eval."""
 _WORST = 4
 _ASKED = 2
 """Queries shown of each of the worst classes."""
@@ -44,34 +46,27 @@ def protocols(study: Study) -> Section:
     )
     if "paper" in found:
         finding += f"; {found['paper'].metrics.map:.3f} against the solved codes that the paper ranks"
-    rows = {
-        "mAP, mean over orders of ties": [f"{e.metrics.map:.4f}" for e in found.values()],
-        "worst order": [f"{e.metrics.map_pessimistic:.4f}" for e in found.values()],
-        "best order": [f"{e.metrics.map_optimistic:.4f}" for e in found.values()],
-        "a random ranking": [f"{e.metrics.chance:.4f}" for e in found.values()],
-    }
-    for k in metrics.precision_at:
-        rows[f"precision at {k}"] = [f"{e.metrics.precision_at[k]:.4f}" for e in found.values()]
-    for radius in metrics.recall_at_radius:
-        within = f"within {counted(radius, 'bit', 'bits')}"
-        rows[f"recall {within}"] = [f"{e.metrics.recall_at_radius.get(radius, 0):.4f}" for e in found.values()]
-        rows[f"precision {within}"] = [f"{e.metrics.precision_at_radius.get(radius, 0):.4f}" for e in found.values()]
-    rows["gallery"] = [f"{e.gallery:,}" for e in found.values()]
-    rows["queries"] = [f"{e.metrics.queries:,}" for e in found.values()]
-    blocks = [table(("", *found), [(name, *cells) for name, cells in rows.items()])]
+    figures = [{figure.name: figure for figure in one.figures()} for one in found.values()]
+    rows = [
+        (figure.label, *(column[name].text if name in column else "0.0000" for column in figures))
+        for name, figure in figures[0].items()
+        if not name.startswith(_NOT_SHOWN)
+    ]
+    blocks = [table(("", *found), rows)]
     drawn = {name: e for name, e in found.items() if e.rank == "hamming"}
     blocks.append(_curves(study, drawn))
-    if study.solved is None:
+    solved = study.solved
+    if solved is None:
         blocks.append(note(f"No paper's protocol: {study.why_not_solved}."))
     else:
         blocks.append(
             prose(
                 "deployed: codes of the network on both sides, what a user gets. paper: the gallery's codes are those "
-                f"that the run solved from labels, after {counted(study.solved_after, 'iteration', 'iterations')}; no "
+                f"that the run solved from labels, after {counted(solved.iteration, 'iteration', 'iterations')}; no "
                 "network has to find them."
             )
         )
-    if study.unseen is not None:
+    if study.codes.unseen is not None:
         blocks.append(
             prose("unseen classes: none of their pictures was trained on; their test pictures search their others.")
         )
@@ -225,17 +220,14 @@ def ball_confusion(study: Study, radius: int) -> tuple[list[str], npt.NDArray[np
     Returns the names of the classes and counts float64 [classes of queries, classes of the gallery], both in their
     order. A query itself doesn't count.
     """
-    from queryopt.bench.quality.evaluate import own_rows
-
     names, classes = np.unique(np.concatenate([study.queries.labels, study.gallery.labels]), return_inverse=True)
     asked, there = classes[: len(study.queries.labels)], classes[len(study.queries.labels) :]
     counts = np.zeros((len(names), len(names)))
     gallery = codes_to_uint64(study.gallery.codes, study.bits)
-    own = own_rows(study.gallery, study.queries)
     for row, code in enumerate(codes_to_uint64(study.queries.codes, study.bits)):
         near = np.bitwise_count(gallery ^ code) <= radius
-        if own[row] >= 0:
-            near[own[row]] = False
+        if study.own[row] >= 0:
+            near[study.own[row]] = False
         counts[asked[row]] += np.bincount(there[near], minlength=len(names))
     return names.tolist(), counts
 

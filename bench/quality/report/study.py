@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.bench.quality.bit_cards import BitCards, load_all_attributes, make_bit_cards
-from queryopt.bench.quality.evaluate import DataSource, Evaluation, LabelledCodes, evaluate, own_rows, paper_gallery
+from queryopt.bench.quality.evaluate import Evaluation, EvaluationCodes, EvaluationOptions, evaluate, hash_pictures
+from queryopt.bench.quality.labelled_codes import LabelledCodes, SolvedGallery, own_rows
+from queryopt.bench.quality.pictures import DataSource, EvaluationPictures
 from queryopt.bench.quality.report.figures import Figures
 from queryopt.bench.quality.report.model import Look, ReportModel, RunModel
 from queryopt.bench.quality.report.tiles import Tiles
@@ -38,34 +40,28 @@ _SAMPLE_PICTURES = 600
 class Study:
     """A model and its data, and what sections made of them so far.
 
-    gallery, queries: codes of the training and the test pictures. gallery_images, query_images: their data sets.
+    pictures: what it is measured on; codes: theirs.
     solved: the gallery's codes as the run solved them, None where there are none, for the reason why_not_solved.
-    unseen: gallery and queries of the classes that the run held out. other: a second run to compare with, other_codes
-    its gallery and queries. seed: of what is drawn.
+    other: a second run to compare with; other_codes: the codes that it gives the same pictures.
+    seed: of what is drawn.
     """
 
     model: ReportModel
     source: DataSource
-    gallery_images: "LabelledImages"
-    query_images: "LabelledImages"
-    gallery: LabelledCodes
-    queries: LabelledCodes
+    pictures: EvaluationPictures
+    codes: EvaluationCodes
     figures: Figures
     out: Output
-    solved: LabelledCodes | None = None
-    solved_after: int = 0
+    solved: SolvedGallery | None = None
     why_not_solved: str = ""
-    unseen: tuple[LabelledCodes, LabelledCodes] | None = None
     other: RunModel | None = None
-    other_codes: tuple[LabelledCodes, LabelledCodes] | None = None
+    other_codes: EvaluationCodes | None = None
     attributes: "ImageAttributes | None" = None
     landscape: bool = False
     seed: int = 0
-    failed: dict[bytes, str] = field(default_factory=dict)
 
     @property
     def bits(self) -> int:
-        """The code's length."""
         return self.model.bits
 
     @property
@@ -73,23 +69,37 @@ class Study:
         """The model, where it is a run's network."""
         return self.model if isinstance(self.model, RunModel) else None
 
+    @property
+    def gallery_images(self) -> "LabelledImages":
+        assert self.pictures.gallery is not None
+        return self.pictures.gallery
+
+    @property
+    def gallery(self) -> LabelledCodes:
+        return self.codes.galleries["deployed"]
+
+    @property
+    def queries(self) -> LabelledCodes:
+        return self.codes.queries
+
     @cached_property
     def tiles(self) -> Tiles:
-        """Makes rows of pictures."""
         return Tiles(self.figures)
+
+    @property
+    def failed(self) -> dict[bytes, str]:
+        return self.codes.failures()
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
         """By what each is called; the first is that of the deployed codes."""
-        found = {"deployed": evaluate(self.gallery, self.queries)}
-        found["deployed, weighted"] = evaluate(self.gallery, self.queries, rank="weighted")
-        if self.solved is not None:
-            found["paper"] = evaluate(self.solved, self.queries, protocol="paper")
-        if self.unseen is not None:
-            found["unseen classes"] = evaluate(*self.unseen, part="unseen")
+        deployed, *others = self.codes.evaluate(EvaluationOptions())
+        weighted = evaluate(self.gallery, self.queries, rank="weighted")
+        named = {"deployed": deployed, "deployed, weighted": weighted}
+        named |= {"unseen classes" if other.part == "unseen" else other.protocol: other for other in others}
         if self.other is not None and self.other_codes is not None:
-            found[f"compared: {self.other.name}"] = evaluate(*self.other_codes)
-        return found
+            [named[f"compared: {self.other.name}"]] = self.other_codes.evaluate(EvaluationOptions())
+        return named
 
     @property
     def deployed(self) -> Evaluation:
@@ -98,7 +108,6 @@ class Study:
 
     @cached_property
     def cards(self) -> BitCards:
-        """The bit cards."""
         with self.out.progress("bit cards", self.bits + 1, unit="rankings") as advance:
             return make_bit_cards(
                 self.model.name, self.gallery, self.queries, self.attributes, seed=self.seed, progress=advance
@@ -139,7 +148,7 @@ class Study:
 
     def search(self, rows: npt.NDArray[np.intp], k: int) -> SearchResult:
         """The k nearest gallery rows of some queries, in (distance, row) order; a query itself is none of them."""
-        own = self._own[rows]
+        own = self.own[rows]
         found = self._index.search(self.queries.codes[rows], k=min(k + 1, len(self.gallery.labels)))
         kept = np.argsort(found.ids == own[:, None], axis=1, kind="stable")[:, :k]
         return SearchResult(np.take_along_axis(found.ids, kept, 1), np.take_along_axis(found.distances, kept, 1))
@@ -149,7 +158,8 @@ class Study:
         return HammingIndex(self.gallery.codes, bits=self.bits)
 
     @cached_property
-    def _own(self) -> npt.NDArray[np.int64]:
+    def own(self) -> npt.NDArray[np.int64]:
+        """Each query's own row in the gallery, -1 where it isn't there."""
         return own_rows(self.gallery, self.queries)
 
     def pixels(self, rows: npt.NDArray[np.intp], model: ReportModel | None = None) -> npt.NDArray[np.uint8]:
@@ -192,57 +202,41 @@ def make_study(
     trained on; it says what differs.
     """
     run = model if isinstance(model, RunModel) else None
-    why_not = "" if run is None else _why_not_solved(run)
-    both = run is not None and not why_not
-    gallery_images, query_images = source.images("test", out.progress, trained_only=both)
+    why_not = "an exported model alone: only its run folder holds the codes that were solved"
     if run is not None:
-        _check_data(run.folder, source, gallery_images, both)
-    if other is not None:
-        _check_data(other.folder, source, gallery_images, both)
-    solved, after = None, 0
-    if run is not None and both:
-        solved, after = paper_gallery(run.folder, gallery_images)
-    gallery = model.codes(gallery_images, out, "gallery")
-    queries = model.codes(query_images, out, "queries")
-    if solved is not None:
-        # Side by side, both protocols search the same pictures.
-        solved, gallery = solved.only(set(gallery.paths)), gallery.only(set(solved.paths))
-    shared = np.intersect1d(queries.labels, gallery.labels)
-    if not len(shared):
+        why_not = _why_not_solved(run)
+    pictures = source.pictures("test", out.progress, trained_only=not why_not)
+    assert pictures.gallery is not None
+    for one in (run, other):
+        if one is not None:
+            _check_data(one.folder, source, pictures.gallery, not why_not)
+    solved = SolvedGallery.of_run(run.folder, pictures.gallery) if run is not None and not why_not else None
+    codes = hash_pictures(pictures, partial(model.codes, progress=out.progress), solved=solved)
+    gallery = codes.galleries["deployed"]
+    if not len(np.intersect1d(codes.queries.labels, gallery.labels)):
         raise DataError(f"{display_path(source.data)}: its test pictures share no class with its training pictures")
-    unseen = source.unseen_images(out.progress) if source.open_set else None
-    hashed = [gallery, queries]
-    unseen_codes = None
-    if unseen is not None:
-        unseen_codes = model.codes(unseen[0], out, "unseen gallery"), model.codes(unseen[1], out, "unseen queries")
-        hashed += unseen_codes
     other_codes = None
     if other is not None:
-        other_codes = (
-            other.codes(gallery_images, out, "compared gallery"),
-            other.codes(query_images, out, "compared queries"),
+        compared = hash_pictures(
+            EvaluationPictures(pictures.gallery, pictures.queries),
+            lambda images, what: other.codes(images, f"compared {what}", out.progress),
         )
-        kept = set(gallery.paths)
-        other_codes = other_codes[0].only(kept), other_codes[1]
+        kept = compared.galleries["deployed"].only(set(gallery.paths))
+        other_codes = EvaluationCodes({"deployed": kept}, compared.queries)
     return Study(
-        model=model,
-        source=source,
-        gallery_images=gallery_images,
-        query_images=query_images,
-        gallery=gallery,
-        queries=queries,
-        figures=figures,
-        out=out,
+        model,
+        source,
+        pictures,
+        codes,
+        figures,
+        out,
         solved=solved,
-        solved_after=after,
-        why_not_solved=why_not or "an exported model alone: only its run folder holds the codes that were solved",
-        unseen=unseen_codes,
+        why_not_solved=why_not,
         other=other,
         other_codes=other_codes,
-        attributes=load_all_attributes(source.data, gallery_images, query_images),
+        attributes=load_all_attributes(source.data, pictures.gallery, pictures.queries),
         landscape=landscape,
         seed=seed,
-        failed={path: reason for part in hashed for path, reason in part.failures.items()},
     )
 
 

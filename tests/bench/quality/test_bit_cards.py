@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from queryopt.bench.quality.bit_cards import make_bit_cards
-from queryopt.bench.quality.evaluate import LabelledCodes
+from queryopt.bench.quality.labelled_codes import LabelledCodes
 from queryopt.codes import pack_codes
 from queryopt.train.datasets.attributes import ImageAttributes
 

@@ -28,7 +28,7 @@ def test_what_qo_eval_makes_of_a_model_is_read(tmp_path):
     import numpy as np
 
     from queryopt.bench.quality.bit_cards import make_bit_cards
-    from queryopt.bench.quality.evaluate import LabelledCodes
+    from queryopt.bench.quality.labelled_codes import LabelledCodes
     from queryopt.codes import pack_codes
 
     bits = np.random.default_rng(0).random((40, 12)) < 0.5

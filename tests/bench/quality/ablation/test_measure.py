@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from queryopt.bench.quality.ablation.measure import code_limit, uncut_map
-from queryopt.bench.quality.evaluate import LabelledCodes, evaluate
+from queryopt.bench.quality.evaluate import evaluate
+from queryopt.bench.quality.labelled_codes import LabelledCodes
 from queryopt.codes import pack_codes
 
 

@@ -1,0 +1,131 @@
+"""Which labelled pictures a model is measured on: folders, or a data set as a run divides it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from queryopt.errors import DataError
+from queryopt.progress import Progress
+from queryopt.text import display_path
+from queryopt.train.data import LabelledImages
+
+if TYPE_CHECKING:
+    from queryopt.train.config import TrainConfig
+
+__all__ = ["DataSource", "EvaluationPictures", "full_paths", "labelled_folder"]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationPictures:
+    """What a model is measured on: queries search a gallery, None where an index has its codes.
+
+    unseen: gallery and queries of the classes that a run held out (`qo-train --open-set`), None where there are none.
+    """
+
+    gallery: LabelledImages | None
+    queries: LabelledImages
+    unseen: tuple[LabelledImages, LabelledImages] | None = None
+
+    def paths(self) -> set[bytes]:
+        parts = (self.gallery, self.queries, *(self.unseen or ()))
+        return {path for part in parts if part is not None for path in full_paths(part)}
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set, and how a run divides it.
+
+    data: see queryopt.train.sources. seed, test_fraction, validation_fraction, open_set: as in TrainConfig.
+    """
+
+    data: str
+    seed: int
+    test_fraction: float
+    validation_fraction: float
+    open_set: float = 0.0
+
+    @classmethod
+    def plain(cls, data: str) -> "DataSource":
+        """As no run divides it: with the settings that a run has where nothing is said, and no validation pictures."""
+        from queryopt.train.config import TrainConfig
+
+        return cls(data, TrainConfig.seed, TrainConfig.test_fraction, 0.0)
+
+    @classmethod
+    def of_run(cls, run: str | os.PathLike[str], data: str | None = None) -> "DataSource":
+        """As the run in this folder divides its data (or `data`, where that lies elsewhere now).
+
+        DataError for a folder without a run's config.json, or where that doesn't say where its pictures lie.
+        """
+        from queryopt.train.checkpoint import read_run_config
+
+        config = read_run_config(Path(run))
+        if config is None:
+            raise DataError(f"{display_path(run)}: no config.json in it: give the run folder of a qo-train")
+        return cls.of_config(config, run, data)
+
+    @classmethod
+    def of_config(cls, config: "TrainConfig", run: str | os.PathLike[str], data: str | None = None) -> "DataSource":
+        """As a run of this configuration divides its data. run: names it in errors."""
+        if not (data := data or config.data):
+            raise DataError(f"{display_path(run)}: its config.json doesn't say where its pictures lie: give --data")
+        return cls(data, config.seed, config.test_fraction, config.validation_fraction, config.open_set)
+
+    def pictures(
+        self, split: str = "test", progress: Progress | None = None, trained_only: bool = False
+    ) -> EvaluationPictures:
+        """The pictures of the split "test" or "validation".
+
+        test: the test pictures search the training pictures, and those of unseen classes each other. validation: what
+        a run sets aside to choose its checkpoint searches what it trains on.
+        trained_only: leave what is set aside out of the gallery of "test" too.
+        progress: for a generated set that has to be made.
+
+        DataError where there are no queries.
+        """
+        from queryopt.train.data import split_validation
+        from queryopt.train.open_set import hold_out_classes
+        from queryopt.train.sources import load_data
+
+        splits = load_data(self.data, seed=self.seed, test_fraction=self.test_fraction, progress=progress)
+        divided = hold_out_classes(splits, self.open_set, self.seed)
+        gallery, queries = divided.seen.train, divided.seen.test
+        if split == "validation" or trained_only:
+            gallery, held_back = split_validation(gallery, self.validation_fraction, self.seed)
+            queries = held_back if split == "validation" else queries
+        if not len(queries):
+            why = f"validation_fraction is {self.validation_fraction:g}" if split == "validation" else "no test part"
+            raise DataError(f"{display_path(self.data)}: there are no {split} pictures ({why})")
+        if divided.unseen is None or split != "test":
+            return EvaluationPictures(gallery, queries)
+        if not len(divided.unseen.test):
+            raise DataError(f"{display_path(self.data)}: there are no test pictures of the unseen classes")
+        return EvaluationPictures(gallery, queries, (divided.unseen.train, divided.unseen.test))
+
+
+def labelled_folder(folder: str | os.PathLike[str]) -> tuple[LabelledImages, int]:
+    """The pictures of a folder of class folders (at any depth), and how many lie directly in it, without a class.
+
+    A picture's class is the folder that it lies in. DataError where none lies in one.
+    """
+    from queryopt.images import find_images
+
+    pictures = [os.fsdecode(path) for path in find_images(folder)]
+    inside = [path for path in pictures if os.path.dirname(path)]
+    if not inside:
+        what = "its pictures lie directly in it" if pictures else "there are no pictures in it"
+        raise DataError(f"{os.fsdecode(folder)}: {what}: give a folder with a sub-folder of pictures for each class")
+    names = [os.path.basename(os.path.dirname(path)) for path in inside]
+    classes = sorted(set(names))
+    number = {name: label for label, name in enumerate(classes)}
+    labels = np.array([number[name] for name in names], np.int64)
+    return LabelledImages(Path(folder), tuple(inside), labels, tuple(classes)), len(pictures) - len(inside)
+
+
+def full_paths(images: LabelledImages) -> list[bytes]:
+    """Absolute paths, in the pictures' order."""
+    root = os.path.abspath(os.fsencode(images.root))
+    return [os.path.join(root, os.fsencode(path)) for path in images.paths]
