@@ -61,4 +61,4 @@ class PairwiseMethod(Method):
 
     def remember(self, codes: Tensor, index: Tensor, outputs: Tensor) -> None:
         """The batch's outputs are what is known of its pictures."""
-        codes[index] = outputs
+        codes[index] = outputs.to(codes.dtype)
