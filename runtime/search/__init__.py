@@ -1,8 +1,7 @@
 """Exact search by Hamming distance."""
 
 from queryopt.runtime.search.device import DeviceChoice
-from queryopt.runtime.search.engines import Cost
-from queryopt.runtime.search.explain import Explanation, SegmentExplanation
+from queryopt.runtime.search.explain import Cost, Explanation, SegmentExplanation
 from queryopt.runtime.search.hamming import HammingIndex
 from queryopt.runtime.search.ranked import Rank
 from queryopt.runtime.search.results import RadiusResult, SearchResult

@@ -6,7 +6,7 @@ r % 64 of word r // 64, uint64 [ceil(n / 64)]. Arguments are checked by the call
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,17 @@ from queryopt.runtime.search.core import NUMPY, load_core
 if TYPE_CHECKING:
     from queryopt.runtime.search import _core
 
-__all__ = ["SCAN", "Cost", "Engine", "Ids", "Mask", "NativeEngine", "NumpyEngine", "Stored", "make", "restore"]
+__all__ = ["SCAN", "Engine", "Hits", "Ids", "Mask", "NumpyEngine", "Packed", "Stored", "make", "restore"]
 
 Packed = npt.NDArray[np.uint8]
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.uint64]
 Hits = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32]]
-Ranked = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]
+Spent = tuple[int, int, int, bool]
+"""The fields of a Cost."""
+
+Engine: TypeAlias = "_core.Index | NumpyEngine"
+"""What can be searched: both have the same methods, which NumpyEngine describes."""
 
 SCAN: Final = "scan"
 
@@ -33,23 +37,9 @@ _MAX_NATIVE: Final = (1 << 32) - 1
 """The native core numbers rows with 32 bits."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one query did.
-
-    buckets: buckets of chunk tables looked up. codes: codes that the query was compared with, a scan's included.
-    shells: steps (one distance in one chunk) that were finished. scanned: whether it ended in a scan of all codes.
-    """
-
-    buckets: int
-    codes: int
-    shells: int
-    scanned: bool
-
-
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """An engine as arrays of bytes: structure, counts, and {section name: uint8 [bytes]} (see docs/formats.md)."""
+    """An engine as arrays of bytes: structure, counts, and the sections as `sections` gives them."""
 
     structure: str
     bits: int
@@ -58,65 +48,11 @@ class Stored:
     sections: Mapping[str, npt.NDArray[np.uint8]]
 
 
-class Engine(Protocol):
-    """A fixed set of codes that can be searched."""
-
-    @property
-    def structure(self) -> str:
-        """What the codes are kept in: 'scan', 'table' or 'multi-index'."""
-
-    @property
-    def path(self) -> str:
-        """What searches run on: 'avx512', 'avx2', 'plain' or 'numpy'."""
-
-    @property
-    def unique(self) -> int:
-        """How many codes are kept: the distinct ones, or for a scan all."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory, without the ids."""
-
-    def search(self, codes: Packed, k: int, allowed: Mask | None, threads: int) -> tuple[Ids, npt.NDArray[np.int32]]:
-        """Ids int64 and distances int32 [queries, k], in (distance, id) order; filled up with -1 and bits + 1."""
-
-    def search_ranked(
-        self,
-        codes: Packed,
-        weights: npt.NDArray[np.uint16],
-        k: int,
-        rank: ranked.Rank,
-        allowed: Mask | None,
-        threads: int,
-    ) -> Ranked:
-        """Ids int64, distances and scores int32 [queries, k], in the order of `rank`; filled up with -1, bits + 1, -1.
-
-        weights: [queries, bits], each <= ranked.MAX_WEIGHT. rank: 'weighted' or 'tiebreak'.
-        """
-
-    def search_radius(self, codes: Packed, radius: int, allowed: Mask | None, threads: int) -> Hits:
-        """Offsets [queries + 1], ids and distances of all within the radius."""
-
-    def codes(self, rows: npt.NDArray[np.uint32] | None = None) -> Packed:
-        """The codes of all rows, or of these."""
-
-    def costs(self, codes: Packed, k: int | None, radius: int, allowed: Mask | None) -> list[Cost]:
-        """What each of these searches does."""
-
-    def ranked_costs(
-        self, codes: Packed, weights: npt.NDArray[np.uint16], k: int, rank: ranked.Rank, allowed: Mask | None
-    ) -> list[Cost]:
-        """What each of these ranked searches does; its steps are levels of equal weight in one chunk."""
-
-    def stored(self) -> Stored:
-        """The engine's arrays, as views."""
-
-
 def make(packed: Packed, bits: int, ids: Ids | None, structure: str, path: str, threads: int) -> Engine:
     """An engine over packed codes; its ids are the row numbers if None. structure: as for HammingIndex."""
     index = load_core()
     if index is not None and path != NUMPY and len(packed) < _MAX_NATIVE:
-        return NativeEngine(index(packed, bits, ids, structure, path, threads), bits, len(packed))
+        return index(packed, bits, ids, structure, path, threads)
     words = scan.to_words(packed)
     # The caller's array must not change under a search.
     return NumpyEngine(words.copy() if np.may_share_memory(words, packed) else words, bits, ids)
@@ -125,87 +61,21 @@ def make(packed: Packed, bits: int, ids: Ids | None, structure: str, path: str, 
 def restore(stored: Stored, ids: Ids | None, path: str) -> Engine:
     """An engine over arrays that it keeps, not copies. FormatError where they don't fit together."""
     index = load_core()
-    if index is not None and path != NUMPY:
-        try:
-            core = index(stored.structure, stored.bits, stored.count, stored.unique, dict(stored.sections), ids, path)
-        except ValueError as error:
-            raise FormatError(str(error)) from None
-        return NativeEngine(core, stored.bits, stored.count)
-    return NumpyEngine(_words_of(stored), stored.bits, ids)
-
-
-class NativeEngine:
-    """The native core's index; it knows its ids."""
-
-    def __init__(self, core: "_core.Index", bits: int, count: int) -> None:
-        self.core = core
-        self._bits = bits
-        self._count = count
-
-    @property
-    def structure(self) -> str:
-        return self.core.structure
-
-    @property
-    def path(self) -> str:
-        return self.core.path
-
-    @property
-    def unique(self) -> int:
-        return self.core.unique
-
-    @property
-    def nbytes(self) -> int:
-        return self.core.bytes
-
-    def search(self, codes: Packed, k: int, allowed: Mask | None, threads: int) -> tuple[Ids, npt.NDArray[np.int32]]:
-        shape = (len(codes), k)
-        ids, distances = np.empty(shape, np.int64), np.empty(shape, np.int32)
-        assert self.core.search(codes, k, ids, distances, threads, allowed)
-        return ids, distances
-
-    def search_ranked(
-        self,
-        codes: Packed,
-        weights: npt.NDArray[np.uint16],
-        k: int,
-        rank: ranked.Rank,
-        allowed: Mask | None,
-        threads: int,
-    ) -> Ranked:
-        shape = (len(codes), k)
-        ids, distances, scores = np.empty(shape, np.int64), np.empty(shape, np.int32), np.empty(shape, np.int32)
-        assert self.core.search_ranked(codes, weights, k, rank, ids, distances, scores, threads, allowed)
-        return ids, distances, scores
-
-    def search_radius(self, codes: Packed, radius: int, allowed: Mask | None, threads: int) -> Hits:
-        found = self.core.search_radius(codes, radius, threads, allowed)
-        assert found is not None
-        return found
-
-    def codes(self, rows: npt.NDArray[np.uint32] | None = None) -> Packed:
-        packed = np.zeros((self._count if rows is None else len(rows), code_bytes(self._bits)), np.uint8)
-        self.core.codes(rows, packed)
-        return packed
-
-    def costs(self, codes: Packed, k: int | None, radius: int, allowed: Mask | None) -> list[Cost]:
-        found = self.core.explain(codes, k, radius, allowed)
-        assert found is not None
-        return [Cost(*cost) for cost in found]
-
-    def ranked_costs(
-        self, codes: Packed, weights: npt.NDArray[np.uint16], k: int, rank: ranked.Rank, allowed: Mask | None
-    ) -> list[Cost]:
-        found = self.core.explain_ranked(codes, weights, k, rank, allowed)
-        assert found is not None
-        return [Cost(*cost) for cost in found]
-
-    def stored(self) -> Stored:
-        return Stored(self.structure, self._bits, self._count, self.unique, self.core.sections())
+    if index is None or path == NUMPY:
+        return NumpyEngine(_words_of(stored), stored.bits, ids)
+    try:
+        return index(stored.structure, stored.bits, stored.count, stored.unique, dict(stored.sections), ids, path)
+    except ValueError as error:
+        raise FormatError(str(error)) from None
 
 
 class NumpyEngine:
-    """A scan in NumPy."""
+    """A scan in NumPy.
+
+    A search fills arrays that the caller gives, [queries, k] each, and returns True (the native core False where an
+    argument is not what it must be): ids int64, filled up with -1; distances int32, with bits + 1; scores int32, with
+    -1. What searches do is told as the fields of a Cost, a query each.
+    """
 
     structure = SCAN
     path = NUMPY
@@ -223,14 +93,22 @@ class NumpyEngine:
     def nbytes(self) -> int:
         return self._words.nbytes
 
-    def search(self, codes: Packed, k: int, allowed: Mask | None, threads: int) -> tuple[Ids, npt.NDArray[np.int32]]:
+    def search(
+        self,
+        codes: Packed,
+        k: int,
+        ids: Ids,
+        distances: npt.NDArray[np.int32],
+        threads: int = 1,
+        allowed: Mask | None = None,
+    ) -> bool:
+        """The nearest k, in (distance, id) order."""
         words, to_ids = self._allowed(allowed)
-        ids = np.full((len(codes), k), -1, np.int64)
-        distances = np.full((len(codes), k), self._bits + 1, np.int32)
+        ids[:], distances[:] = -1, self._bits + 1
         for i, (rows, near) in enumerate(scan.nearest(words, scan.to_words(codes), k, self._bits)):
             ids[i, : len(rows)] = rows if to_ids is None else to_ids[rows]
             distances[i, : len(rows)] = near
-        return ids, distances
+        return True
 
     def search_ranked(
         self,
@@ -238,19 +116,22 @@ class NumpyEngine:
         weights: npt.NDArray[np.uint16],
         k: int,
         rank: ranked.Rank,
-        allowed: Mask | None,
-        threads: int,
-    ) -> Ranked:
+        ids: Ids,
+        distances: npt.NDArray[np.int32],
+        scores: npt.NDArray[np.int32],
+        threads: int = 1,
+        allowed: Mask | None = None,
+    ) -> bool:
+        """The first k in the order of `rank`, 'weighted' or 'tiebreak'. weights: [queries, bits], <= MAX_WEIGHT."""
         words, to_ids = self._allowed(allowed)
-        ids = np.full((len(codes), k), -1, np.int64)
-        distances = np.full((len(codes), k), self._bits + 1, np.int32)
-        scores = np.full((len(codes), k), -1, np.int32)
+        ids[:], distances[:], scores[:] = -1, self._bits + 1, -1
         for i, (rows, keys) in enumerate(ranked.nearest(words, scan.to_words(codes), weights, k, rank)):
             ids[i, : len(rows)] = rows if to_ids is None else to_ids[rows]
             distances[i, : len(rows)], scores[i, : len(rows)] = ranked.split_keys(keys, rank)
-        return ids, distances, scores
+        return True
 
-    def search_radius(self, codes: Packed, radius: int, allowed: Mask | None, threads: int) -> Hits:
+    def search_radius(self, codes: Packed, radius: int, threads: int = 1, allowed: Mask | None = None) -> Hits:
+        """Offsets [queries + 1], ids and distances of all within the radius."""
         words, to_ids = self._allowed(allowed)
         hits = list(scan.within(words, scan.to_words(codes), radius))
         offsets = np.zeros(len(codes) + 1, np.int64)
@@ -261,27 +142,30 @@ class NumpyEngine:
             distances[offsets[i] : offsets[i + 1]] = near
         return offsets, ids, distances
 
-    def codes(self, rows: npt.NDArray[np.uint32] | None = None) -> Packed:
+    def codes(self, rows: npt.NDArray[np.uint32] | None, codes: Packed) -> None:
+        """Fill `codes` (zeroed) with the codes of all rows, or of these."""
         words = self._words if rows is None else self._words[rows]
-        return _bytes_of(words)[:, : code_bytes(self._bits)].copy()
+        codes[:] = _bytes_of(words)[:, : code_bytes(self._bits)]
 
-    def costs(self, codes: Packed, k: int | None, radius: int, allowed: Mask | None) -> list[Cost]:
+    def explain(self, codes: Packed, k: int | None, radius: int, allowed: Mask | None = None) -> list[Spent]:
+        """What each of these searches does: for the nearest k, or (k None) for all within the radius."""
         words, _ = self._allowed(allowed)
-        return [Cost(0, len(words), 0, True)] * len(codes)
+        return [(0, len(words), 0, True)] * len(codes)
 
-    def ranked_costs(
-        self, codes: Packed, weights: npt.NDArray[np.uint16], k: int, rank: ranked.Rank, allowed: Mask | None
-    ) -> list[Cost]:
-        return self.costs(codes, k, 0, allowed)
+    def explain_ranked(
+        self, codes: Packed, weights: npt.NDArray[np.uint16], k: int, rank: ranked.Rank, allowed: Mask | None = None
+    ) -> list[Spent]:
+        """What each of these ranked searches does; its steps are levels of equal weight in one chunk."""
+        return self.explain(codes, k, 0, allowed)
 
-    def stored(self) -> Stored:
-        words = self._words
+    def sections(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """The arrays, as views: {section name: uint8 [bytes]} (see docs/formats.md)."""
+        columns = _bytes_of(self._words)
         if 32 < self._bits <= 48:
-            halves = _bytes_of(words)
-            sections = {"words": halves[:, :4].ravel(), "words.high": halves[:, 4:6].ravel()}
+            sections = {"words": columns[:, :4].ravel(), "words.high": columns[:, 4:6].ravel()}
         else:
-            sections = {"words": _bytes_of(words).ravel()}
-        return Stored(SCAN, self._bits, len(words), len(words), {k: v for k, v in sections.items() if v.size})
+            sections = {"words": columns.ravel()}
+        return {name: section for name, section in sections.items() if section.size}
 
     def _allowed(self, mask: Mask | None) -> tuple[scan.Words, npt.NDArray[np.int64] | None]:
         """The words that may be found, and the ids of these rows (None: the row numbers)."""

@@ -2,10 +2,23 @@
 
 from dataclasses import dataclass
 
-from queryopt.runtime.search.engines import Cost
 from queryopt.text import counted
 
-__all__ = ["Explanation", "SegmentExplanation"]
+__all__ = ["Cost", "Explanation", "SegmentExplanation"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one query did.
+
+    buckets: buckets of chunk tables looked up. codes: codes that the query was compared with, a scan's included.
+    shells: steps (one distance in one chunk) that were finished. scanned: whether it ended in a scan of all codes.
+    """
+
+    buckets: int
+    codes: int
+    shells: int
+    scanned: bool
 
 
 @dataclass(frozen=True)

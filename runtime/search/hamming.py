@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,10 +16,19 @@ from queryopt.codes import check_bits, check_codes, code_bytes
 from queryopt.cores import usable_cores
 from queryopt.errors import UsageError
 from queryopt.runtime.search import ranked, saved
+from queryopt.runtime.search.arguments import (
+    MAX_ID,
+    MAX_RESULTS,
+    ascending,
+    check_count,
+    check_ids,
+    check_results,
+    check_wanted,
+)
 from queryopt.runtime.search.core import core_path
 from queryopt.runtime.search.device import DeviceChoice, Devices
-from queryopt.runtime.search.engines import Cost, Ids, NativeEngine, Packed
-from queryopt.runtime.search.explain import Explanation, SegmentExplanation
+from queryopt.runtime.search.engines import Ids, NumpyEngine, Packed
+from queryopt.runtime.search.explain import Cost, Explanation, SegmentExplanation
 from queryopt.runtime.search.results import RadiusResult, SearchResult
 from queryopt.runtime.search.saved import SavedIndex
 from queryopt.runtime.search.segment import Part, Segment, merged
@@ -44,11 +53,6 @@ _TABLE_BITS: Final = 24
 _GROWTH: Final = 8
 """A segment is merged into the one before it unless that is so many times larger: a code is copied at most about so
 many times for each factor of 8 that the index grows, and ten million codes are searched in at most 4 segments."""
-
-_MAX_RESULTS: Final = 1 << 28
-"""Queries x k of one search: 3 GiB of ids and distances."""
-
-_MAX_ID: Final = int(np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +101,7 @@ class HammingIndex:
         self._changing = threading.Lock()
         self._devices = Devices(runtime)
         packed = check_codes(codes, self._bits)
-        sorted_ids = None if ids is None else _check_ids(ids, len(packed))
+        sorted_ids = None if ids is None else check_ids(ids, len(packed))
         if sorted_ids is not None:
             packed, sorted_ids = _sorted(packed, sorted_ids)
             if len(packed) == 0 or sorted_ids[-1] == len(packed) - 1:
@@ -168,30 +172,18 @@ class HammingIndex:
         plain = rank == "hamming" and allow is None and deny is None and device == "cpu"
         if core is not None and plain and type(codes) is np.ndarray and codes.ndim:
             count = len(codes)
-            if type(k) is int and 0 <= k * count <= _MAX_RESULTS:
+            if type(k) is int and 0 <= k * count <= MAX_RESULTS:
                 shape = (count, k)
                 ids, distances = np.empty(shape, np.int64), np.empty(shape, np.int32)
                 if core.search(codes, k, ids, distances, self._threads):
                     return SearchResult.of(ids, distances)
         packed = check_codes(codes, self._bits)
-        k = _check_count(k, "k")
-        if k * len(packed) > _MAX_RESULTS:
-            raise UsageError(
-                f"{len(packed)} queries x k = {k} are more than {_MAX_RESULTS} results: ask for fewer at once"
-            )
+        k = check_results(k, len(packed))
         weights = _check_rank(rank, logits, len(packed), self._bits)
         if device != "cpu" and self.choose_device(device, len(packed), _cpu_only(rank, allow, deny)).device == "cuda":
             return self._devices.copy_of(self._state.segments, self._bits).search(packed, k)
-        parts = self._parts(allow, deny)
-        if weights is None:
-            plain_results = (part.engine.search(packed, k, part.allowed, self._threads) for part in parts)
-            found = [SearchResult(*result) for result in plain_results]
-        else:
-            found = [
-                SearchResult(*part.engine.search_ranked(packed, weights, k, rank, part.allowed, self._threads))
-                for part in parts
-            ]
-        return found[0] if len(found) == 1 else _first(found, len(packed), k, self._bits, rank)
+        results = [part.search(packed, k, weights, rank, self._threads) for part in self._parts(allow, deny)]
+        return results[0] if len(results) == 1 else _first(results, len(packed), k, self._bits, rank)
 
     def search_radius(
         self,
@@ -204,14 +196,13 @@ class HammingIndex:
     ) -> RadiusResult:
         """All codes at a distance <= radius (>= 0) of each query (the other arguments as in `search`)."""
         packed = check_codes(codes, self._bits)
-        radius = min(_check_count(radius, "radius"), self._bits)
+        radius = min(check_count(radius, "radius"), self._bits)
         if (
             device != "cpu"
             and self.choose_device(device, len(packed), _cpu_only("hamming", allow, deny)).device == "cuda"
         ):
             return self._devices.copy_of(self._state.segments, self._bits).search_radius(packed, radius)
-        parts = self._parts(allow, deny)
-        found = [part.engine.search_radius(packed, radius, part.allowed, self._threads) for part in parts]
+        found = [part.search_radius(packed, radius, self._threads) for part in self._parts(allow, deny)]
         if len(found) == 1:
             return RadiusResult(*found[0])
         counts = [np.diff(offsets) for offsets, _, _ in found]
@@ -241,7 +232,7 @@ class HammingIndex:
         is much cheaper than one by one.
         """
         packed = check_codes(codes, self._bits)
-        given = None if ids is None else _check_ids(ids, len(packed))
+        given = None if ids is None else check_ids(ids, len(packed))
         return self._change(np.empty(0, np.int64), packed, given)[1]
 
     def remove(self, ids: npt.ArrayLike) -> int:
@@ -249,7 +240,7 @@ class HammingIndex:
 
         ids: integers [m], or one; those that are not there don't matter.
         """
-        wanted = _check_wanted(ids, "ids")
+        wanted = check_wanted(ids, "ids")
         return self._change(wanted, np.empty((0, code_bytes(self._bits)), np.uint8), np.empty(0, np.int64))[0]
 
     def replace(self, remove: npt.ArrayLike, codes: npt.ArrayLike, ids: npt.ArrayLike) -> int:
@@ -257,9 +248,9 @@ class HammingIndex:
 
         An id may be in both: its code is replaced.
         """
-        wanted = _check_wanted(remove, "remove")
+        wanted = check_wanted(remove, "remove")
         packed = check_codes(codes, self._bits)
-        return self._change(wanted, packed, _check_ids(ids, len(packed)))[0]
+        return self._change(wanted, packed, check_ids(ids, len(packed)))[0]
 
     def _change(self, remove: Ids, packed: Packed, ids: Ids | None) -> tuple[int, Ids]:
         """How many were removed, and the ids of the codes that were added."""
@@ -267,8 +258,8 @@ class HammingIndex:
             state = self._state
             next_id = state.next_id
             if ids is None:
-                if len(packed) > _MAX_ID + 1 - next_id:
-                    raise UsageError(f"the largest id is {_MAX_ID}: there are no {len(packed)} after {next_id - 1}")
+                if len(packed) > MAX_ID + 1 - next_id:
+                    raise UsageError(f"the largest id is {MAX_ID}: there are no {len(packed)} after {next_id - 1}")
                 ids = np.arange(next_id, next_id + len(packed))
             segments, removed = [], 0
             for segment in state.segments:
@@ -355,17 +346,17 @@ class HammingIndex:
         costs: tuple[Cost, ...] = ()
         if codes is not None:
             packed = check_codes(codes, self._bits)
-            k = _check_count(k, "k")
-            limit = self._bits if radius is None else min(_check_count(radius, "radius"), self._bits)
+            k = check_count(k, "k")
+            limit = self._bits if radius is None else min(check_count(radius, "radius"), self._bits)
             asked = None if radius is not None else k
             weights = None if radius is not None else _check_rank(rank, logits, len(packed), self._bits)
-            each = [
-                s.engine.costs(packed, asked, limit, s.live)
+            spent = [
+                s.engine.explain(packed, asked, limit, s.live)
                 if weights is None
-                else s.engine.ranked_costs(packed, weights, k, rank, s.live)
+                else s.engine.explain_ranked(packed, weights, k, rank, s.live)
                 for s in state.segments
             ]
-            costs = tuple(_total(of_query) for of_query in zip(*each, strict=True))
+            costs = tuple(_total(of_query) for of_query in zip(*filter(None, spent), strict=True))
         return Explanation(
             self._bits,
             sum(segment.alive for segment in state.segments),
@@ -387,8 +378,8 @@ class HammingIndex:
         )
 
     def _parts(self, allow: npt.ArrayLike | None, deny: npt.ArrayLike | None) -> list[Part]:
-        allowed = None if allow is None else _check_wanted(allow, "allow")
-        denied = None if deny is None else _check_wanted(deny, "deny")
+        allowed = None if allow is None else check_wanted(allow, "allow")
+        denied = None if deny is None else check_wanted(deny, "deny")
         parts = (segment.part(allowed, denied, self._threads) for segment in self._state.segments)
         return [part for part in parts if part is not None]
 
@@ -403,8 +394,8 @@ class HammingIndex:
             while len(kept) > 1 and kept[-2].alive < max(_GROWTH * kept[-1].alive, _SCAN_UP_TO):
                 kept[-2:] = [merged(kept[-2:], self._structure, self._path, self._threads)]
         core = None
-        if len(kept) == 1 and kept[0].live is None and isinstance(kept[0].engine, NativeEngine):
-            core = kept[0].engine.core
+        if len(kept) == 1 and kept[0].live is None and not isinstance(kept[0].engine, NumpyEngine):
+            core = kept[0].engine
         self._state = _State(tuple(kept), next_id, core)
 
     def _dense(self, segment: Segment) -> Segment:
@@ -416,7 +407,7 @@ class HammingIndex:
 
     def _reason(self, segment: Segment) -> str:
         engine = segment.engine
-        if not isinstance(engine, NativeEngine):
+        if isinstance(engine, NumpyEngine):
             return "NumPy only scans"
         if self._structure != "auto":
             return "as asked for"
@@ -428,13 +419,8 @@ class HammingIndex:
 
 def _sorted(packed: Packed, ids: Ids) -> tuple[Packed, Ids]:
     """Both in the order of the ids. UsageError where one is there twice."""
-    if np.any(ids[1:] <= ids[:-1]):
-        order = np.argsort(ids, kind="stable")
-        packed, ids = packed[order], ids[order]
-        twice = np.flatnonzero(ids[1:] == ids[:-1])
-        if twice.size:
-            raise UsageError(f"id {ids[twice[0]]} is there twice: ids are unique")
-    return packed, ids
+    ids, order = ascending(ids)
+    return packed if order is None else packed[order], ids
 
 
 def _check_rank(
@@ -477,13 +463,10 @@ def _reordered(k: int, keys: tuple[npt.NDArray[Any], ...], *arrays: npt.NDArray[
     return (np.take_along_axis(array, order, axis=1) for array in arrays)
 
 
-def _total(costs: Sequence[Cost]) -> Cost:
-    return Cost(
-        sum(cost.buckets for cost in costs),
-        sum(cost.codes for cost in costs),
-        sum(cost.shells for cost in costs),
-        any(cost.scanned for cost in costs),
-    )
+def _total(spent: Iterable[tuple[int, int, int, bool]]) -> Cost:
+    """What a query did in all segments."""
+    buckets, codes, shells, scanned = zip(*spent, strict=True)
+    return Cost(sum(buckets), sum(codes), sum(shells), any(scanned))
 
 
 def _cpu_only(rank: str, allow: object, deny: object) -> str | None:
@@ -505,35 +488,3 @@ def _check_threads(threads: int | None) -> int:
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise UsageError(f"threads is {threads!r}: it is an integer >= 1")
     return threads
-
-
-def _check_count(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-        raise UsageError(f"{name} is {value!r}: it is an integer >= 0")
-    return int(value)
-
-
-def _check_ids(ids: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
-    array = np.asarray(ids)
-    if not np.issubdtype(array.dtype, np.integer) or array.shape != (count,):
-        raise UsageError(f"ids are {array.dtype} {list(array.shape)}: {count} codes need {count} integers")
-    if count and array.min() < 0:
-        raise UsageError(f"an id is {array.min()}: ids are >= 0 (-1 stands for 'no result')")
-    if count and int(array.max()) > _MAX_ID:
-        raise UsageError(f"an id is {array.max()}: the largest is {_MAX_ID}")
-    return array.astype(np.int64)
-
-
-def _check_wanted(ids: npt.ArrayLike, name: str) -> npt.NDArray[np.int64]:
-    """Ids to look for: ascending, without repetition, and without those that can't be there."""
-    array = np.asarray(ids)
-    if array.size == 0 and array.ndim == 1:
-        return np.empty(0, np.int64)
-    if not np.issubdtype(array.dtype, np.integer) or array.ndim > 1:
-        raise UsageError(f"{name} is {array.dtype} {list(array.shape)}: it is integers [m], or one of them")
-    array = np.atleast_1d(array)
-    array = array[(array >= 0) & (array <= _MAX_ID)].astype(np.int64)
-    if np.any(array[1:] <= array[:-1]):
-        array = np.sort(array)
-        array = array[np.concatenate([[True], array[1:] > array[:-1]])]
-    return array

@@ -94,17 +94,16 @@ def load(path: str | os.PathLike[str], search_path: str, mapped: bool, verify: b
 
 
 def _describe(segment: Segment, arrays: list[npt.NDArray[np.uint8]]) -> dict[str, Any]:
-    stored = segment.engine.stored()
-    named = dict(stored.sections)
+    named = segment.engine.sections()
     if segment.ids is not None:
         named["ids"] = segment.ids.astype("<i8", copy=False).view(np.uint8)
     if segment.live is not None:
         named["live"] = segment.live.astype("<u8", copy=False).view(np.uint8)
     arrays += named.values()
     return {
-        "structure": stored.structure,
-        "codes": stored.count,
-        "unique": stored.unique,
+        "structure": segment.engine.structure,
+        "codes": segment.count,
+        "unique": segment.engine.unique,
         "sections": [{"name": k, "bytes": len(v), "crc32": _crc(v)} for k, v in named.items()],
     }
 

@@ -5,7 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.runtime.search.engines import SCAN, Engine, Ids, Mask, Packed, make
+from queryopt.codes import code_bytes
+from queryopt.runtime.search.engines import SCAN, Engine, Hits, Ids, Mask, Packed, make
+from queryopt.runtime.search.ranked import Rank
+from queryopt.runtime.search.results import SearchResult
 
 __all__ = ["Part", "Segment", "full_mask", "merged"]
 
@@ -19,6 +22,27 @@ class Part:
 
     engine: Engine
     allowed: Mask | None
+
+    def search(
+        self, codes: Packed, k: int, weights: npt.NDArray[np.uint16] | None, rank: Rank, threads: int
+    ) -> SearchResult:
+        """The first k of each query; weights: None for the rank 'hamming'."""
+        shape = (len(codes), k)
+        ids, distances = np.empty(shape, np.int64), np.empty(shape, np.int32)
+        if weights is None:
+            done = self.engine.search(codes, k, ids, distances, threads, self.allowed)
+            scores = None
+        else:
+            scores = np.empty(shape, np.int32)
+            done = self.engine.search_ranked(codes, weights, k, rank, ids, distances, scores, threads, self.allowed)
+        assert done
+        return SearchResult(ids, distances, scores)
+
+    def search_radius(self, codes: Packed, radius: int, threads: int) -> Hits:
+        """All within the radius of each query."""
+        hits = self.engine.search_radius(codes, radius, threads, self.allowed)
+        assert hits is not None
+        return hits
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +110,21 @@ class Segment:
         if len(rows) * _SELECTIVE > self.count:
             return Part(self.engine, _mask(rows, self.count))
         ids = rows if self.ids is None else self.ids[rows]
-        codes = self.engine.codes(rows.astype(np.uint32))
+        codes = self._codes(rows.astype(np.uint32))
         return Part(make(codes, self.bits, ids, SCAN, self.engine.path, threads), None)
 
     def contents(self) -> tuple[Packed, Ids]:
         """The live codes and their ids."""
         if self.live is None:
-            return self.engine.codes(), self.live_ids()
+            return self._codes(), self.live_ids()
         keep = np.unpackbits(self.live.view(np.uint8), count=self.count, bitorder="little").view(np.bool_)
-        return self.engine.codes()[keep], self.live_ids()
+        return self._codes()[keep], self.live_ids()
+
+    def _codes(self, rows: npt.NDArray[np.uint32] | None = None) -> Packed:
+        """The codes of all rows, or of these."""
+        packed = np.zeros((self.count if rows is None else len(rows), code_bytes(self.bits)), np.uint8)
+        self.engine.codes(rows, packed)
+        return packed
 
 
 def merged(segments: list[Segment], structure: str, path: str, threads: int) -> Segment:

@@ -5,15 +5,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from queryopt.codes import check_bits, check_codes, codes_to_uint64
 from queryopt.errors import DeviceMemoryError, UsageError
-from queryopt.runtime.cuda import Address, CudaRuntime, Kernel, Memory, open_runtime
-from queryopt.runtime.search.gpu.arguments import MAX_RESULTS, check_count, check_ids
+from queryopt.runtime.cuda import Address, CudaRuntime, Kernel, Memory, Program, open_runtime
+from queryopt.runtime.search.arguments import ascending, check_count, check_ids, check_results
 from queryopt.runtime.search.gpu.plan import (
     BLOCK_WARPS,
     MAX_ROWS,
@@ -23,10 +24,26 @@ from queryopt.runtime.search.gpu.plan import (
     plan_nearest,
     plan_radius,
 )
-from queryopt.runtime.search.gpu.program import PROGRAM
 from queryopt.runtime.search.results import RadiusResult, SearchResult
 
-__all__ = ["CudaHammingIndex"]
+__all__ = ["PROGRAM", "CudaHammingIndex"]
+
+PROGRAM: Final = Program(
+    Path(__file__).with_name("hamming.cu"),
+    (
+        "nearest_seed_32",
+        "nearest_seed_64",
+        "nearest_scan_32",
+        "nearest_scan_64",
+        "nearest_select",
+        "radius_count_32",
+        "radius_count_64",
+        "radius_offsets",
+        "radius_fill_32",
+        "radius_fill_64",
+    ),
+)
+"""The kernels: _32 for codes up to 32 bits, _64 for longer ones."""
 
 _BINS = 96
 """Counters of one query: kBins of hamming.cu."""
@@ -73,7 +90,9 @@ class CudaHammingIndex:
         order: npt.NDArray[np.intp] | None = None
         self._ids: npt.NDArray[np.int64] | None = None
         if ids is not None:
-            self._ids, order = check_ids(ids, self._count)
+            self._ids, order = ascending(check_ids(ids, self._count))
+            if not self._count or self._ids[-1] == self._count - 1:
+                self._ids = None  # the row numbers
         self._tuning = tuning or Tuning()
         self._runtime = open_runtime(runtime)
         self._word: np.dtype[Any] = np.dtype(np.uint32 if self._bits <= 32 else np.uint64)
@@ -123,11 +142,7 @@ class CudaHammingIndex:
     def search(self, codes: npt.ArrayLike, k: int) -> SearchResult:
         """The k nearest codes of each query (codes: uint8 [queries, ceil(bits / 8)] or uint64 [queries]; k >= 0)."""
         words = self._words(check_codes(codes, self._bits))
-        k = check_count(k, "k")
-        if k * len(words) > MAX_RESULTS:
-            raise UsageError(
-                f"{len(words)} queries x k = {k} are more than {MAX_RESULTS} results: ask for fewer at once"
-            )
+        k = check_results(k, len(words))
         ids = np.full((len(words), k), -1, np.int64)
         distances = np.full((len(words), k), self._bits + 1, np.int32)
         within = min(k, self._count)

@@ -376,7 +376,7 @@ NB_MODULE(_core, m) {
         .def_prop_ro("structure", [](const CoreIndex& self) { return name_of(self.index().structure); })
         .def_prop_ro("path", &CoreIndex::kernels)
         .def_prop_ro("unique", [](const CoreIndex& self) { return self.index().unique; })
-        .def_prop_ro("bytes", [](const CoreIndex& self) { return self.index().bytes(); })
+        .def_prop_ro("nbytes", [](const CoreIndex& self) { return self.index().bytes(); })
         .def_prop_ro("costs",
                      [](const CoreIndex& self) {
                          const qo::Costs& costs = self.index().costs;

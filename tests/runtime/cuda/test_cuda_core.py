@@ -11,7 +11,7 @@ import pytest
 import emulated_cuda
 from queryopt.runtime.cuda import images
 from queryopt.runtime.cuda.nvrtc import load_nvrtc
-from queryopt.runtime.search.gpu.program import PROGRAM
+from queryopt.runtime.search.gpu.index import PROGRAM
 
 HERE = Path(__file__).with_name("stand_in")
 DOUBLES = Path(emulated_cuda.__file__).parent

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from emulated_cuda import EmulatedRuntime
-from queryopt.runtime.search.gpu.program import PROGRAM
+from queryopt.runtime.search.gpu.index import PROGRAM
 
 
 @pytest.fixture(scope="session")

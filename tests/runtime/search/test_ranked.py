@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from queryopt.errors import UsageError
 from queryopt.runtime.search import HammingIndex, SearchResult, core, ranked
-from queryopt.runtime.search.engines import NativeEngine
+from queryopt.runtime.search.engines import NumpyEngine
 from queryopt.runtime.search.hamming import STRUCTURES
 
 RANKED: tuple[ranked.Rank, ...] = ("weighted", "tiebreak")
@@ -27,8 +27,8 @@ def searcher(path: str, codes: Codes, bits: int, ids: Any = None, share: float =
         patch.setenv(core.PATH_VARIABLE, path)
         made = HammingIndex(codes, bits, ids, **options)
     for segment in made._state.segments:
-        if isinstance(segment.engine, NativeEngine):
-            segment.engine.core.share = share
+        if not isinstance(segment.engine, NumpyEngine):
+            segment.engine.share = share
     return made
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import emulated_cuda
 from emulated_cuda import CHECK_MEMORY, CHECK_RACES
-from queryopt.runtime.search.gpu.program import PROGRAM
+from queryopt.runtime.search.gpu.index import PROGRAM
 
 SCRIPT = Path(__file__).with_name("sanitized.py")
 SOURCE = PROGRAM.source.read_text()

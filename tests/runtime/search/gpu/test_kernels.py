@@ -8,7 +8,7 @@ import pytest
 from cubin import kernel_resources
 from queryopt.runtime.cuda.base import KernelResources
 from queryopt.runtime.cuda.nvrtc import load_nvrtc
-from queryopt.runtime.search.gpu.program import PROGRAM
+from queryopt.runtime.search.gpu.index import PROGRAM
 
 CAPABILITIES = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
 
