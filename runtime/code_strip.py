@@ -1,21 +1,32 @@
-"""A code drawn as a strip of bits, and what of it differs."""
+"""A code as a strip of squares, one a bit: what the SVG of templates/hits.html.jinja is filled with."""
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from queryopt.codes import unpack_codes
-from queryopt.runtime.hits import Hit, code_hex
-from queryopt.runtime.markup import Markup, element
 
-__all__ = ["bit_cell", "bit_differences", "code_strip"]
+__all__ = ["CodeStrip", "code_strip"]
 
 _ROW = 21
 """Height of a row of bits: 12 for the squares, and above them their numbers."""
 _SURENESS = (8, 24, 48)
 """Margins (of 127) from which a bit is drawn in the next stronger of four shades."""
+_SHADES = tuple(sum(margin >= step for step in _SURENESS) for margin in range(129))
+
+
+@dataclass(frozen=True)
+class CodeStrip:
+    """The inside of an SVG, and its size."""
+
+    width: int
+    height: int
+    squares: Markup
 
 
 def code_strip(
@@ -23,62 +34,40 @@ def code_strip(
     bits: int,
     margins: npt.NDArray[np.int8] | None,
     differs: Collection[int],
-    label: str,
     name: str | None = None,
-) -> Markup:
-    """A code as an SVG (which prints, where backgrounds don't): a square a bit, full for 1, hollow for 0.
+) -> CodeStrip:
+    """A packed code: a square full for 1, hollow for 0. margins: [bits], as shades. differs: not the query's bits.
 
     Every eighth bit has its number above it; the others say theirs when pointed at. name: where a script lets bits be
-    chosen: the strip can have the focus, and bit 3 is the option of the id `name`-3. A word of letters and digits.
+    chosen: bit 3 is the option of the id `name`-3. A word of letters and digits.
     """
-    rows = math.ceil(bits / (12 if bits % 12 == 0 else 16))
-    columns = math.ceil(bits / rows)
-    values = unpack_codes(code[None], bits)[0]
-    cells = []
-    for bit in range(bits):
-        kind = "one" if values[bit] else "zero"
-        tip = f"bit {bit}: {values[bit]}"
+    width, height, corners = _layout(bits)
+    values = unpack_codes(code[None], bits)[0].tolist()
+    sure = None if margins is None else np.abs(margins.astype(np.int16)).tolist()
+    parts = []
+    for bit, (value, (x, y)) in enumerate(zip(values, corners, strict=True)):
+        kind = "one" if value else "zero"
+        words = f"bit {bit}: {value}"
         if bit in differs:
             kind += " other"
-            tip = f"bit {bit}: query {1 - values[bit]}, this {values[bit]}"
-        if margins is not None:
-            margin = abs(int(margins[bit]))
-            kind += f" m{sum(margin >= step for step in _SURENESS)}"
-            tip += f", margin {margin} of 127"
-        x, y = bit % columns * 12, bit // columns * _ROW
+            words = f"bit {bit}: query {1 - value}, this {value}"
+        if sure is not None:
+            kind += f" m{_SHADES[sure[bit]]}"
+            words += f", margin {sure[bit]} of 127"
         if bit % 8 == 0:
-            cells.append(element("text", str(bit), x=x + 1, y=y + 7))
+            parts.append(f'<text x="{x}" y="{y - 3}">{bit}</text>\n')
         choice = "" if name is None else f' id="{name}-{bit}" role="option" data-bit="{bit}"'
-        cells.append(_square(kind, x, y + _ROW - 12, choice, f"<title>{tip}</title>"))
-    width, height = columns * 12 - 2, rows * _ROW - 2
-    return element(
-        "svg",
-        *cells,
-        class_="strip",
-        viewBox=f"0 0 {width} {height}",
-        width=width * 3 // 2,
-        role="img" if name is None else "listbox",
-        tabindex=None if name is None else 0,
-        aria_label=label + code_hex(code),
-    )
+        # A page has a thousand, of numbers and our own words alone: in a template they would be most of its time.
+        parts.append(
+            f'<rect{choice} class="{kind}" x="{x}" y="{y}" width="8" height="8" rx="2"><title>{words}</title></rect>\n'
+        )
+    return CodeStrip(width, height, Markup("".join(parts)))
 
 
-def bit_differences(hit: Hit, bits: int) -> Markup:
-    """The bits in which a hit differs from its query, with both values; that all agree, where none does."""
-    if not hit.differs:
-        return element("p", "all bits agree", class_="agree")
-    found = unpack_codes(hit.code[None], bits)[0]
-    items = [element("li", f"{bit} ", element("span", f"{1 - found[bit]}→{found[bit]}")) for bit in hit.differs]
-    return element("ul", *items, class_="differs", aria_label="Bits that differ, from the query's to the hit's")
-
-
-def bit_cell(kind: str, x: int, y: int) -> Markup:
-    """A square of 10 in a field of 12, whose corner is at x, y. kind: its classes."""
-    return _square(kind, x, y, "", "")
-
-
-def _square(kind: str, x: int, y: int, attributes: str, inside: str) -> Markup:
-    # A page has a thousand of them, of nothing but numbers and our own words: elements would be most of its time.
-    return Markup(
-        f'<rect{attributes} class="{kind}" x="{x + 1}" y="{y + 1}" width="8" height="8" rx="2">{inside}</rect>'
-    )
+@cache
+def _layout(bits: int) -> tuple[int, int, list[tuple[int, int]]]:
+    """Width, height, and the corner of each square, of 8 in a field of 12."""
+    rows = math.ceil(bits / (12 if bits % 12 == 0 else 16))
+    columns = math.ceil(bits / rows)
+    corners = [(bit % columns * 12 + 1, bit // columns * _ROW + _ROW - 11) for bit in range(bits)]
+    return columns * 12 - 2, rows * _ROW - 2, corners

@@ -5,13 +5,14 @@ import those of queryopt.runtime.
 
     render("report.html.jinja", "queryopt.bench.quality.report", title="…", style=Markup(style), …)
 
-Text appears as `display_path` shows it: undecodable bytes, line breaks and characters that turn text around are visible
-escapes, so that a page is valid UTF-8 whatever files are called. Filters: `breakable`, `counted` (`3 | counted("bit",
-"bits")`), `thousands` (2,000). Names that are there without being given: `version`.
+Text and paths (as bytes, too) appear as `display_path` shows them: undecodable bytes, line breaks and characters that
+turn text around are visible escapes, so that a page is valid UTF-8 whatever files are called. `_FILTERS` and `_NAMES`
+are there in every template.
 """
 
 import base64
 import hashlib
+import os
 import re
 from functools import cache
 from typing import Any
@@ -20,6 +21,8 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from queryopt import __version__
+from queryopt.runtime.code_strip import code_strip
+from queryopt.runtime.hits import code_hex
 from queryopt.text import counted, display_path
 
 __all__ = ["Markup", "breakable", "render", "templates"]
@@ -27,7 +30,7 @@ __all__ = ["Markup", "breakable", "render", "templates"]
 _SHARED = "queryopt.runtime"
 
 
-def render(name: str, package: str = _SHARED, **values: Any) -> Markup:
+def render(name: str, package: str = _SHARED, /, **values: Any) -> Markup:
     """A template of a package with its values."""
     return Markup(templates(package).get_template(name).render(values))
 
@@ -42,24 +45,37 @@ def templates(package: str = _SHARED) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         auto_reload=False,
     )
-    environment.filters |= {"breakable": breakable, "counted": counted, "sha256": _sha256, "thousands": "{:,}".format}
-    environment.globals["version"] = __version__
+    environment.filters |= _FILTERS
+    environment.globals |= _NAMES
     return environment
 
 
-def breakable(text: str) -> Markup:
+def breakable(text: str | bytes) -> Markup:
     """Text that a line may be broken in after the separators that names are made with."""
-    parts = re.split(r"(?<=[-_./\\])(?=[^-_./\\])", text)
+    parts = re.split(r"(?<=[-_./\\])(?=[^-_./\\])", os.fsdecode(text))
     return Markup("<wbr>").join(escape(display_path(part)) for part in parts)
 
 
 def _shown(value: Any) -> Any:
     """What stands in a template's {{ }}, before it is escaped."""
-    return display_path(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return display_path(value) if isinstance(value, str | bytes) and not isinstance(value, Markup) else value
 
 
 def _sha256(text: str) -> str:
     """As a Content-Security-Policy names what it allows."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+_FILTERS = {
+    "basename": os.path.basename,
+    "breakable": breakable,
+    "code_hex": code_hex,
+    "counted": counted,  # 2000 | counted("bit", "bits"): 2,000 bits
+    "dirname": os.path.dirname,
+    "sha256": _sha256,
+    "thousands": "{:,}".format,
+}
+_NAMES = {"strip_of": code_strip, "version": __version__}

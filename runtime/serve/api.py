@@ -19,8 +19,7 @@ from queryopt.errors import ImageError
 from queryopt.runtime.serve import metrics
 from queryopt.runtime.serve.errors import BadRequestError, LargeBodyError, NotFoundError
 from queryopt.runtime.serve.gallery import Gallery
-from queryopt.runtime.serve.pictures import MAX_SIZE, MIN_SIZE
-from queryopt.runtime.serve.placeholder import placeholder
+from queryopt.runtime.serve.pictures import MAX_SIZE, MIN_SIZE, placeholder
 from queryopt.runtime.serve.schemas import (
     Attention,
     Bit,

@@ -16,8 +16,7 @@ from queryopt.runtime.serve.api import api_routes, described
 from queryopt.runtime.serve.errors import RequestError
 from queryopt.runtime.serve.gallery import Gallery
 from queryopt.runtime.serve.guard import Guard
-from queryopt.runtime.serve.pages.shell import error_page
-from queryopt.runtime.serve.site import site_routes
+from queryopt.runtime.serve.site import error_page, site_routes
 from queryopt.text import display_path
 
 __all__ = ["create_app"]

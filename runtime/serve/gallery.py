@@ -34,7 +34,7 @@ from queryopt.runtime.serve.metrics import Metrics
 from queryopt.runtime.serve.pictures import Jpeg, Pictures, View
 from queryopt.runtime.serve.queries import Queries, UploadedQuery
 from queryopt.runtime.serve.settings import MAX_K, MAX_PAGE, ServeSettings
-from queryopt.runtime.serve.survey import BitSurvey, survey
+from queryopt.runtime.serve.survey import BitSurvey, Surest, survey
 from queryopt.runtime.serve.worker import Hashed, ModelWorker
 from queryopt.text import display_path
 
@@ -339,6 +339,13 @@ class Gallery:
     def survey(self) -> BitSurvey | None:
         """What each bit splits the index into, as far as is known: the first look takes seconds for a million."""
         return self._survey.get(self._state)
+
+    def surest(self, side: Surest, start: int, count: int) -> list[tuple[IndexedImage, int]]:
+        """Pictures that are sure of one side of a bit, from number `start` on, with their margins."""
+        margins = dict(
+            zip(side.ids[start : start + count].tolist(), side.margins[start : start + count].tolist(), strict=True)
+        )
+        return [(image, margins[image.id]) for image in self.images(list(margins))]
 
     def meaning(self, bit: int) -> BitMeaning | None:
         """What is known of a bit from its card."""

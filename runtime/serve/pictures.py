@@ -1,6 +1,7 @@
 """Pictures of the index, by id: decoded, made small, and kept for a while. None lies outside of the index's root."""
 
 import os
+import textwrap
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from queryopt.card import Preprocessing
 from queryopt.errors import ImageError
 from queryopt.images import crop_box, open_rgb
 from queryopt.runtime.index import IndexedImage
+from queryopt.runtime.pages import Markup, render
 from queryopt.runtime.thumbnails import small_jpeg
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_SIZE", "MIN_SIZE", "Jpeg", "Pictures", "View", "confined"]
+__all__ = ["MAX_SIZE", "MIN_SIZE", "Jpeg", "Pictures", "View", "confined", "placeholder"]
 
 View = Literal["model", "whole"]
 """The square in the middle that the model looks at, or all of the picture."""
@@ -86,6 +88,11 @@ class Pictures:
     def encode(self, image: "Image.Image", size: int, view: View) -> bytes:
         """A decoded picture as a JPEG of at most `size` pixels a side."""
         return small_jpeg(image, size, crop_box(image.size, self.preprocessing) if view == "model" else None)
+
+
+def placeholder(reason: str) -> Markup:
+    """An SVG in place of a picture that can't be shown, which says why."""
+    return render("placeholder.svg.jinja", "queryopt.runtime.serve", lines=textwrap.wrap(reason, 26)[:5])
 
 
 def confined(root: Path, relative: bytes) -> bytes:

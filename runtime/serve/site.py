@@ -1,30 +1,36 @@
-"""The pages' routes."""
+"""The pages' routes; what they show is drawn by templates/."""
 
 import hashlib
 import importlib.resources
-from typing import Annotated
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse
 
+from queryopt.runtime.pages import Markup, render, templates
 from queryopt.runtime.search import Rank
 from queryopt.runtime.serve.api import reading_form, tagged
 from queryopt.runtime.serve.duplicates import MAX_RADIUS
 from queryopt.runtime.serve.errors import BadRequestError, NotFoundError
-from queryopt.runtime.serve.gallery import Gallery
-from queryopt.runtime.serve.pages.bits import bit_page, bits_page
-from queryopt.runtime.serve.pages.duplicates import duplicates_page
-from queryopt.runtime.serve.pages.home import all_page, home_page
-from queryopt.runtime.serve.pages.reference import reference_page
-from queryopt.runtime.serve.pages.results import PAGE_HITS, Asked, results_page
+from queryopt.runtime.serve.gallery import Gallery, Results
+from queryopt.runtime.serve.reference import described_api
 from queryopt.runtime.serve.settings import MAX_K
+from queryopt.runtime.serve.survey import MOST
 
-__all__ = ["site_routes"]
+__all__ = ["Asked", "error_page", "results_page", "site_routes"]
 
+_PACKAGE = "queryopt.runtime.serve"
 _SAMPLE = 24
 _ALL = 48
 _DEFAULT_K = 96
+_PAGE_HITS = 24
+_PAGE_OF_BIT = 24
+_PAGE_GROUPS = 20
 
 _FILES = {
     "page.css": ("queryopt.runtime", "page.css", "text/css"),
@@ -32,22 +38,57 @@ _FILES = {
     "app.js": ("queryopt.runtime.serve", "static/app.js", "text/javascript"),
     "icon.svg": ("queryopt.runtime.serve", "static/icon.svg", "image/svg+xml"),
 }
+_ORDERS: dict[Rank, str] = {
+    "hamming": "distance",
+    "weighted": "margins of bits that differ",
+    "tiebreak": "distance, ties by margins",
+}
+_ERROR_TITLES = {404: "Not found", 413: "Too large", 500: "The server failed", 503: "Too busy"}
 
 PageNumber = Annotated[int, Query(ge=1, le=100_000)]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Where a query came from: one of upload (its name), image (its id), code (as text)."""
+
+    upload: str | None = None
+    image: int | None = None
+    code: str | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The field of the page's address that says so."""
+        fields = {"query": self.upload, "image": self.image, "code": self.code}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @property
+    def source(self) -> str:
+        """Where its picture is; without meaning for a code."""
+        return f"/image/{self.image}" if self.upload is None else f"/query/{self.upload}"
+
+    @property
+    def orders(self) -> dict[Rank, str]:
+        """The ranks that make a difference, with words for them."""
+        return _ORDERS if self.code is None else {"hamming": _ORDERS["hamming"]}
+
+
 def site_routes(gallery: Gallery, app: FastAPI) -> APIRouter:
     """The routes of the pages on a gallery. app: whose API is described."""
+    for name in templates(_PACKAGE).list_templates(["jinja"]):
+        templates(_PACKAGE).get_template(name)  # compiled now, so that the first visitor does not wait for it
     router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
     files = {name: _load(*where) for name, where in _FILES.items()}
 
     @router.get("/")
     def home() -> str:
-        return home_page(gallery, gallery.sample(_SAMPLE))
+        return _page("home", gallery, uploads=False, images=gallery.sample(_SAMPLE))
 
     @router.get("/all")
     def everything(after: Annotated[int, Query(ge=0, lt=1 << 63)] = 0) -> str:
-        return all_page(gallery, gallery.page(after, _ALL), after, _ALL)
+        images = gallery.page(after, _ALL)
+        more = images[-1].id if len(images) == _ALL else None
+        return _page("all", gallery, images=images, after=after, next=more)
 
     @router.post("/upload")
     async def upload(request: Request) -> Response:
@@ -78,30 +119,45 @@ def site_routes(gallery: Gallery, app: FastAPI) -> APIRouter:
             asked = gallery.query_of_image(image)
         else:
             asked = gallery.query_of_code(str(code))
-        offset = (page - 1) * PAGE_HITS
+        offset = (page - 1) * _PAGE_HITS
         if offset > MAX_K:
             raise NotFoundError(f"there is no page {page}")
         within = _radius(radius)
-        found = gallery.search(asked, k, within, rank, offset, PAGE_HITS, exclude_self=True)
+        found = gallery.search(asked, k, within, rank, offset, _PAGE_HITS, exclude_self=True)
         return results_page(gallery, Asked(query, image, code), found, page)
 
     @router.get("/browse")
     def browse() -> str:
-        return bits_page(gallery, gallery.survey())
+        return _page("bits", gallery, found=gallery.survey())
 
     @router.get("/browse/{bit}")
     def browse_bit(bit: int, page: PageNumber = 1) -> str:
         if not 0 <= bit < gallery.index.bits:
             raise NotFoundError(f"there is no bit {bit}: codes have {gallery.index.bits} bits, from 0")
-        return bit_page(gallery, gallery.survey(), bit, page)
+        found = gallery.survey()
+        most = 0 if found is None else max(len(found.highest[bit].ids), len(found.lowest[bit].ids))
+        pages = max(1, -(-most // _PAGE_OF_BIT))
+        return _page("bit", gallery, found=found, bit=bit, number=page, pages=pages, of_a_page=_PAGE_OF_BIT, kept=MOST)
 
     @router.get("/duplicates")
     def duplicates(radius: Annotated[int, Query(ge=0, le=MAX_RADIUS)] = 0, page: PageNumber = 1) -> str:
-        return duplicates_page(gallery, gallery.duplicates(radius), radius, page)
+        found = gallery.duplicates(radius)
+        groups = () if found is None else found.groups
+        return _page(
+            "duplicates",
+            gallery,
+            found=found,
+            groups=groups[(page - 1) * _PAGE_GROUPS : page * _PAGE_GROUPS],
+            first=(page - 1) * _PAGE_GROUPS,
+            radius=radius,
+            max_radius=MAX_RADIUS,
+            number=page,
+            pages=-(-len(groups) // _PAGE_GROUPS),
+        )
 
     @router.get("/docs")
     def reference(request: Request) -> str:
-        return reference_page(app.openapi(), str(request.base_url), gallery.can_hash)
+        return _page("reference", gallery, **described_api(app.openapi(), str(request.base_url)))
 
     @router.get("/static/{name}")
     def static(request: Request, name: str) -> Response:
@@ -115,6 +171,55 @@ def site_routes(gallery: Gallery, app: FastAPI) -> APIRouter:
         return RedirectResponse("/static/icon.svg", 308)
 
     return router
+
+
+def results_page(gallery: Gallery, asked: Asked, results: Results, number: int) -> Markup:
+    """Page `number` (from 1) of what was found."""
+    pages = -(-results.total // _PAGE_HITS)
+    address = asked.fields | {
+        "k": results.k,
+        "radius": results.radius,
+        "rank": None if results.rank == "hamming" else results.rank,
+    }
+    return _page(
+        "results",
+        gallery,
+        asked=asked,
+        results=results,
+        number=number,
+        pages=pages,
+        max_k=MAX_K,
+        address_fields=address,
+    )
+
+
+def error_page(status: int, detail: str) -> Markup:
+    """A page that says what went wrong."""
+    detail = "there is no such page" if detail == HTTPStatus.NOT_FOUND.phrase else detail  # the framework's word
+    title = _ERROR_TITLES.get(status, "This can't be answered")
+    return render("error.html.jinja", _PACKAGE, title=title, detail=f"{detail[:1].upper()}{detail[1:]}", uploads=True)
+
+
+def _page(name: str, gallery: Gallery, **values: Any) -> Markup:
+    return render(f"{name}.html.jinja", _PACKAGE, **{"gallery": gallery, "uploads": gallery.can_hash} | values)
+
+
+def _address(path: str, **query: str | int | None) -> str:
+    """Of a page, with what is not None as its query."""
+    return f"{path}?{urlencode({name: value for name, value in query.items() if value is not None})}"
+
+
+def _pages_near(number: int, pages: int) -> Iterator[int | None]:
+    """The pages that another one links to: the first, the last, those beside it; None where some are passed over."""
+    before = 0
+    for one in sorted({1, pages, *range(max(1, number - 2), min(pages, number + 2) + 1)}):
+        if one > before + 1:
+            yield None
+        yield one
+        before = one
+
+
+templates(_PACKAGE).globals.update(address=_address, pages_near=_pages_near)
 
 
 def _radius(text: str) -> int | None:

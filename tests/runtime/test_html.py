@@ -11,9 +11,9 @@ from PIL import Image
 
 from queryopt.codes import pack_codes
 from queryopt.runtime import html as module
-from queryopt.runtime.code_strip import code_strip
 from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, differing_bits
 from queryopt.runtime.html import HtmlPage
+from queryopt.runtime.pages import templates
 from queryopt.runtime.thumbnails import Thumbnails
 
 BITS = 12
@@ -122,7 +122,8 @@ def test_hits_are_cards_in_order_with_what_differs(picture):
 @pytest.mark.parametrize("bits", [1, 12, 24, 31, 48, 64])
 def test_a_strip_shows_every_bit_once_within_its_frame(bits):
     values = np.arange(bits) % 3 == 0
-    strip = code_strip(pack_codes(values[None])[0], bits, None, (), "code")
+    draw = templates().get_template("hits.html.jinja").module
+    strip = draw.code_strip(pack_codes(values[None])[0], bits, None, (), "code")
     width, height = map(int, re.search(r'viewBox="0 0 (\d+) (\d+)"', strip).groups())
     cells = re.findall(r'<rect class="(\w+)" x="(\d+)" y="(\d+)".*?bit (\d+): (\d)', strip)
     assert [int(c[3]) for c in cells] == list(range(bits))
@@ -144,7 +145,7 @@ def test_a_hit_that_is_the_query_itself_says_so(picture):
     assert ["the query itself" in card for card in cards] == [True, False]
     page = render(query(path, asked, hits))
     assert not any("the query itself" in card for card in page.source.split('class="card"')[1:])
-    [legend] = re.findall(r'<p class="legend">.*?</p>', page.source)
+    [legend] = re.findall(r'<p class="legend">.*?</p>', page.source, re.DOTALL)
     for mark in ("the query itself", "✓", "numbers above the squares"):
         assert mark in legend
 

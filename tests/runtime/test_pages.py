@@ -60,11 +60,11 @@ def test_a_room_adds_its_own_templates(tmp_path: Path, monkeypatch: pytest.Monke
     (folder / "templates").mkdir(parents=True)
     (folder / "__init__.py").touch()
     (folder / "templates" / "own.html.jinja").write_text(
-        '{% extends "document.html.jinja" %}{% import "parts.html.jinja" as parts %}'
-        "{% block body %}{{ parts.hidden(words) }}{% endblock %}"
+        '{% extends "document.html.jinja" %}{% import "text.html.jinja" as words %}'
+        "{% block body %}{{ words.hidden(name) }}{% endblock %}"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    page = render("own.html.jinja", "room_of_a_test", title="t", style=Markup(""), words=EVIL)
+    page = render("own.html.jinja", "room_of_a_test", title="t", style=Markup(""), name=EVIL)
     assert f'<span class="visually-hidden">{SHOWN}</span>' in page
     templates.cache_clear()
     sys.modules.pop("room_of_a_test")
