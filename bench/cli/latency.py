@@ -2,52 +2,124 @@
 
 import contextlib
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.bench.cli.options import backends_option, check_picture, count, listed, parse_model
-from queryopt.cli import Command, Output, common_options, threads_option
+from queryopt.bench.cli.options import (
+    ModelFiles,
+    Untrained,
+    check_picture,
+    count,
+    listed,
+    model_files_options,
+    show,
+    untrained_options,
+)
+from queryopt.cli import Command, Output, common_options, option_group, threads_option
 from queryopt.errors import MissingError, UsageError
-from queryopt.text import counted, did_you_mean, display_path
+from queryopt.text import did_you_mean, display_path
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from queryopt.bench.speed.latency.contenders import Contender, Subject
-    from queryopt.bench.speed.latency.report import LatencyReport
+    from queryopt.bench.speed.latency.contenders import ModelContender
 
 __all__ = ["command"]
 
 
+@dataclass(frozen=True)
+class LineUp:
+    """Who is measured: model files, or without them an untrained network in each precision, and peers."""
+
+    files: ModelFiles
+    peers: tuple[str, ...]
+    untrained: Untrained | None
+    precisions: tuple[str, ...] | None
+
+    def __post_init__(self) -> None:
+        if self.files.models and self.untrained is not None and not {"eager", "eager-bf16"}.intersection(self.peers):
+            raise UsageError("--backbone and --bits are of an untrained network, and there is none: leave them out")
+        if self.files.models and self.precisions:
+            raise UsageError("--precision is of an untrained network: a --model has its own")
+
+    def open(self, out: Output, threads: int, stack: contextlib.ExitStack) -> "list[ModelContender]":
+        """Peers first: the first of them is the reference. All are closed by the stack."""
+        from queryopt.bench.speed.latency.contenders import Subject, check_peers, open_model, open_peer
+
+        peers = () if self.peers == ("none",) else self.peers
+        check_peers(peers)
+        network = self.untrained or Untrained()
+        opened: list[ModelContender] = []
+        for peer in peers:
+            opened.append(open_peer(peer, Subject(network.bits, network.backbone, threads)))
+            stack.callback(opened[-1].close)
+        for path, name, backend in self.files if self.files.models else self._untrained(out, network, stack):
+            try:
+                opened.append(open_model(path, backend, threads, name))
+            except MissingError as error:
+                if self.files.models or len(self.files.backends) == 1:
+                    raise
+                out.warn(f"without {name} on {backend}: {error}")  # no backend has every precision
+            else:
+                stack.callback(opened[-1].close)
+        return opened
+
+    def _untrained(
+        self, out: Output, network: Untrained, stack: contextlib.ExitStack
+    ) -> Iterator[tuple[Path, str, str]]:
+        from queryopt.bench.speed.untrained import in_precision, untrained_model
+        from queryopt.export.precision import PRECISIONS
+
+        precisions = self.precisions or ("fp32",)
+        for precision in precisions:
+            if precision not in PRECISIONS:
+                known = ", ".join(PRECISIONS)
+                raise UsageError(f"--precision {precision}: one of {known}{did_you_mean(precision, PRECISIONS)}")
+        out.log(f"exporting an untrained {network.backbone}: {', '.join(precisions)}")
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="queryopt-latency-")))
+        folded = untrained_model(folder / "folded.onnx", network.backbone, network.bits)
+        made: list[tuple[Path, str]] = []
+        for precision in precisions:
+            if precision == "fp32":
+                plain = untrained_model(folder / "plain.onnx", network.backbone, network.bits, fold=False)
+                made += [(plain, "plain"), (folded, "folded")]
+            else:
+                made.append((in_precision(folded, folder / f"{precision}.onnx", precision), f"folded, {precision}"))
+        for path, name in made:
+            for backend in self.files.backends:
+                yield path, name, backend
+
+
+line_up_options = option_group(
+    "line_up",
+    LineUp,
+    model_files_options(
+        "A model.onnx or model.plan; may be given again.  [default: an untrained one, plain and folded]"
+    ),
+    click.option(
+        "--peers",
+        callback=listed(str, "eager,resnet50"),
+        metavar="NAME,…",
+        default="eager",
+        show_default=True,
+        help="eager, eager-bf16: the network in PyTorch; resnet50: the plain ResNet-50 in ONNX Runtime; or none.",
+    ),
+    untrained_options,
+    click.option(
+        "--precision",
+        "precisions",
+        callback=listed(str, "fp32,bf16,int8"),
+        metavar="P,…",
+        help="Of the untrained network: fp32 (plain and folded), fp16, bf16, int8.  [default: fp32]",
+    ),
+)
+
+
 @click.command("latency", cls=Command, short_help="Milliseconds a batch of models, beside peers and the peak.")
-@click.option(
-    "--model",
-    "models",
-    metavar="FILE[@BACKEND]",
-    multiple=True,
-    help="A model.onnx or model.plan; may be given again.  [default: an untrained one, plain and folded]",
-)
-@backends_option
-@click.option(
-    "--peers",
-    callback=listed(str, "eager,resnet50"),
-    metavar="NAME,…",
-    default="eager",
-    show_default=True,
-    help="eager, eager-bf16: the network in PyTorch; resnet50: the plain ResNet-50 in ONNX Runtime; or none.",
-)
+@line_up_options
 @click.option("--reference", type=click.IntRange(1), help="Number of the row that is 1.  [default: the first peer]")
-@click.option("--backbone", metavar="NAME", help="Of the untrained network.  [default: resnet50]")
-@click.option("--bits", type=click.IntRange(1, 64), help="Of the untrained network.  [default: 12]")
-@click.option(
-    "--precision",
-    "precisions",
-    callback=listed(str, "fp32,bf16,int8"),
-    metavar="P,…",
-    help="Of the untrained network: fp32 (plain and folded), fp16, bf16, int8.  [default: fp32]",
-)
 @click.option(
     "--batch", "batches", callback=listed(count, "1,8,32"), metavar="B,…", default="1", show_default=True,
     help="Pictures a call.",
@@ -65,18 +137,12 @@ __all__ = ["command"]
 @common_options
 def command(
     out: Output,
-    models: tuple[str, ...],
-    backends: tuple[str, ...],
-    peers: tuple[str, ...],
-    reference: int | None,
-    backbone: str | None,
-    bits: int | None,
-    precisions: tuple[str, ...] | None,
+    line_up: LineUp,
     batches: tuple[int, ...],
-    rounds: int,
-    seconds: float,
+    reference: int | None,
     picture: Path | None,
     threads: int | None,
+    **schedule: Any,
 ) -> None:
     """Measure how long models take for a batch of pictures in memory.
 
@@ -91,123 +157,31 @@ def command(
       qo-bench latency --model model.onnx --backend onnxruntime,openvino --batch 1,8,32 --threads 1
       qo-bench latency --model fp32.onnx@onnxruntime --model int8.onnx@openvino
     """
-    names = () if peers == ("none",) else peers
-    if models and (backbone is not None or bits is not None) and not set(names) & {"eager", "eager-bf16"}:
-        raise UsageError("--backbone and --bits are of an untrained network, and there is none: leave them out")
-    if models and precisions:
-        raise UsageError("--precision is of an untrained network: a --model has its own")
-    if not batches or not backends:
-        raise UsageError("--batch and --backend: give at least one of each")
+    if not batches:
+        raise UsageError("--batch: give at least one")
     if picture is not None:
         check_picture(picture)
-    from queryopt.bench.speed.latency.contenders import Subject, check_peers
     from queryopt.bench.speed.latency.report import measure_latency
-    from queryopt.bench.speed.latency.tables import latency_table
     from queryopt.cores import usable_cores
 
-    check_peers(names)
     used = threads or usable_cores()
-    subject = Subject(bits or 12, backbone or "resnet50", used)
-    with tempfile.TemporaryDirectory(prefix="queryopt-latency-") as temporary, contextlib.ExitStack() as stack:
-        contenders = _open(out, models, precisions or ("fp32",), backends, names, subject, Path(temporary), stack)
+    with contextlib.ExitStack() as stack:
+        contenders = line_up.open(out, used, stack)
         if reference is not None and reference > len(contenders):
             raise UsageError(f"--reference {reference}: there are {len(contenders)} rows")
-        with out.progress("measure", len(contenders) * rounds * len(batches), unit="parts") as advance:
+        with out.progress("measure", len(contenders) * schedule["rounds"] * len(batches), unit="parts") as advance:
             report = measure_latency(
                 contenders,
                 batches,
                 reference=reference - 1 if reference else 0,
                 threads=used,
-                rounds=rounds,
-                seconds=seconds,
                 layers=picture is not None,
                 progress=advance,
+                **schedule,
             )
-    out.result(report.to_dict())
-    out.print(_describe(report))
-    for table in (latency_table(report), _paper()):
-        out.print(table, "")
+    show(out, report)
     if picture is not None:
         from queryopt.bench.speed.latency.plot import plot_latency
 
         plot_latency(report, picture)
         out.log(f"picture: {display_path(picture)}")
-
-
-def _open(
-    out: Output,
-    models: tuple[str, ...],
-    precisions: tuple[str, ...],
-    backends: tuple[str, ...],
-    peers: tuple[str, ...],
-    subject: "Subject",
-    folder: Path,
-    stack: contextlib.ExitStack,
-) -> list["Contender"]:
-    """Peers first: the first of them is the reference."""
-    from queryopt.bench.speed.latency.contenders import open_model, open_peer
-
-    opened: list[Contender] = []
-
-    def add(contender: "Contender") -> None:
-        opened.append(contender)
-        stack.callback(contender.close)
-
-    for name in peers:
-        add(open_peer(name, subject))
-    untrained = [] if models else _untrained(out, subject, precisions, folder)
-    named = [parse_model(text) for text in models] + [(path, name, None) for path, name in untrained]
-    for path, name, wanted in named:
-        for backend in backends if wanted is None else (wanted,):
-            try:
-                add(open_model(path, backend, subject.threads, name))
-            except MissingError as error:
-                if models or len(backends) == 1:
-                    raise
-                out.warn(f"without {name} on {backend}: {error}")  # no backend has every precision
-    return opened
-
-
-def _untrained(out: Output, subject: "Subject", precisions: tuple[str, ...], folder: Path) -> list[tuple[Path, str]]:
-    from queryopt.bench.speed.untrained import in_precision, untrained_model
-    from queryopt.export.precision import PRECISIONS
-
-    for precision in precisions:
-        if precision not in PRECISIONS:
-            known = ", ".join(PRECISIONS)
-            raise UsageError(f"--precision {precision}: one of {known}{did_you_mean(precision, PRECISIONS)}")
-    out.log(f"exporting an untrained {subject.backbone}: {', '.join(precisions)}")
-    folded = untrained_model(folder / "folded.onnx", subject.backbone, subject.bits)
-    made = []
-    for precision in precisions:
-        if precision == "fp32":
-            plain = untrained_model(folder / "plain.onnx", subject.backbone, subject.bits, fold=False)
-            made += [(plain, "plain"), (folded, "folded")]
-        else:
-            lowered = in_precision(folded, folder / f"{precision}.onnx", precision)
-            made.append((lowered, f"folded, {precision}"))
-    return made
-
-
-def _describe(report: "LatencyReport") -> str:
-    peaks = ", ".join(f"{name} {value / 1e9:,.0f} GFLOP/s" for name, value in report.peaks.flops.items())
-    load = "" if report.load is None else f"; load average {report.load[0]:.2f} before, {report.load[1]:.2f} after"
-    return (
-        f"{report.machine}\n{counted(report.threads, 'thread', 'threads')}, {report.rounds} rounds{load}\n"
-        f"peak of a large product: {peaks or 'not measured'}; reading memory: "
-        f"{report.peaks.bytes_per_second / 1e9:.1f} GB/s"
-    )
-
-
-def _paper() -> "Table":
-    from rich.table import Table
-
-    from queryopt.bench.speed.flops import PAPER_TABLE_4
-
-    table = Table(title="The paper's Table 4, which has no times", title_justify="left")
-    table.add_column("method")
-    table.add_column("parameters", justify="right")
-    table.add_column("multiply-adds", justify="right")
-    for row in PAPER_TABLE_4:
-        table.add_row(row.name, f"{row.parameters / 1e6:.2f} M", f"{row.inference / 1e9:.2f} G")
-    return table

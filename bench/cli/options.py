@@ -1,6 +1,6 @@
 """What the commands of qo-bench share: values of options, FILE[@BACKEND], pictures, and how a report is shown."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from queryopt.errors import MissingError, UsageError
 from queryopt.text import display_path, install_extra
 
 __all__ = [
+    "ModelFiles",
     "Untrained",
-    "backends_option",
     "check_picture",
     "count",
     "listed",
-    "parse_model",
+    "model_files_options",
     "show",
     "untrained_options",
     "whole_number",
@@ -55,17 +55,44 @@ def whole_number(context: click.Context, parameter: click.Parameter, text: str) 
         raise click.BadParameter(f"{text!r} is not a whole number of at least 1, such as 1e6") from None
 
 
-def backends_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --backend; the callback gets `backends`, a tuple of names."""
-    return click.option(
-        "--backend",
-        "backends",
-        callback=listed(str, "onnxruntime,openvino"),
-        metavar="NAME,…",
-        default="auto",
-        show_default=True,
-        help="What runs the models that name none: each in each of them.",
-    )(function)
+@dataclass(frozen=True)
+class ModelFiles:
+    """Models that were named as FILE[@BACKEND]; those that name none are taken in each of the backends."""
+
+    models: tuple[str, ...]
+    backends: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.backends:
+            raise UsageError("--backend: give at least one")
+
+    def __iter__(self) -> Iterator[tuple[Path, str, str]]:
+        """Path, name and backend of each."""
+        for text in self.models:
+            file, at, backend = text.rpartition("@")
+            if at and not Path(text).exists():
+                yield Path(file), display_path(file), backend
+            else:
+                for backend in self.backends:
+                    yield Path(text), display_path(text), backend
+
+
+def model_files_options(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --model FILE[@BACKEND], which may be given again, and --backend; the callback gets `files: ModelFiles`."""
+    return option_group(
+        "files",
+        ModelFiles,
+        click.option("--model", "models", metavar="FILE[@BACKEND]", multiple=True, help=help),
+        click.option(
+            "--backend",
+            "backends",
+            callback=listed(str, "onnxruntime,openvino"),
+            metavar="NAME,…",
+            default="auto",
+            show_default=True,
+            help="What runs the models that name none: each in each of them.",
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -89,14 +116,6 @@ untrained_options = option_group(
     click.option("--bits", type=click.IntRange(1, 64), help="Of the untrained network.  [default: 12]"),
 )
 """Adds --backbone and --bits; the callback gets `untrained`, None where neither is given."""
-
-
-def parse_model(text: str) -> tuple[Path, str, str | None]:
-    """A model's path, its name, and what is to run it (None: not said), of FILE[@BACKEND]."""
-    file, at, backend = text.rpartition("@")
-    if not at or Path(text).exists():
-        return Path(text), display_path(text), None
-    return Path(file), display_path(file), backend
 
 
 def check_picture(picture: Path) -> None:

@@ -1,12 +1,14 @@
 """qo-bench parity: the codes of forms of one network beside each other."""
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.bench.cli.options import backends_option, parse_model, whole_number
-from queryopt.cli import Command, Output, batch_option, common_options, threads_option
+from queryopt.bench.cli.options import ModelFiles, model_files_options, whole_number
+from queryopt.bench.tables import figures_table
+from queryopt.cli import Command, Output, batch_option, common_options, option_group, threads_option
 from queryopt.errors import ExitCode, ParityError, UsageError
 from queryopt.export.parity_options import limit_options
 from queryopt.text import counted
@@ -19,17 +21,18 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a model may differ by; None for the limit of its precision."""
+
+    max_flip_rate: float | None
+    max_map_drop: float | None
+
+
 @click.command("parity", cls=Command, short_help="Flipped bits, top-10 overlap and mAP of models beside each other.")
 @click.argument("folder", required=False)
-@click.option(
-    "--model",
-    "models",
-    metavar="FILE[@BACKEND]",
-    multiple=True,
-    help="A model.onnx or model.plan; may be given again. Without --ckpt the first one is the reference.",
-)
+@model_files_options("A model.onnx or model.plan; may be given again. Without --ckpt the first one is the reference.")
 @click.option("--ckpt", "checkpoint", metavar="RUN_OR_FILE", help="The reference: the trained network in PyTorch.")
-@backends_option
 @click.option(
     "--min-bits",
     callback=whole_number,
@@ -38,21 +41,18 @@ __all__ = ["command"]
     show_default=True,
     help="Bits to compare at least; flips and crops of the pictures fill up.",
 )
-@limit_options
+@option_group("limits", Limits, limit_options)
 @batch_option(32)
 @threads_option
 @common_options
 def command(
     out: Output,
     folder: str | None,
-    models: tuple[str, ...],
+    files: ModelFiles,
     checkpoint: str | None,
-    backends: tuple[str, ...],
-    min_bits: int,
-    max_flip_rate: float | None,
-    max_map_drop: float | None,
-    batch: int,
+    limits: Limits,
     threads: int | None,
+    **sizes: int,
 ) -> ExitCode:
     """Compare the codes of models of one checkpoint, in any backend and precision, on the same pictures.
 
@@ -76,56 +76,24 @@ def command(
       4  a backend's package or device is not there
       5  a model is above a limit
     """
-    if not backends:
-        raise UsageError("--backend: give at least one")
     if folder is None and checkpoint is None:
         raise UsageError("give a FOLDER of pictures, or --ckpt RUN, whose validation pictures are taken")
-    named = [parse_model(text) for text in models]
-    asked = [(p, n, one) for p, n, wanted in named for one in (backends if wanted is None else (wanted,))]
-    if len(asked) + (checkpoint is not None) < 2:
+    if len(list(files)) + (checkpoint is not None) < 2:
         raise UsageError("there is nothing to compare: give two of --model FILE[@BACKEND], or one with --ckpt RUN")
     from queryopt.export.parity import compare_sides, open_side
 
-    loaded = _load(checkpoint)
-    pictures = _pictures(folder, loaded, out)
+    reference = None if checkpoint is None else _load(checkpoint)
+    pictures = _pictures(folder, reference, out)
     with contextlib.ExitStack() as stack:
-        sides = [] if loaded is None else [open_side(loaded, "auto", threads, stack)]
-        sides += [open_side(path, backend, threads, stack, name) for path, name, backend in asked]
-        reports = compare_sides(
-            sides[0],
-            sides[1:],
-            pictures.paths,
-            labels=pictures.labels,
-            min_bits=min_bits,
-            batch=batch,
-            progress=out.progress,
-        )
-    values: list[dict[str, Any]] = []
-    refused: list[str] = []
-    for side, report in zip(sides[1:], reports, strict=True):
-        limits = report.limits(max_flip_rate, max_map_drop)
-        reason = None
-        try:
-            report.require(**limits)
-        except ParityError as error:
-            reason = str(error)
-            refused.append(f"{side.name}: {reason}")
-        values.append({"model": side.name, **report.to_dict(), **limits, "refused": reason})
-    failures = dict(reports[0].failures)
-    out.result(_values(sides[0], reports[0], values, pictures, failures))
-    for name, why in failures.items():
-        out.warn(f"{name}: {why}: not compared")
-    if reports[0].distinct_codes == 1:
-        out.warn(f"{sides[0].name} gives every picture the same code: that others agree says little")
-    _print(out, sides, reports, values, pictures)
-    if refused:
-        raise ParityError("; ".join(refused))
-    return ExitCode.SOME_FAILED if failures else ExitCode.DONE
+        sides = [] if reference is None else [open_side(reference, "auto", threads, stack)]
+        sides += [open_side(path, backend, threads, stack, name) for path, name, backend in files]
+        labels = pictures.labels
+        reports = compare_sides(sides[0], sides[1:], pictures.paths, labels=labels, progress=out.progress, **sizes)
+    values = [_values(side, report, limits) for side, report in zip(sides[1:], reports, strict=True)]
+    return _show(out, sides, reports, values, pictures)
 
 
-def _load(checkpoint: str | None) -> "Checkpoint | None":
-    if checkpoint is None:
-        return None
+def _load(checkpoint: str) -> "Checkpoint":
     from queryopt.train.run_files import find_checkpoint
 
     find_checkpoint(checkpoint)  # what is wrong with its path is said without torch, whose import takes seconds
@@ -143,31 +111,33 @@ def _pictures(folder: str | None, checkpoint: "Checkpoint | None", out: Output) 
     return parity_pictures(checkpoint, None, out.progress)
 
 
-def _values(
-    reference: "ParitySide",
-    report: "ParityReport",
-    models: list[dict[str, Any]],
-    pictures: "ParityPictures",
-    failures: dict[str, str],
-) -> dict[str, Any]:
-    return {
-        "reference": {"model": reference.name, "backend": report.reference, "precision": report.reference_precision},
-        "models": models,
-        "source": pictures.source,
-        "failures": failures,
-    }
+def _values(side: "ParitySide", report: "ParityReport", limits: Limits) -> dict[str, Any]:
+    """A model's figures, its limits, and which of them refuses it, for JSON."""
+    applied = report.limits(limits.max_flip_rate, limits.max_map_drop)
+    refused = None
+    try:
+        report.require(**applied)
+    except ParityError as error:
+        refused = str(error)
+    return {"model": side.name, **report.to_dict(), **applied, "refused": refused}
 
 
-def _print(
+def _show(
     out: Output,
     sides: list["ParitySide"],
     reports: tuple["ParityReport", ...],
     values: list[dict[str, Any]],
     pictures: "ParityPictures",
-) -> None:
-    from rich.table import Table
-
-    first = reports[0]
+) -> ExitCode:
+    """Print everything. ParityError where a model is refused."""
+    first, name = reports[0], sides[0].name
+    failures = dict(first.failures)
+    reference = {"model": name, "backend": first.reference, "precision": first.reference_precision}
+    out.result({"reference": reference, "models": values, "source": pictures.source, "failures": failures})
+    for path, why in failures.items():
+        out.warn(f"{path}: {why}: not compared")
+    if first.distinct_codes == 1:
+        out.warn(f"{name} gives every picture the same code: that others agree says little")
     out.print(
         f"{first.bits_compared:,} bits: {counted(first.views, 'view', 'views')} of "
         f"{counted(first.pictures, 'picture', 'pictures')} ({pictures.source})"
@@ -177,22 +147,23 @@ def _print(
             f"mAP of {counted(first.map.queries, 'picture', 'pictures')} of "
             f"{counted(first.map.classes, 'class', 'classes')} against each other, ties counted exactly"
         )
-    table = Table(title=f"Beside {sides[0].name} on {first.reference}", title_justify="left")
-    for name in ("", "runs on", ""):
-        table.add_column(name)
-    for name in ("bits flipped", "rate", "95 % below", "top-10", "logits differ by", "mAP", "points", "limit"):
-        table.add_column(name, justify="right", no_wrap=True)
+    figures = ("bits flipped", "rate", "95 % below", "top-10", "logits differ by", "mAP", "points", "limit")
+    table = figures_table(f"Beside {name} on {first.reference}", "", "runs on", "", *figures, words=3)
     own = "" if first.map is None else f"{100 * first.map.reference:.2f}"
-    table.add_row(sides[0].name, first.reference, first.reference_precision, *[""] * 5, own, "", "")
-    for side, report, value in zip(sides[1:], reports, values, strict=True):
-        table.add_row(*_row(side, report, value))
+    table.add_row(name, first.reference, first.reference_precision, *[""] * 5, own, "", "")
+    for report, value in zip(reports, values, strict=True):
+        table.add_row(*_row(report, value))
     out.print(table)
+    refused = [f"{value['model']}: {value['refused']}" for value in values if value["refused"]]
+    if refused:
+        raise ParityError("; ".join(refused))
+    return ExitCode.SOME_FAILED if failures else ExitCode.DONE
 
 
-def _row(side: "ParitySide", report: "ParityReport", value: dict[str, Any]) -> list[str]:
+def _row(report: "ParityReport", value: dict[str, Any]) -> list[str]:
     change = report.map
     return [
-        side.name,
+        value["model"],
         report.backend,
         report.precision,
         f"{report.flipped:,}",

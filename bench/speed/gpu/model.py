@@ -12,9 +12,8 @@ from rich.table import Table
 from queryopt.bench.speed.gpu.engine import open_engine
 from queryopt.bench.speed.gpu.models import BITS, need_model
 from queryopt.bench.speed.gpu.section import Figure, GpuOptions, Turn, left_out_tables, reason_of
-from queryopt.bench.speed.latency.contenders import Contender, Pixels
+from queryopt.bench.speed.latency.contenders import ModelContender, Pixels
 from queryopt.bench.speed.latency.report import LatencyReport, Row, measure_latency
-from queryopt.bench.speed.latency.tables import latency_table
 from queryopt.errors import MissingError, QueryOptError
 from queryopt.runtime.backends.base import PipelinedBackend
 from queryopt.text import install_extra
@@ -51,7 +50,7 @@ class ModelReport:
 
     def tables(self) -> list[Table]:
         """All rows, what the GPU can do, and who did not take part."""
-        tables = [latency_table(self.latency)] if self.latency.rows else []
+        tables = [self.latency.table()] if self.latency.rows else []
         peaks = self.latency.peaks
         table = Table(
             box=None, header_style="dim", title="The GPU's peaks and PyTorch's settings", title_justify="left"
@@ -175,7 +174,7 @@ def measure_model(options: GpuOptions, turn: Turn) -> ModelReport:
     return replace(report, left_out=tuple(left_out))
 
 
-def _contenders(options: GpuOptions) -> Iterator[tuple[str, Callable[[], Contender]]]:
+def _contenders(options: GpuOptions) -> Iterator[tuple[str, Callable[[], ModelContender]]]:
     """Who is measured, by name, and how each is opened."""
     from queryopt.bench.speed.gpu.network import load_subject
     from queryopt.bench.speed.gpu.provider import BoundContender
@@ -189,7 +188,7 @@ def _contenders(options: GpuOptions) -> Iterator[tuple[str, Callable[[], Contend
     graph = fp16 if fp16.is_file() else None
     yield "folded, PyTorch", partial(FoldedTorchContender, checkpoint, device, graph)
 
-    def bound(precision: str, channels_last: bool) -> Contender:
+    def bound(precision: str, channels_last: bool) -> ModelContender:
         need_model(options, precision)
         return BoundContender(options.model(precision), device, channels_last)
 
@@ -197,7 +196,7 @@ def _contenders(options: GpuOptions) -> Iterator[tuple[str, Callable[[], Contend
         name = f"onnxruntime, {precision}" + (", NHWC" if channels_last else "")
         yield name, partial(bound, precision, channels_last)
 
-    def engine() -> Contender:
+    def engine() -> ModelContender:
         plan = options.engine or options.model("fp16", ".plan")
         if not options.rehearse and not plan.is_file():
             raise MissingError("the section engine built none")
@@ -207,11 +206,11 @@ def _contenders(options: GpuOptions) -> Iterator[tuple[str, Callable[[], Contend
 
 
 def _taking(
-    contenders: Sequence[Contender],
+    contenders: Sequence[ModelContender],
     batch: int,
     left_out: list[tuple[str, int | None, str]],
     log: Callable[[str], object],
-) -> Iterator[Contender]:
+) -> Iterator[ModelContender]:
     """Those that can take batches of this size: memory may not suffice."""
     for contender in contenders:
         size = contender.image_size

@@ -1,13 +1,14 @@
 """Who is measured: a model in a backend, and the peers that it is compared with.
 
-To add a peer, write a class with the Contender protocol and name it in PEERS.
+To add a peer, write a class with the ModelContender protocol and name it in PEERS.
 """
 
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +17,19 @@ from queryopt.errors import MissingError, ModelError, UsageError
 from queryopt.runtime.backends import open_backend
 from queryopt.text import counted, did_you_mean, display_path, install_extra
 
-__all__ = ["PEERS", "Contender", "Peer", "Subject", "check_peers", "open_model", "open_peer"]
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["PEERS", "ModelContender", "Pixels", "Subject", "check_peers", "cpu_options", "open_model", "open_peer"]
 
 Pixels = npt.NDArray[np.uint8]
 
 
-class Contender(Protocol):
+class ModelContender(Protocol):
     """Something that takes batches of pictures and is timed at it."""
 
     @property
-    def name(self) -> str:
-        """What it is called in tables."""
+    def name(self) -> str: ...
 
     @property
     def runs_on(self) -> str:
@@ -63,7 +66,7 @@ class Subject:
     threads: int = 1
 
 
-class ModelContender:
+class BackendContender:
     """A model.onnx or model.plan in one of the runtime's backends. Raises as open_backend."""
 
     def __init__(self, path: Path, backend: str, threads: int, name: str | None = None) -> None:
@@ -74,18 +77,12 @@ class ModelContender:
         self.precision = card.precision
         self.image_size = card.preprocessing.image_size
         self.graph = path if path.suffix.lower() == ".onnx" else None
+        self.run = self._backend.run
+        self.close = self._backend.close
 
     def prepare(self, pixels: Pixels) -> Pixels:
         """The pixels themselves: all else is in the graph."""
         return np.ascontiguousarray(pixels)
-
-    def run(self, batch: Pixels) -> object:
-        """Pixels to codes and logits."""
-        return self._backend.run(batch)
-
-    def close(self) -> None:
-        """Free the session."""
-        self._backend.close()
 
 
 class EagerContender:
@@ -94,7 +91,6 @@ class EagerContender:
     Normalising is left out of its time: in such code the data loader does it.
     """
 
-    image_size: int
     graph = None
 
     def __init__(self, subject: Subject, precision: str) -> None:
@@ -128,7 +124,6 @@ class EagerContender:
             return self._network(batch, 1)
 
     def close(self) -> None:
-        """Drop the network."""
         del self._network
 
 
@@ -148,22 +143,19 @@ class PlainResNet:
         self._folder = tempfile.TemporaryDirectory(prefix="queryopt-latency-")
         self.graph = Path(self._folder.name) / "resnet50.onnx"
         torch.manual_seed(0)
-        network = torchvision.models.resnet50(weights=None).eval()
-        shape = {0: torch.export.Dim("batch")}
         program = torch.onnx.export(
-            network,
+            torchvision.models.resnet50(weights=None).eval(),
             (torch.zeros(2, 3, 224, 224),),
             dynamo=True,
-            dynamic_shapes=(shape,),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
             opset_version=20,
             verbose=False,
         )
         assert program is not None
         onnx.save(program.model_proto, self.graph)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = subject.threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(str(self.graph), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            str(self.graph), cpu_options(subject.threads), providers=["CPUExecutionProvider"]
+        )
         self._input = self._session.get_inputs()[0].name
         self.runs_on = f"onnxruntime {onnxruntime.__version__} (CPU, {counted(subject.threads, 'thread', 'threads')})"
 
@@ -176,24 +168,25 @@ class PlainResNet:
         return self._session.run(None, {self._input: batch})
 
     def close(self) -> None:
-        """Free the session and its file."""
         self._session = None
         self._folder.cleanup()
 
 
-@dataclass(frozen=True)
-class Peer:
-    """A peer by name: what it is, and how it is made."""
-
-    summary: str
-    open: Callable[[Subject], Contender]
-
-
-PEERS = {
-    "eager": Peer("the network in PyTorch, eager, float32", lambda subject: EagerContender(subject, "fp32")),
-    "eager-bf16": Peer("the same under bfloat16 autocast", lambda subject: EagerContender(subject, "bf16")),
-    "resnet50": Peer("torchvision's ResNet-50 alone, in ONNX Runtime", PlainResNet),
+PEERS: dict[str, Callable[[Subject], ModelContender]] = {
+    "eager": partial(EagerContender, precision="fp32"),
+    "eager-bf16": partial(EagerContender, precision="bf16"),
+    "resnet50": PlainResNet,
 }
+
+
+def cpu_options(threads: int) -> "onnxruntime.SessionOptions":
+    """Of a session in ONNX Runtime whose idle threads don't spin: they would take the cores of whose turn it is."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def check_peers(names: tuple[str, ...]) -> None:
@@ -203,17 +196,17 @@ def check_peers(names: tuple[str, ...]) -> None:
             raise UsageError(f"no peer is called {name!r}: there are {', '.join(PEERS)}{did_you_mean(name, PEERS)}")
 
 
-def open_peer(name: str, subject: Subject) -> Contender:
+def open_peer(name: str, subject: Subject) -> ModelContender:
     """The peer of this name. MissingError where its packages are not installed."""
     try:
-        return PEERS[name].open(subject)
+        return PEERS[name](subject)
     except ImportError as error:
         raise MissingError(f"{name} needs the packages of training ({error}): {install_extra('train')}") from None
 
 
-def open_model(path: Path, backend: str, threads: int, name: str | None = None) -> Contender:
+def open_model(path: Path, backend: str, threads: int, name: str | None = None) -> ModelContender:
     """A model in a backend. Raises as open_backend, and ModelError where it fails on a batch of one. name: its path."""
-    contender = ModelContender(path, backend, threads, name)
+    contender = BackendContender(path, backend, threads, name)
     size = contender.image_size
     try:
         contender.run(np.zeros((1, size, size, 3), np.uint8))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from queryopt.bench.speed.latency.contenders import cpu_options
+
 if TYPE_CHECKING:
     import onnx
 
@@ -47,9 +49,7 @@ def profile_layers(path: Path, batch: int, threads: int) -> tuple[LayerGroup, ..
     import onnxruntime
 
     with tempfile.TemporaryDirectory(prefix="queryopt-profile-") as folder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = cpu_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         # A profile lacks the shapes of weights that were packed: they are looked up in the graph that runs.

@@ -4,12 +4,15 @@ Measured in the same rounds as the models, with as many threads. The products ar
 models: ONNX Runtime's for fp32 and int8, PyTorch's for bf16 and fp16, which ONNX Runtime has no product for on a CPU.
 """
 
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from queryopt.bench.speed.harness import timed
+from queryopt.bench.speed.latency.contenders import cpu_options
 
 __all__ = ["Machine", "Meter", "Peaks"]
 
@@ -39,47 +42,32 @@ class Meter(Protocol):
 
 
 class Machine:
-    """Measures peaks for `precisions`, a little at a call. What can't be measured here (no package) is left out."""
+    """A Meter of the CPU, for `precisions`. What can't be measured here (no package) is left out."""
 
     def __init__(self, precisions: set[str], threads: int) -> None:
         self._products = {
             name: product for name in sorted(precisions) if (product := _product(name, threads)) is not None
         }
-        self._memory = np.ones(_READ // 8, np.int64)
-        self._threads = threads
-        self._best: dict[str, float] = {}
+        self._parts = np.array_split(np.ones(_READ // 8, np.int64), threads)
+        self._flops: dict[str, float] = {}
         self._read = 0.0
 
     def measure(self) -> None:
-        """Run every product, and read the memory, once."""
         for name, product in self._products.items():
-            seconds = _seconds(product)
-            self._best[name] = max(self._best.get(name, 0.0), 2 * _SIDE**3 / seconds)
-        self._read = max(self._read, self._memory.nbytes / _seconds(self._read_memory))
+            self._flops[name] = max(self._flops.get(name, 0.0), 2 * _SIDE**3 / timed(product).wall)
+        self._read = max(self._read, _READ / timed(self._read_memory).wall)
 
     def peaks(self) -> Peaks:
-        """The best of what was measured."""
-        return Peaks(dict(self._best), self._read)
+        return Peaks(dict(self._flops), self._read)
 
     def _read_memory(self) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        parts = np.array_split(self._memory, self._threads)
-        with ThreadPoolExecutor(self._threads) as pool:  # NumPy sums without the interpreter's lock
-            list(pool.map(np.sum, parts))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+        with ThreadPoolExecutor(len(self._parts)) as pool:  # NumPy sums without the interpreter's lock
+            list(pool.map(np.sum, self._parts))
 
 
 def _product(precision: str, threads: int) -> Callable[[], object] | None:
     try:
-        if precision in ("fp32", "int8"):
-            return _onnx_product(precision, threads)
-        return _torch_product(precision, threads)
+        return (_onnx_product if precision in ("fp32", "int8") else _torch_product)(precision, threads)
     except ImportError:
         return None
 
@@ -101,10 +89,9 @@ def _onnx_product(precision: str, threads: int) -> Callable[[], object]:
         [helper.make_tensor("b", right, shape, weights.tobytes(), raw=True)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), cpu_options(threads), providers=["CPUExecutionProvider"]
+    )
     data = np.ones(shape, np.float32 if precision == "fp32" else np.uint8)
     return lambda: session.run(None, {"a": data})
 

@@ -1,32 +1,45 @@
 """qo-bench latency as a whole: contenders, batches, peaks, and what is said of them."""
 
-import platform
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from queryopt.bench.machine import describe_machine, load_average
-from queryopt.bench.speed.latency.contenders import Contender
+import numpy as np
+
+from queryopt.bench.machine import Report, load_average, take_head
+from queryopt.bench.speed.harness import Contender, Schedule, Timing, run_rounds
+from queryopt.bench.speed.latency.contenders import ModelContender
 from queryopt.bench.speed.latency.layers import LayerGroup, profile_layers
-from queryopt.bench.speed.latency.measure import Timing, time_contenders
 from queryopt.bench.speed.latency.peak import Machine, Meter, Peaks
+from queryopt.bench.tables import figures_table
+from queryopt.errors import ModelError
+from queryopt.progress import Advance, no_advance
+from queryopt.text import counted
 
-__all__ = ["LatencyReport", "Row", "measure_latency"]
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+__all__ = ["LatencyReport", "Row", "measure_latency", "time_models"]
+
+_FIRST_CALLS = 3
+"""Calls of a contender before the first round: sessions allocate and choose in them."""
 
 
 @dataclass(frozen=True)
 class Row:
     """A contender at a batch size. Seconds are of a call with the whole batch.
 
-    runs_on: what ran it. p50, p95, p99, cpu (median CPU time), calls: how it was timed. first: the first call with this
-    batch, which is in none of these (a model's file was tried with one picture before). images_per_second: from p50.
-    multiply_adds: of a batch, None where there is no graph to count. flops: operations a second, two a multiply-add.
-    peak_share: of the peak of its precision; memory_share: how much of p50 reading the graph's weights once would take
-    at the measured speed of the memory. wall_ratio, cpu_ratio: how many times as fast as the reference, by p50 and by
-    median CPU time.
+    runs_on: what ran it.
+    p50, p95, p99, cpu (median CPU time), calls: how it was timed.
+    first: the first call with this batch, which is in none of these (a model's file was tried with one picture before).
+    images_per_second: from p50.
+    multiply_adds: of a batch, None where there is no graph to count.
+    flops: operations a second, two a multiply-add.
+    peak_share: of the peak of its precision.
+    memory_share: how much of p50 reading the graph's weights once would take at the measured speed of the memory.
+    wall_ratio, cpu_ratio: how many times as fast as the reference, by p50 and by median CPU time.
     """
 
     name: str
@@ -49,7 +62,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class LatencyReport:
+class LatencyReport(Report):
     """What was measured. reference: the contender whose ratios are 1. layers: by contender, at the first batch size."""
 
     rows: tuple[Row, ...]
@@ -58,24 +71,57 @@ class LatencyReport:
     rounds: int
     peaks: Peaks
     layers: dict[str, tuple[LayerGroup, ...]]
-    load: tuple[float, float] | None
-    machine: str
-    versions: dict[str, str]
-    date: str
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, JSON-serialisable."""
         from queryopt.bench.speed.flops import PAPER_TABLE_4
 
-        return {
-            **asdict(self),
-            "layers": {name: [asdict(group) for group in groups] for name, groups in self.layers.items()},
-            "paper_table_4": [asdict(row) for row in PAPER_TABLE_4],
-        }
+        return super().to_dict() | {"paper_table_4": [asdict(row) for row in PAPER_TABLE_4]}
+
+    def render(self) -> "Iterator[RenderableType]":
+        from queryopt.bench.speed.flops import PAPER_TABLE_4
+
+        peaks = ", ".join(f"{name} {value / 1e9:,.0f} GFLOP/s" for name, value in self.peaks.flops.items())
+        yield (
+            f"{self.head.text}\n{counted(self.threads, 'thread', 'threads')}, {self.rounds} rounds\n"
+            f"peak of a large product: {peaks or 'not measured'}; reading memory: "
+            f"{self.peaks.bytes_per_second / 1e9:.1f} GB/s"
+        )
+        yield self.table()
+        yield ""
+        paper = figures_table("The paper's Table 4, which has no times", "method", "parameters", "multiply-adds")
+        for row in PAPER_TABLE_4:
+            paper.add_row(row.name, f"{row.parameters / 1e6:.2f} M", f"{row.inference / 1e9:.2f} G")
+        yield paper
+        yield ""
+
+    def table(self) -> "Table":
+        """A row a contender and batch size."""
+        times = ("batch", "p50 ms", "p95", "p99", "first", "CPU ms", "images/s")
+        shares = ("x", "x CPU", "GFLOP/s", "of peak", "weights read")
+        title = f"One call; x is beside {self.reference}"
+        table = figures_table(title, "", "runs on", "", *times, *shares, words=3)
+        batch = self.rows[0].batch
+        for row in self.rows:
+            if row.batch != batch:
+                table.add_section()
+                batch = row.batch
+            table.add_row(
+                row.name,
+                row.runs_on,
+                row.precision,
+                str(row.batch),
+                *(f"{1000 * value:,.2f}" for value in (row.p50, row.p95, row.p99, row.first, row.cpu)),
+                f"{row.images_per_second:,.1f}",
+                f"{row.wall_ratio:.2f}",
+                f"{row.cpu_ratio:.2f}",
+                "" if row.flops is None else f"{row.flops / 1e9:,.0f}",
+                *("" if share is None else f"{share:.0%}" for share in (row.peak_share, row.memory_share)),
+            )
+        return table
 
 
 def measure_latency(
-    contenders: Sequence[Contender],
+    contenders: Sequence[ModelContender],
     batches: Sequence[int],
     *,
     reference: int = 0,
@@ -84,28 +130,26 @@ def measure_latency(
     seconds: float = 5.0,
     layers: bool = False,
     meter: Meter | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Advance = no_advance,
 ) -> LatencyReport:
     """Time contenders at each batch size.
 
-    reference: number of the contender that ratios are taken with. threads: what the contenders were opened with.
-    seconds: of a contender at a batch size, over all rounds. layers: profile those that ONNX Runtime runs on the CPU.
-    meter: of what they run on, by default of the CPU. progress: called with 1 after each part of a round:
-    len(contenders) * rounds * len(batches) times.
+    reference: number of the contender that ratios are taken with.
+    threads: what the contenders were opened with.
+    seconds: of a contender at a batch size, over all rounds.
+    layers: profile those that ONNX Runtime runs on the CPU.
+    meter: of what they run on, by default of the CPU.
+    progress: called with 1 after each part of a round: len(contenders) * rounds * len(batches) times.
     """
     machine = Machine({contender.precision for contender in contenders}, threads) if meter is None else meter
+    schedule = Schedule(rounds, seconds, _FIRST_CALLS, warm_up=1)
     before = load_average()
-    timed: list[tuple[int, list[Timing]]] = []
-    for batch in batches:
-        timings = time_contenders(
-            contenders, batch, rounds=rounds, seconds=seconds, beside=machine.measure, progress=progress
-        )
-        timed.append((batch, timings))
-    after = load_average()
+    by_batch = {batch: time_models(contenders, batch, schedule, machine.measure, progress) for batch in batches}
+    head = take_head(before)
     peaks = machine.peaks()
     rows = [
         _row(contender, batch, timing, timings[reference], peaks)
-        for batch, timings in timed
+        for batch, timings in by_batch.items()
         for contender, timing in zip(contenders, timings, strict=True)
     ]
     profiled = {
@@ -113,43 +157,52 @@ def measure_latency(
         for contender in contenders
         if layers and contender.graph is not None and contender.runs_on.startswith("onnxruntime")
     }
-    return LatencyReport(
-        rows=tuple(rows),
-        reference=contenders[reference].name,
-        threads=threads,
-        rounds=rounds,
-        peaks=peaks,
-        layers=profiled,
-        load=None if before is None or after is None else (before, after),
-        machine=describe_machine(),
-        versions=_versions(),
-        date=datetime.now(UTC).strftime("%Y-%m-%d"),
-    )
+    return LatencyReport(head, tuple(rows), contenders[reference].name, threads, rounds, peaks, profiled)
 
 
-def _row(contender: Contender, batch: int, timing: Timing, reference: Timing, peaks: Peaks) -> Row:
-    p50 = timing.percentile(50)
+def time_models(
+    contenders: Sequence[ModelContender],
+    batch: int,
+    schedule: Schedule,
+    beside: Callable[[], object] | None = None,
+    progress: Advance = no_advance,
+) -> list[Timing]:
+    """Time contenders on one batch of random pixels: as many calls in a turn as its seconds allow."""
+    rng = np.random.default_rng(0)
+    sizes = sorted({contender.image_size for contender in contenders})
+    pixels = {size: rng.integers(0, 256, (batch, size, size, 3), np.uint8) for size in sizes}
+    prepared = [contender.prepare(pixels[contender.image_size]) for contender in contenders]
+    works = [
+        Contender(contender.name, contender.run, [ready], calls=None)
+        for contender, ready in zip(contenders, prepared, strict=True)
+    ]
+    return run_rounds(works, schedule, beside=beside, progress=progress)
+
+
+def _row(contender: ModelContender, batch: int, timing: Timing, reference: Timing, peaks: Peaks) -> Row:
+    p50, p95, p99 = timing.quantiles(50, 95, 99)
     multiply_adds, weights = _cost(contender.graph, batch)
     flops = None if multiply_adds is None else 2 * multiply_adds / p50
     peak = peaks.flops.get(contender.precision)
+    ratio = timing.ratio(reference)
     return Row(
         name=contender.name,
         runs_on=contender.runs_on,
         precision=contender.precision,
         batch=batch,
         p50=p50,
-        p95=timing.percentile(95),
-        p99=timing.percentile(99),
-        cpu=timing.cpu_median,
-        first=timing.first,
-        calls=len(timing.wall),
+        p95=p95,
+        p99=p99,
+        cpu=timing.median.cpu,
+        first=timing.first or 0.0,
+        calls=len(timing.calls),
         images_per_second=batch / p50,
         multiply_adds=multiply_adds,
         flops=flops,
         peak_share=None if flops is None or peak is None else flops / peak,
         memory_share=None if weights is None else weights / peaks.bytes_per_second / p50,
-        wall_ratio=reference.percentile(50) / p50,
-        cpu_ratio=reference.cpu_median / timing.cpu_median,
+        wall_ratio=ratio.wall,
+        cpu_ratio=ratio.cpu,
     )
 
 
@@ -157,21 +210,12 @@ def _cost(graph: Path | None, batch: int) -> tuple[int | None, int | None]:
     """Multiply-adds of a batch and bytes of the file, whose bulk are the weights; None where they can't be told."""
     if graph is None:
         return None, None
+    size = graph.stat().st_size
     try:
         import onnx
 
-        from queryopt.errors import ModelError
         from queryopt.export.count import count_multiply_adds
-    except ImportError:
-        return None, graph.stat().st_size
-    try:
-        return count_multiply_adds(onnx.load(graph), batch).total, graph.stat().st_size
-    except ModelError:
-        return None, graph.stat().st_size
 
-
-def _versions() -> dict[str, str]:
-    """Of what is imported by now, and so took part."""
-    names = ("onnxruntime", "openvino", "torch", "tensorrt", "tensorrt_rtx", "numpy")
-    versions = {name: str(sys.modules[name].__version__) for name in names if name in sys.modules}
-    return {"python": platform.python_version(), **versions}
+        return count_multiply_adds(onnx.load(graph), batch).total, size
+    except (ImportError, ModelError):
+        return None, size

@@ -9,12 +9,12 @@ import onnx
 import pytest
 from PIL import Image
 
+from queryopt.bench.speed.harness import Schedule
 from queryopt.bench.speed.latency.contenders import PEERS, Subject, check_peers, open_model, open_peer
 from queryopt.bench.speed.latency.layers import profile_layers
-from queryopt.bench.speed.latency.measure import time_contenders
 from queryopt.bench.speed.latency.peak import Machine
 from queryopt.bench.speed.latency.plot import plot_latency
-from queryopt.bench.speed.latency.report import measure_latency
+from queryopt.bench.speed.latency.report import measure_latency, time_models
 from queryopt.errors import ModelError, UsageError
 from queryopt.export.count import count_multiply_adds
 
@@ -39,14 +39,14 @@ class Recorder:
         pass
 
 
-def test_rounds_rotate_and_first_calls_are_apart() -> None:
+def test_all_get_the_same_batch_in_turn() -> None:
     calls: list[tuple[str, int]] = []
-    timings = time_contenders([Recorder("a", calls), Recorder("b", calls)], 3, rounds=2, seconds=1e-9)
-    # Three calls each before the rounds, then in each turn one that is not timed and one that is.
+    recorders = [Recorder("a", calls), Recorder("b", calls)]
+    timings = time_models(recorders, 3, Schedule(rounds=2, seconds=1e-9, first_calls=3, warm_up=1))
     names = [name for name, _ in calls]
     assert names == ["a"] * 3 + ["b"] * 3 + ["a", "a", "b", "b"] + ["b", "b", "a", "a"]
     assert {size for _, size in calls} == {3}
-    assert [len(t.wall) for t in timings] == [len(t.cpu) for t in timings] == [2, 2]
+    assert [len(timing.calls) for timing in timings] == [2, 2]
 
 
 def test_report(tmp_path: Path) -> None:
