@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib.util
-from dataclasses import asdict
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -285,5 +285,5 @@ def _values(result: "ExportResult", stopped: tuple[int, int] | None) -> dict[str
         "quantisation": None if result.quantisation is None else result.quantisation.to_dict(),
         "pictures": result.pictures,
         "stopped_early": None if stopped is None else {"iterations_done": stopped[0], "iterations": stopped[1]},
-        "card": asdict(result.card),
+        "card": json.loads(result.card.to_json()),
     }

@@ -353,7 +353,7 @@ class FoldedNetwork(nn.Module):
         network = copy.deepcopy(network).eval()
         config = network.config
         self.config = config
-        self.pixels: nn.Module = NormalisedPixels(Preprocessing.for_size(config.image_size))
+        self.pixels: nn.Module = NormalisedPixels(config.preprocessing)
         self.backbone = network.backbone
         fusion, projection = network.fusion, network.projection
         self.tokens = Tokens(

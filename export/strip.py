@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from queryopt.card import Preprocessing
 from queryopt.codes import code_bytes
 from queryopt.errors import ParityError, UsageError
 from queryopt.export.count import count_multiply_adds
@@ -56,7 +55,7 @@ class InferenceNetwork(nn.Module):
         self.network = network.eval()
         self.explain = explain
         if not isinstance(network, FoldedNetwork):
-            preprocessing = Preprocessing.for_size(config.image_size)
+            preprocessing = config.preprocessing
             self.register_buffer("mean", torch.tensor(preprocessing.mean))
             self.register_buffer("std", torch.tensor(preprocessing.std))
         powers = torch.zeros(config.bits, code_bytes(config.bits))
@@ -152,7 +151,7 @@ def check_strip(
             f"{inference:,}: something that only training uses was left in it"
         )
     pixels = _probe_pixels(config.image_size)
-    preprocessing = Preprocessing.for_size(config.image_size)
+    preprocessing = config.preprocessing
     trained = network_logits(network, pixels, preprocessing, config.branches)[:, : config.bits]
     output = runner.run(pixels)
     difference = float(np.abs(output.logits - trained).max())

@@ -61,7 +61,7 @@ class TorchBackend:
 
 def network_card(network: "HashNetwork") -> ModelCard:
     """The card of a network: bits, preprocessing, fingerprint, what every export of it has."""
-    preprocessing = Preprocessing.for_size(network.config.image_size)
+    preprocessing = network.config.preprocessing
     return ModelCard(
         bits=network.config.bits,
         preprocessing=preprocessing,

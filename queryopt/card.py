@@ -16,36 +16,59 @@ import numpy.typing as npt
 from queryopt.codes import MAX_BITS, check_bits
 from queryopt.errors import ModelError
 
-__all__ = ["CARD_KEY", "FORMAT_KEY", "FORMAT_VERSION", "ModelCard", "Preprocessing", "fingerprint"]
+__all__ = ["CARD_KEY", "FORMAT_KEY", "FORMAT_VERSION", "RESIZES", "ModelCard", "Preprocessing", "fingerprint"]
 
-FORMAT_VERSION = 1
-"""Version of the model.onnx contract. A reader refuses newer ones."""
+FORMAT_VERSION = 2
+"""Version of the model.onnx contract. A reader refuses newer ones. What version 1 can say is still written as that: a
+picture that is cropped. Version 2 has the resize rules of RESIZES.
+"""
 FORMAT_KEY = "queryopt.format_version"
 CARD_KEY = "queryopt.card"
 
 _MAX_SIZE = 1 << 14
 """No picture is resized to more pixels a side: a damaged card takes no memory."""
 
+RESIZES = ("crop", "pad")
+"""How a picture becomes a square: its middle is cut out, or the whole of it lies on a square of one colour."""
+
 _CODE_CONTRACT = "bit i = logit i >= 0; little-endian; padding zero"
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the network's input.
+    """How a picture becomes the network's input, uint8 sRGB [image_size, image_size, 3].
 
-    The shorter side is resized to `resize_size` (bilinear, antialiased) and the middle image_size x image_size is cut
-    out: uint8 sRGB [image_size, image_size, 3]. Inside the graph it becomes (x / 255 - mean) / std.
+    resize "crop": the shorter side is resized to `resize_size` (bilinear, antialiased) and the middle is cut out.
+    resize "pad": the longer side is resized to image_size, which resize_size equals, and the picture lies in the middle
+    of a square of the colour `background` (sRGB, 0 to 255). Inside the graph it becomes (x / 255 - mean) / std.
     """
 
     image_size: int
     resize_size: int
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    resize: str = "crop"
+    background: tuple[int, int, int] = (255, 255, 255)
 
     @classmethod
-    def for_size(cls, image_size: int) -> "Preprocessing":
-        """The paper's rule, scaled: resize the shorter side to round(256 s / 224), crop s."""
-        return cls(image_size, round(256 * image_size / 224))
+    def for_size(cls, image_size: int, resize: str = "crop", **rest: Any) -> "Preprocessing":
+        """The paper's rule, scaled (resize the shorter side to round(256 s / 224), crop s), or the whole picture.
+
+        rest: mean, std, background.
+        """
+        return cls(image_size, round(256 * image_size / 224) if resize == "crop" else image_size, resize=resize, **rest)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
+        """Read what to_dict wrote. KeyError, TypeError for what is missing or of another type."""
+        lists = {name: tuple(values[name]) for name in ("mean", "std", "background") if name in values}
+        plain = {name: values[name] for name in ("image_size", "resize_size", "resize") if name in values}
+        return cls(**{**plain, **lists})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON. A crop has no `resize` and no `background`, as in format version 1."""
+        values = asdict(self)
+        return {k: v for k, v in values.items() if self.resize != "crop" or k not in ("resize", "background")}
 
 
 @dataclass(frozen=True)
@@ -70,11 +93,17 @@ class ModelCard:
     """Of an int8 model: how many pictures calibrated, which layers stayed in float32."""
     created: str = ""
     """UTC, ISO 8601."""
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
+    """Of the contract: the oldest that can say all this."""
+
+    def __post_init__(self) -> None:
+        if self.preprocessing.resize != "crop" and self.format_version == 1:
+            object.__setattr__(self, "format_version", 2)
 
     def to_json(self) -> str:
         """The card as one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+        values = {**asdict(self), "preprocessing": self.preprocessing.to_dict()}
+        return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "ModelCard":
@@ -88,10 +117,7 @@ class ModelCard:
             ) from None
         _check_version(version, source)
         try:
-            size = values["preprocessing"]
-            values["preprocessing"] = Preprocessing(
-                size["image_size"], size["resize_size"], tuple(size["mean"]), tuple(size["std"])
-            )
+            values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
             known = {f.name for f in fields(cls)}
             card = cls(**{k: v for k, v in values.items() if k in known})
             card._check(source)
@@ -131,6 +157,13 @@ class ModelCard:
                 f"{source}: the model card's image size {size.image_size!r} and resize size {size.resize_size!r} "
                 "don't fit"
             )
+        if size.resize not in RESIZES:
+            raise ModelError(
+                f"{source}: the model card's resize rule is {size.resize!r}, but this queryopt knows "
+                f"{', '.join(RESIZES)}: upgrade queryopt"
+            )
+        if len(size.background) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in size.background):
+            raise ModelError(f"{source}: the model card's background {size.background!r} is no colour")
         words = {"backbone": self.backbone, "precision": self.precision, "method": self.method, "created": self.created}
         for name, value in words.items():
             if not isinstance(value, str):
@@ -148,7 +181,7 @@ def fingerprint(weights: Mapping[str, npt.NDArray[Any]], preprocessing: Preproce
     weights give an equal fingerprint on every machine: names are sorted, bytes little-endian.
     """
     digest = hashlib.sha256()
-    digest.update(json.dumps([_CODE_CONTRACT, check_bits(bits), asdict(preprocessing)]).encode())
+    digest.update(json.dumps([_CODE_CONTRACT, check_bits(bits), preprocessing.to_dict()]).encode())
     for name in sorted(weights):
         array = np.ascontiguousarray(weights[name])
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)

@@ -109,12 +109,30 @@ def open_rgb(source: ImageSource, at_least: int | None = None, max_pixels: int =
 
 
 def resize_crop(image: "Image.Image", preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """Resize the shorter side (bilinear, antialiased) and cut out the middle, in one step.
+    """Make a picture the square that a network sees: cut out its middle, or lay all of it on a background.
 
-    image: a Pillow image of mode RGB, of any size and shape. Returns uint8 [image_size, image_size, 3], within one grey
-    level of torchvision's Resize(resize_size) and CenterCrop(image_size) on the same image (two for, at most, about one
-    value in a thousand: Pillow rounds twice, once per direction).
+    image: a Pillow image of mode RGB, of any size and shape. Returns uint8 [image_size, image_size, 3]. A crop is
+    within one grey level of torchvision's Resize(resize_size) and CenterCrop(image_size) on the same image (two for, at
+    most, about one value in a thousand: Pillow rounds twice, once per direction).
     """
+    return _letterbox(image, preprocessing) if preprocessing.resize == "pad" else _middle(image, preprocessing)
+
+
+def _letterbox(image: "Image.Image", preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """The longer side resized to image_size (bilinear, antialiased), on a square of the background's colour."""
+    from PIL import Image
+
+    size = preprocessing.image_size
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    square = Image.new("RGB", (size, size), preprocessing.background)
+    shrunk = image.resize((width, height), Image.Resampling.BILINEAR)
+    square.paste(shrunk, ((size - width) // 2, (size - height) // 2))
+    return np.asarray(square)
+
+
+def _middle(image: "Image.Image", preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """The shorter side resized (bilinear, antialiased) and the middle cut out, in one step."""
     from PIL import Image
 
     size = preprocessing.image_size
@@ -133,7 +151,14 @@ def resize_crop(image: "Image.Image", preprocessing: Preprocessing) -> npt.NDArr
 
 
 def crop_box(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[float, float, float, float]:
-    """What `resize_crop` cuts out of a picture of this (width, height): left, top, right, bottom, in its pixels."""
+    """What `resize_crop` shows of a picture of this (width, height): left, top, right, bottom, in its pixels.
+
+    Of a picture that is padded it is all of it and the background: a square that begins left of, or above, pixel 0.
+    """
+    if preprocessing.resize == "pad":
+        side = max(size)
+        left, top = (size[0] - side) / 2, (size[1] - side) / 2
+        return left, top, left + side, top + side
     left, width = _crop_box(size[0], min(size), preprocessing)
     top, height = _crop_box(size[1], min(size), preprocessing)
     return left, top, left + width, top + height

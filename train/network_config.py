@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
+from queryopt.card import RESIZES, Preprocessing
 from queryopt.codes import check_bits
 from queryopt.errors import UsageError
 from queryopt.text import did_you_mean
@@ -40,6 +41,9 @@ class BackboneSpec:
     pretrained: bool
     stages: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Widths of the four stages, for the trunks that are ours."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """What its pictures are normalised with."""
 
     def grids(self, image_size: int) -> tuple[int, int]:
         """Sides (g3, g4) of the last two stages' feature maps."""
@@ -80,7 +84,8 @@ class NetworkConfig:
     (conv1, bn1, layer1; their BatchNorm statistics still move), as in the paper: it assumes pretrained weights.
     method: a name in `queryopt.train.methods`, which says what the rest of the network is; methods other than queryopt
     have neither queries nor fusion, one branch, and no use for dim, heads and feedforward. classes: outputs of the
-    classification head that training adds, 0 for none.
+    classification head that training adds, 0 for none. resize: how a picture becomes a square, one of
+    queryopt.card.RESIZES.
     """
 
     bits: int
@@ -95,11 +100,16 @@ class NetworkConfig:
     freeze: bool = True
     method: str = "queryopt"
     classes: int = 0
+    resize: str = "crop"
 
     def __post_init__(self) -> None:
         """Fill in `fusion`, `queries` and `branches`, and check everything."""
         object.__setattr__(self, "bits", check_bits(self.bits))
         check_backbone(self.backbone)
+        if self.resize not in RESIZES:
+            raise UsageError(
+                f"resize is {self.resize!r}: one of {', '.join(RESIZES)}{did_you_mean(self.resize, RESIZES)}"
+            )
         method = find_rules(self.method)
         for name in ("fusion", "queries"):
             object.__setattr__(self, name, method.check_switch(name, getattr(self, name)))
@@ -143,6 +153,11 @@ class NetworkConfig:
         return check_backbone(self.backbone)
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """How a picture becomes the network's input."""
+        return Preprocessing.for_size(self.image_size, self.resize, mean=self.spec.mean, std=self.spec.std)
+
+    @property
     def grids(self) -> tuple[int, int]:
         """Sides (g3, g4) of the last two stages' maps: (14, 7) at 224 pixels."""
         return self.spec.grids(self.image_size)
@@ -158,11 +173,11 @@ class NetworkConfig:
         return sum(side * side for side in self.token_grids)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as JSON-serialisable values; `method` and `classes` only where they are not the usual ones.
+        """The config as JSON-serialisable values; `method`, `classes` and `resize` only where not the usual ones.
 
         So a network of queryopt is written as it was before there were other methods, and is read by those versions.
         """
-        usual = {"method": "queryopt", "classes": 0}
+        usual = {"method": "queryopt", "classes": 0, "resize": "crop"}
         return {k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}
 
     @classmethod

@@ -92,7 +92,7 @@ class PictureSource:
     @classmethod
     def for_training(cls, config: "TrainConfig", images: LabelledImages) -> "PictureSource":
         """The source of a run's training views, as its configuration has them."""
-        preprocessing = Preprocessing.for_size(config.network.image_size)
+        preprocessing = config.network.preprocessing
         augmentation = Augmentation(scale=config.crop_scale, flip=config.flip)
         return cls(images, preprocessing, augmentation, threads=config.threads)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.card import Preprocessing, fingerprint
+from queryopt.card import fingerprint
 from queryopt.codes import pack_codes
 from queryopt.errors import CheckpointError, MismatchError, UsageError
 from queryopt.text import display_path
@@ -85,7 +85,7 @@ def model_iteration(run: str | os.PathLike[str], model_fingerprint: str) -> int 
             continue
         checkpoint = load_checkpoint(Path(run) / name)
         network = checkpoint.config.network
-        preprocessing = Preprocessing.for_size(network.image_size)
+        preprocessing = network.preprocessing
         found = fingerprint(checkpoint.network().inference_weights(), preprocessing, network.bits)
         if found == model_fingerprint:
             return iterations[name]

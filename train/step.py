@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from queryopt.card import Preprocessing
 from queryopt.errors import MissingError
 from queryopt.train.batch_norm import share_statistics
 from queryopt.train.compiled import CompiledNetwork, compile_errors
@@ -63,7 +62,7 @@ class TrainingStep:
         self.config = config
         self.processes = processes
         self.device = _device(config.device, processes)
-        self.preprocessing = Preprocessing.for_size(config.network.image_size)
+        self.preprocessing = config.network.preprocessing
         self.labels = torch.from_numpy(labels).to(self.device)  # [n]
         self.method = find_method(config.method)(config, labels)
         self.samples = min(config.samples, len(labels))

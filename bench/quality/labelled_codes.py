@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.bench.quality.pictures import full_paths
-from queryopt.card import Preprocessing
 from queryopt.codes import pack_codes
 from queryopt.errors import DataError, MismatchError
 from queryopt.progress import Progress
@@ -136,7 +135,7 @@ def hash_network(
     from queryopt.train.pictures import PictureSource
     from queryopt.train.threads import torch_threads
 
-    preprocessing = Preprocessing.for_size(network.config.image_size)
+    preprocessing = network.config.preprocessing
     device = network.head.weight.device
     source = PictureSource(images, preprocessing, threads=threads)
     index = np.arange(len(images))

@@ -180,13 +180,12 @@ def network_class_codes(
     """
     import torch
 
-    from queryopt.card import Preprocessing
     from queryopt.train.inputs import to_input
     from queryopt.train.pictures import PictureSource
 
     config = checkpoint.config.network
     network = checkpoint.network()
-    preprocessing = Preprocessing.for_size(config.image_size)
+    preprocessing = config.preprocessing
     rows = np.sort(np.concatenate([np.flatnonzero(images.labels == k)[:pictures] for k in range(len(images.classes))]))
     batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
     source = PictureSource(images, preprocessing, threads=threads)

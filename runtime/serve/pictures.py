@@ -4,13 +4,13 @@ import os
 import textwrap
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from queryopt.card import Preprocessing
 from queryopt.errors import ImageError
-from queryopt.images import crop_box, open_rgb
+from queryopt.images import crop_box, open_rgb, resize_crop
 from queryopt.runtime.index import IndexedImage
 from queryopt.runtime.pages import Markup, render
 from queryopt.runtime.thumbnails import small_jpeg
@@ -87,6 +87,12 @@ class Pictures:
 
     def encode(self, image: "Image.Image", size: int, view: View) -> bytes:
         """A decoded picture as a JPEG of at most `size` pixels a side."""
+        if view == "model" and self.preprocessing.resize == "pad":
+            from PIL import Image
+
+            side = min(size, max(image.size))
+            shown = replace(self.preprocessing, image_size=side, resize_size=side)
+            return small_jpeg(Image.fromarray(resize_crop(image, shown)), size)
         return small_jpeg(image, size, crop_box(image.size, self.preprocessing) if view == "model" else None)
 
 

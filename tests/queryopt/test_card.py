@@ -74,3 +74,28 @@ def test_the_fingerprint_follows_weights_preprocessing_and_bits_only() -> None:
     }
     assert mark not in others
     assert len(others) == 5
+
+
+def test_a_card_that_pads_is_of_the_second_version_and_one_that_crops_of_the_first() -> None:
+    # What knows no padding refuses such a model, instead of cropping its pictures.
+    crop = CARD
+    pad = replace(crop, preprocessing=Preprocessing.for_size(64, "pad", background=(1, 2, 3)), format_version=1)
+    assert (crop.format_version, pad.format_version) == (1, 2)
+    assert ModelCard.from_metadata(pad.to_metadata(), "x") == pad
+    assert json.loads(crop.to_json())["preprocessing"].keys() == {"image_size", "resize_size", "mean", "std"}
+
+
+def test_what_pads_has_another_fingerprint() -> None:
+    weights = {"w": np.ones(3, np.float32)}
+    sizes = [Preprocessing.for_size(64), Preprocessing.for_size(64, "pad")]
+    assert len({fingerprint(weights, size, 12) for size in [*sizes, replace(sizes[1], background=(0, 0, 0))]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [({"resize": "squash"}, "squash"), ({"resize": "pad", "background": [1, 2]}, "no colour")]
+)
+def test_a_resize_rule_that_is_not_known_is_refused(value: dict[str, object], said: str) -> None:
+    values = json.loads(CARD.to_json())
+    values["preprocessing"] |= value
+    with pytest.raises(ModelError, match=said):
+        ModelCard.from_json(json.dumps(values), "x")

@@ -17,7 +17,7 @@ from PIL import Image, TiffImagePlugin
 from queryopt import images
 from queryopt.card import Preprocessing
 from queryopt.errors import ImageError, InputError, UsageError
-from queryopt.images import FORMATS, MAX_PIXELS, SUFFIXES, find_images, load_image, open_rgb, resize_crop
+from queryopt.images import FORMATS, MAX_PIXELS, SUFFIXES, crop_box, find_images, load_image, open_rgb, resize_crop
 
 SMALL = Preprocessing.for_size(32)
 
@@ -541,3 +541,22 @@ class TestFindImages:
 
     def test_empty(self, tmp_path: Path) -> None:
         assert find_images(tmp_path) == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 20), (20, 40), (7, 7), (1, 1000), (1000, 1), (300, 299)])
+def test_a_padded_picture_is_whole_and_in_the_middle(width: int, height: int) -> None:
+    size = Preprocessing.for_size(32, "pad", background=(9, 8, 7))
+    pixels = resize_crop(Image.new("RGB", (width, height), (200, 100, 50)), size)
+    assert pixels.shape == (32, 32, 3)
+    shown = (pixels == (200, 100, 50)).all(axis=2)
+    assert (pixels[~shown] == (9, 8, 7)).all()
+    rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
+    assert shown[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+    assert max(len(rows), len(columns)) == 32
+    assert abs(len(columns) / len(rows) - width / height) * min(len(rows), len(columns)) <= max(1, width / height)
+    assert abs(rows[0] - (31 - rows[-1])) <= 1
+    assert abs(columns[0] - (31 - columns[-1])) <= 1
+
+
+def test_what_a_padded_network_sees_of_a_picture_reaches_beyond_it() -> None:
+    assert crop_box((40, 20), Preprocessing.for_size(32, "pad")) == (0, -10, 40, 30)

@@ -69,7 +69,7 @@ class RunModel:
         self.name = display_path(checkpoint.folder)
         self.bits = config.network.bits
         self.method = config.method
-        self.preprocessing = Preprocessing.for_size(config.network.image_size)
+        self.preprocessing = config.network.preprocessing
         self.network: HashNetwork = checkpoint.network().to(device)
         self.threads = threads
         self._batch = batch

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from queryopt.bench.speed.latency.contenders import Pixels
-from queryopt.card import ModelCard, Preprocessing
+from queryopt.card import ModelCard
 from queryopt.errors import DeviceMemoryError, UsageError
 from queryopt.export.fold import fold
 from queryopt.export.folded import FoldedNetwork
@@ -98,7 +98,7 @@ class EagerContender:
         layout = torch.channels_last if way.channels_last else torch.contiguous_format
         network = checkpoint.network().to(device, way.dtype)
         self._network = network.to(memory_format=layout)
-        self._preprocessing = Preprocessing.for_size(network.config.image_size)
+        self._preprocessing = network.config.preprocessing
         self.name = way.name
         self.runs_on = f"{_TORCH} ({device.upper()})"
         self.precision = way.precision
