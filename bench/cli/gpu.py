@@ -135,8 +135,8 @@ def command(
     from queryopt.bench.speed.gpu.report import GpuBenchmark, default_path, state_of_gpu
     from queryopt.bench.speed.gpu.section import GpuOptions, Outcome
     from queryopt.bench.speed.gpu.sections import SECTIONS, choose_sections
+    from queryopt.bench.speed.search.contender import Task
     from queryopt.bench.speed.search.data import specifications
-    from queryopt.bench.speed.search.peers.base import Task
     from queryopt.files import replacing
     from queryopt.runtime.cuda import check_runtime
     from queryopt.runtime.cuda.driver import find_gpu

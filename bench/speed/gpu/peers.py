@@ -1,4 +1,4 @@
-"""What the search on a GPU is measured beside: PyTorch and FAISS on the same GPU, and queryopt on the CPU.
+"""Who searches on a GPU: queryopt's kernel, and what it is measured beside, PyTorch, FAISS, and queryopt on the CPU.
 
 All take queries from the host's memory and bring their results there, as a user's call does, and both are timed.
 """
@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.speed.search.peers.base import Hits, Searcher, Task, UnavailableError, padded
-from queryopt.bench.speed.search.peers.ours import Ours, hits_of
+from queryopt.bench.speed.search.contender import Hits, SearchContender, Task, UnavailableError, split_hits
+from queryopt.bench.speed.search.peers.faiss import Faiss
+from queryopt.bench.speed.search.peers.ours import Ours
 from queryopt.cores import usable_cores
 from queryopt.errors import UsageError
 from queryopt.runtime import HammingIndex
 from queryopt.runtime.cuda import CudaRuntime
-from queryopt.runtime.search import RadiusResult, SearchResult
 from queryopt.runtime.search.gpu import CudaHammingIndex, Tuning
 from queryopt.text import did_you_mean
 
@@ -28,13 +28,10 @@ _PRODUCTS: Final = 1 << 28
 """Products of a query and a code that PyTorch holds at a time: 512 MiB, and what topk takes beside."""
 
 
-class Kernel(Searcher):
+class Kernel(Ours):
     """CudaHammingIndex; without a runtime, in rehearsals, HammingIndex."""
 
-    name: ClassVar[str] = "queryopt"
-    package: ClassVar[str] = "queryopt"
     one_thread: ClassVar[str] = "on the GPU"
-    ordered: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -44,31 +41,12 @@ class Kernel(Searcher):
         runtime: CudaRuntime | None,
         tuning: Tuning | None = None,
     ) -> None:
-        super().__init__(codes, bits, task)
-        self._index: CudaHammingIndex | HammingIndex
-        if runtime is None:
-            self._index = HammingIndex(codes, bits)
-        else:
-            self._index = CudaHammingIndex(codes, bits, None, runtime, tuning)
-
-    def prepare(self, queries: npt.NDArray[np.uint8]) -> Any:
-        """Packed codes as they are."""
-        return queries
-
-    def nearest(self, queries: Any, k: int) -> Any:
-        """CudaHammingIndex.search."""
-        return self._index.search(queries, k)
-
-    def within(self, queries: Any, radius: int) -> Any:
-        """CudaHammingIndex.search_radius."""
-        return self._index.search_radius(queries, radius)
-
-    def hits(self, found: SearchResult | RadiusResult) -> list[Hits]:
-        """Query by query."""
-        return hits_of(found)
+        SearchContender.__init__(self, codes, bits, task)
+        self._index = (
+            HammingIndex(codes, bits) if runtime is None else CudaHammingIndex(codes, bits, None, runtime, tuning)
+        )
 
     def close(self) -> None:
-        """Give back the device's memory."""
         if isinstance(self._index, CudaHammingIndex):
             self._index.close()
 
@@ -80,17 +58,11 @@ class Cpu(Ours):
     one_thread: ClassVar[str] = "on all cores"
 
     def __init__(self, codes: npt.NDArray[np.uint8], bits: int, task: Task) -> None:
-        Searcher.__init__(self, codes, bits, task)
-        self.structure = "auto"
-        self._index = HammingIndex(codes, bits, threads=usable_cores())
-
-    @property
-    def label(self) -> str:
-        """With the number of its threads."""
-        return f"queryopt, CPU, {usable_cores()} threads"
+        super().__init__(codes, bits, task, threads=usable_cores())
+        self.label = f"queryopt, CPU, {usable_cores()} threads"
 
 
-class TorchCuda(Searcher):
+class TorchCuda(SearchContender):
     """PyTorch on the GPU: products of ±1 in float16, exact for up to 64 bits and on tensor cores, and topk."""
 
     name: ClassVar[str] = "torch"
@@ -102,25 +74,13 @@ class TorchCuda(Searcher):
         super().__init__(codes, bits, task)
         torch: Any = importlib.import_module(self.package)
         self._torch = torch
+        self.label = f"torch, {self.device}"
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UnavailableError(f"PyTorch {torch.__version__} sees no GPU")
         self._signs = torch.empty(len(codes), bits, dtype=torch.float16, device=self.device)
         for start in range(0, len(codes), _CHUNK):
             self._signs[start : start + _CHUNK] = self._to_signs(codes[start : start + _CHUNK])
-
-    @property
-    def label(self) -> str:
-        """PyTorch, and on what."""
-        return f"torch, {self.device}"
-
-    @property
-    def nbytes(self) -> int | None:
-        """Bytes of the tensor."""
-        return int(self._signs.nbytes)
-
-    def prepare(self, queries: npt.NDArray[np.uint8]) -> Any:
-        """Packed codes: they go to the device within the timed call."""
-        return queries
+        self.nbytes = int(self._signs.nbytes)
 
     def nearest(self, queries: Any, k: int) -> Any:
         """(rows, distances) of shape [queries, min(k, n)]."""
@@ -139,21 +99,19 @@ class TorchCuda(Searcher):
         """(number of queries, query of each hit, row, distance)."""
         torch, wanted = self._torch, self._to_signs(queries)
         step = max(_PRODUCTS // max(len(wanted), 1), 1)
-        found: list[list[Any]] = [[], [], []]
+        parts = []
         for start in range(0, len(self._signs), step):
             products = wanted @ self._signs[start : start + step].T
             query, row = torch.nonzero(products >= self.bits - 2 * radius, as_tuple=True)
-            for to, values in zip(found, (query, row + start, products[query, row]), strict=True):
-                to.append(values)
-        query, rows, products = (torch.cat(values) for values in found)
-        return len(queries), query.cpu().numpy(), rows.cpu().numpy(), self._distances(products)
+            parts.append((query, row + start, products[query, row]))
+        query, rows, near = (torch.cat(part) for part in zip(*parts, strict=True))
+        return len(queries), query.cpu().numpy(), rows.cpu().numpy(), self._distances(near)
 
-    def hits(self, found: Any) -> list[Hits]:
-        """Query by query."""
+    def hits(self, result: Any) -> list[Hits]:
         if self.task.radius is None:
-            return [Hits.of(rows, near) for rows, near in zip(*found, strict=True)]
-        count, query, rows, near = found
-        return [Hits.of(rows[query == one], near[query == one]) for one in range(count)]
+            return split_hits(zip(*result, strict=True))
+        count, query, rows, near = result
+        return split_hits((rows[query == one], near[query == one]) for one in range(count))
 
     def close(self) -> None:
         """Give back the device's memory, which PyTorch keeps otherwise."""
@@ -173,51 +131,25 @@ class TorchCuda(Searcher):
         return distances
 
 
-class FaissGpu(Searcher):
-    """faiss.GpuIndexBinaryFlat over codes padded to 32 or 64 bits. It has no search within a radius."""
+class FaissGpu(Faiss):
+    """faiss.GpuIndexBinaryFlat. It has no search within a radius."""
 
-    name: ClassVar[str] = "faiss"
-    package: ClassVar[str] = "faiss"
     one_thread: ClassVar[str] = "on the GPU"
 
-    def __init__(self, codes: npt.NDArray[np.uint8], bits: int, task: Task) -> None:
-        super().__init__(codes, bits, task)
-        faiss: Any = importlib.import_module(self.package)
+    def _make_index(self, bits: int) -> Any:
+        faiss = self._faiss
         if not hasattr(faiss, "GpuIndexBinaryFlat"):
             raise UnavailableError(f"FAISS {faiss.__version__} here is one for the CPU: faiss-gpu-cu12 takes its place")
         if faiss.get_num_gpus() < 1:
             raise UnavailableError(f"FAISS {faiss.__version__} sees no GPU")
-        self._width = 4 if bits <= 32 else 8
+        self.label = "faiss, cuda"
         self._resources = faiss.StandardGpuResources()
-        self._index = faiss.GpuIndexBinaryFlat(self._resources, 8 * self._width)
-        for start in range(0, len(codes), _CHUNK):
-            self._index.add(padded(codes[start : start + _CHUNK], self._width))
+        return faiss.GpuIndexBinaryFlat(self._resources, bits)
 
-    @property
-    def label(self) -> str:
-        """FAISS, and on what."""
-        return "faiss, cuda"
-
-    @property
-    def nbytes(self) -> int | None:
-        """Bytes of its codes."""
-        return int(self._index.ntotal) * self._width
-
-    def prepare(self, queries: npt.NDArray[np.uint8]) -> Any:
-        """Padded like the gallery."""
-        return padded(queries, self._width)
-
-    def nearest(self, queries: Any, k: int) -> Any:
-        """GpuIndexBinaryFlat.search."""
-        return self._index.search(queries, k)
-
-    def hits(self, found: Any) -> list[Hits]:
-        """Query by query."""
-        distances, ids = found
-        return [Hits.of(row, near) for row, near in zip(ids, distances, strict=True)]
+    within = SearchContender.within
 
 
-_PEERS: Final[dict[str, type[Searcher]]] = {"torch": TorchCuda, "faiss": FaissGpu, "cpu": Cpu}
+_PEERS: Final[dict[str, type[SearchContender]]] = {"torch": TorchCuda, "faiss": FaissGpu, "cpu": Cpu}
 
 GPU_PEERS: Final = tuple(_PEERS)
 """What the kernel is measured beside."""
@@ -230,8 +162,8 @@ def check_gpu_peers(names: tuple[str, ...]) -> None:
             raise UsageError(f"there is no peer {name!r}: there are {', '.join(_PEERS)}{did_you_mean(name, _PEERS)}")
 
 
-def open_gpu_peer(name: str, codes: npt.NDArray[np.uint8], bits: int) -> Searcher:
-    """Bring codes to a peer, for any task. UnavailableError says why it can't be had."""
+def open_gpu_peer(name: str, codes: npt.NDArray[np.uint8], bits: int) -> SearchContender:
+    """Bring codes to a peer, for any task. UnavailableError says why it can't be had; a library's own errors pass."""
     cls = _PEERS[name]
     try:
         importlib.import_module(cls.package)

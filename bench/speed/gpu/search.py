@@ -17,8 +17,8 @@ from queryopt.bench.machine import describe_machine
 from queryopt.bench.speed.gpu.peers import GPU_PEERS, Cpu, Kernel, check_gpu_peers, open_gpu_peer
 from queryopt.bench.speed.gpu.section import Figure, Turn, left_out_tables
 from queryopt.bench.speed.search.check import Verdict, judge, plain_search
+from queryopt.bench.speed.search.contender import SearchContender, Task, UnavailableError
 from queryopt.bench.speed.search.data import Data, DataSpec, make_data
-from queryopt.bench.speed.search.peers.base import Searcher, Task, UnavailableError
 from queryopt.runtime.cuda import CudaRuntime, Device, open_runtime
 from queryopt.runtime.search.gpu import Tuning
 from queryopt.text import counted
@@ -220,7 +220,7 @@ def measure_gpu_search(
         before = turn.spent
         made = make_data(spec)
         started = time.perf_counter()
-        searchers: list[Searcher] = [Kernel(made.codes, made.bits, tasks[0], running, tuning)]
+        searchers: list[SearchContender] = [Kernel(made.codes, made.bits, tasks[0], running, tuning)]
         build.append(time.perf_counter() - started)
         try:
             for peer in peers:
@@ -263,7 +263,7 @@ def _queries(made: Data, batch: int) -> Any:
     return made.queries[np.arange(batch) % len(made.queries)]
 
 
-def _answers(searcher: Searcher, made: Data, batch: int) -> Verdict:
+def _answers(searcher: SearchContender, made: Data, batch: int) -> Verdict:
     queries = _queries(made, batch)
     found = dict(enumerate(searcher.hits(searcher.ask(searcher.prepare(queries)))[:_CHECKED]))
     right = {query: plain_search(made.codes, queries[query], searcher.task) for query in found}
@@ -271,7 +271,7 @@ def _answers(searcher: Searcher, made: Data, batch: int) -> Verdict:
 
 
 def _measure(
-    taking: Sequence[tuple[Searcher, Verdict]], made: Data, words: str, task: Task, rounds: int, device: Device
+    taking: Sequence[tuple[SearchContender, Verdict]], made: Data, words: str, task: Task, rounds: int, device: Device
 ) -> list[GpuRow]:
     seconds: list[list[float]] = [[] for _ in taking]
     prepared = [searcher.prepare(_queries(made, task.batch)) for searcher, _ in taking]

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from rich.table import Table
 
 from queryopt.bench.speed.gpu.peers import GPU_PEERS
+from queryopt.bench.speed.search.contender import Task
 from queryopt.bench.speed.search.data import DataSpec
-from queryopt.bench.speed.search.peers.base import Task
 from queryopt.runtime.cuda import CudaRuntime
 
 __all__ = ["Figure", "GpuOptions", "Log", "Outcome", "Section", "SectionReport", "Turn", "left_out_tables", "reason_of"]

@@ -1,4 +1,4 @@
-"""What building a searcher costs, measured in a fresh process: seconds, memory at the worst moment, memory held.
+"""What building a contender costs, measured in a fresh process: seconds, memory at the worst moment, memory held.
 
 Run as a module, it is that process: it reads what to build as JSON on stdin and prints the figures as JSON.
 """
@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from queryopt.bench.speed.search.contender import Task, UnavailableError, open_contender
 from queryopt.bench.speed.search.data import DataSpec, make_data
-from queryopt.bench.speed.search.peers import Task, UnavailableError, open_searcher
 from queryopt.errors import QueryOptError
 
 __all__ = ["Build", "measure_build"]
@@ -21,9 +21,12 @@ __all__ = ["Build", "measure_build"]
 
 @dataclass(frozen=True)
 class Build:
-    """seconds: median of the processes, fewest: the fastest of them. result: bytes that the searcher says it holds.
-    peak, held: resident memory at the worst moment of the build, and after it, less that before it, in bytes (None
-    where the system doesn't tell); the largest of the processes. The codes themselves were there before.
+    """Memory is in bytes, the most of all processes; None where the system, or the contender, doesn't tell.
+
+    seconds: median of the processes. fewest: the fastest of them.
+    result: what the contender says it holds.
+    peak: resident memory at the worst moment of the build less that before it, when the codes were there already.
+    held: the same after the build.
     """
 
     searcher: str
@@ -46,21 +49,12 @@ class Build:
 
 
 def measure_build(name: str, spec: DataSpec, repeats: int = 3) -> Build:
-    """Build the searcher `name` over the codes of a specification, each time in a new process.
+    """Build the contender `name` over the codes of a specification, each time in a new process.
 
     UnavailableError says why it can't be built.
     """
     order = json.dumps({"name": name, "spec": asdict(spec)})
-    runs = []
-    for _ in range(repeats):
-        done = subprocess.run(
-            [sys.executable, "-m", "queryopt.bench.speed.search.build"], input=order, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise UnavailableError(f"its process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-        runs.append(json.loads(done.stdout))
-        if "unavailable" in runs[-1]:
-            raise UnavailableError(runs[-1]["unavailable"])
+    runs = [_build_elsewhere(order) for _ in range(repeats)]
 
     def largest(key: str) -> int | None:
         values = [run[key] for run in runs]
@@ -68,7 +62,7 @@ def measure_build(name: str, spec: DataSpec, repeats: int = 3) -> Build:
 
     seconds = [run["seconds"] for run in runs]
     return Build(
-        searcher=runs[0]["label"],
+        searcher=runs[0]["searcher"],
         bits=runs[0]["bits"],
         n=runs[0]["n"],
         seconds=statistics.median(seconds),
@@ -79,24 +73,35 @@ def measure_build(name: str, spec: DataSpec, repeats: int = 3) -> Build:
     )
 
 
+def _build_elsewhere(order: str) -> dict[str, Any]:
+    # Not -m alone: that would look for packages in the current folder first.
+    command = [sys.executable, "-P", "-m", "queryopt.bench.speed.search.build"]
+    done = subprocess.run(command, input=order, capture_output=True, text=True)
+    if done.returncode:
+        raise UnavailableError(f"its process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    run: dict[str, Any] = json.loads(done.stdout)
+    if "unavailable" in run:
+        raise UnavailableError(run["unavailable"])
+    return run
+
+
 def _build_here(name: str, spec: DataSpec) -> dict[str, Any]:
     data = make_data(spec)
-    codes = data.codes
     # Once with next to nothing: imports are no part of a build.
-    open_searcher(name, codes[:1], data.bits, Task()).close()
+    open_contender(name, data.codes[:1], data.bits, Task()).close()
     gc.collect()
     before, reset = _resident("VmRSS"), _reset_peak()
-    searcher = open_searcher(name, codes, data.bits, Task())
+    contender = open_contender(name, data.codes, data.bits, Task())
     peak, after = _resident("VmHWM"), _resident("VmRSS")
-    known = None not in (before, peak, after) and reset
+    known = reset and before is not None
     return {
-        "label": searcher.label,
+        "searcher": contender.label,
         "bits": data.bits,
-        "n": len(codes),
-        "seconds": searcher.build_seconds,
-        "result": searcher.nbytes,
-        "peak": peak - before if known else None,  # type: ignore[operator]
-        "held": after - before if known else None,  # type: ignore[operator]
+        "n": len(data.codes),
+        "seconds": contender.build_seconds,
+        "result": contender.nbytes,
+        "peak": peak - before if known else None,
+        "held": after - before if known else None,
     }
 
 
@@ -109,15 +114,13 @@ def _reset_peak() -> bool:
     return True
 
 
-def _resident(key: str) -> int | None:
-    """Bytes of resident memory: VmRSS now, VmHWM at the most (Linux)."""
+def _resident(key: str) -> Any:
+    """Bytes of resident memory: VmRSS now, VmHWM at the most; None where this isn't Linux."""
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) * 1024
+        lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
-        pass
-    return None
+        return None
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def _main() -> int:

@@ -1,4 +1,4 @@
-"""Whether what a searcher found is right: against a plain exact search here, and against queryopt's results."""
+"""Whether what a contender found is right: against a plain exact search here, and against queryopt's results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.bench.speed.search.contender import Hits, Task
 from queryopt.bench.speed.search.data import to_words
-from queryopt.bench.speed.search.peers.base import Hits, Task
 
 __all__ = ["Verdict", "judge", "plain_search"]
 
@@ -16,9 +16,12 @@ _CHUNK = 1 << 18
 
 @dataclass(frozen=True)
 class Verdict:
-    """checked: queries that were compared. recall: the share of the right codes that was found, on average; among
-    codes at equal distance, all are as good. exact: every query's distances are right and are those of the codes
-    named. ordered: also the codes themselves are right, in (distance, id) order.
+    """What a comparison with the right answers gave.
+
+    checked: queries that were compared.
+    recall: share of the right codes that was found, on average; among codes at equal distance, all are as good.
+    exact: every query's distances are right and are those of the codes named.
+    ordered: also the codes themselves are right, in (distance, id) order.
     """
 
     checked: int
@@ -26,9 +29,14 @@ class Verdict:
     exact: bool
     ordered: bool
 
+    @property
+    def text(self) -> str:
+        """In one word."""
+        return "?" if not self.checked else "ordered" if self.ordered else "yes" if self.exact else "NO"
+
 
 def plain_search(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.uint8], task: Task) -> Hits:
-    """The right answer for one query (uint8 [bytes]), in (distance, id) order, without a searcher's code."""
+    """The right answer for one query (uint8 [bytes]), in (distance, id) order, without a contender's code."""
     word = to_words(query[None])[0]
     rows, near = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for start in range(0, len(codes), _CHUNK):
@@ -57,18 +65,18 @@ def judge(
     both = sorted(answers.keys() & right.keys())
     recalls, exact, ordered = [], True, True
     for query in both:
-        found, expected = answers[query], right[query]
-        real = _unique(found.ids, len(codes))
-        words = to_words(codes[found.ids[real]]) ^ to_words(queries[query][None])
+        answer, expected = answers[query], right[query]
+        real = _unique(answer.ids, len(codes))
+        words = to_words(codes[answer.ids[real]]) ^ to_words(queries[query][None])
         distances = np.bitwise_count(words).astype(np.int64)
         limit = expected.distances[-1] if len(expected.distances) else -1
         recalls.append(np.count_nonzero(distances <= limit) / len(expected.ids) if len(expected.ids) else 1.0)
         exact &= (
             bool(real.all())
-            and np.array_equal(distances, found.distances)
+            and np.array_equal(distances, answer.distances)
             and np.array_equal(np.sort(distances), expected.distances)
         )
-        ordered &= np.array_equal(found.ids, expected.ids) and np.array_equal(found.distances, expected.distances)
+        ordered &= np.array_equal(answer.ids, expected.ids) and np.array_equal(answer.distances, expected.distances)
     return Verdict(
         checked=len(both),
         recall=float(np.mean(recalls)) if both else float("nan"),

@@ -118,14 +118,14 @@ def specifications(
     Its count is the largest of `counts`. None: 48 bits, a million codes, and all that a file has. settings: the other
     fields.
     """
-    found = []
+    specs = []
     for kind in kinds:
         generated = kind in KINDS
         count = max(counts) if counts else 1_000_000 if generated else None
         for length in bits or ((48,) if generated else (None,)):
             for flip in flips if kind in ("clustered", "zipf", "equal") else flips[:1]:
-                found.append(DataSpec(kind, length, count, flip=flip, **settings))
-    return tuple(found)
+                specs.append(DataSpec(kind, length, count, flip=flip, **settings))
+    return tuple(specs)
 
 
 def make_data(spec: DataSpec) -> Data:
@@ -240,10 +240,10 @@ def _from_file(spec: DataSpec) -> Data:
         raise InputError(
             f"{spec.kind}: a search needs at least two codes, one of them to search with: it has {len(codes)}"
         )
-    asked = np.zeros(len(codes), np.bool_)
+    taken = np.zeros(len(codes), np.bool_)
     count = min(spec.queries, max(1, len(codes) // 10))
-    asked[_stream(spec.seed, _QUERIES, 0).choice(len(codes), count, replace=False)] = True
-    return Data(bits, np.concatenate(list(_kept(codes, ~asked, spec.count))), codes[asked])
+    taken[_stream(spec.seed, _QUERIES, 0).choice(len(codes), count, replace=False)] = True
+    return Data(bits, np.concatenate(list(_kept(codes, ~taken, spec.count))), codes[taken])
 
 
 def _kept(

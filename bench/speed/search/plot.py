@@ -14,7 +14,7 @@ _OURS = ("#c6543c", "#7a2f3a", "#e38b6f", "#401818")
 
 
 def plot_latency(report: SearchReport, path: Path) -> None:
-    """Write a PNG: a panel a group, a line a searcher from its median, with a band up to its p95."""
+    """Write a PNG: a panel a group, a line a contender from its median, with a band up to its p95."""
     # The Agg canvas directly: no display, and none of pyplot's global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -60,6 +60,6 @@ def plot_latency(report: SearchReport, path: Path) -> None:
         panel.set_visible(False)
     for panel in panels[::columns]:
         panel.set_ylabel("µs a query: median, up to p95")
-    figure.suptitle(f"Exact search, one thread: {report.machine.split(',')[0]}", x=0.01, ha="left", weight="bold")
+    figure.suptitle(f"Exact search, one thread: {report.head.machine.split(',')[0]}", x=0.01, ha="left", weight="bold")
     figure.legend(loc="outside lower left", ncols=min(len(names), _LEGEND * columns), frameon=False)
     figure.savefig(path, dpi=130, format="png")

@@ -1,23 +1,24 @@
 """`qo-search` as a person runs it: a process that opens an index, finds a picture in it, prints its hits, and ends."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from queryopt.bench.speed.harness import CHILDREN, Contender, Schedule, run_rounds
 from queryopt.bench.speed.search.data import DataSpec, make_data
 from queryopt.card import ModelCard, Preprocessing
 from queryopt.codes import unpack_codes
 from queryopt.errors import QueryOptError
+from queryopt.progress import Advance, no_advance
 from queryopt.runtime.index.meta import Meta
 from queryopt.runtime.index.rows import Row
 from queryopt.runtime.index.store import Store
@@ -25,12 +26,16 @@ from queryopt.runtime.index.store import Store
 __all__ = ["ProcessTiming", "make_index", "measure_process"]
 
 _QUERY = b"class-0000/query.png"
+_CHUNK = 10_000
 
 
 @dataclass(frozen=True)
 class ProcessTiming:
-    """Seconds of each `qo-search` process, from its start to its end, and, interleaved, of one that only starts Python
-    and imports NumPy; cpu: CPU seconds of the searches. None of them loads a model. hits: what each printed."""
+    """Seconds of each `qo-search` process, from its start to its end; it loads no model.
+
+    hits: what each printed. cpu: CPU seconds of the searches.
+    baseline: in turn with them, of a process that only starts Python and imports NumPy.
+    """
 
     n: int
     bits: int
@@ -60,39 +65,36 @@ class ProcessTiming:
         return asdict(self) | medians
 
 
-def measure_process(
-    spec: DataSpec, *, k: int = 10, rounds: int = 10, progress: Callable[[int], object] | None = None
-) -> ProcessTiming:
+def measure_process(spec: DataSpec, *, k: int = 10, rounds: int = 10, progress: Advance = no_advance) -> ProcessTiming:
     """Make an index of the codes of a specification in a temporary folder, and search it with a picture that it holds.
 
     progress: called with the number of pictures added. QueryOptError where the command fails.
     """
+    assert spec.count is not None
+    assert spec.bits is not None
     with tempfile.TemporaryDirectory(prefix="queryopt-search-") as temporary:
         folder = Path(temporary)
         picture = make_index(folder, spec, progress)
-        command = [
-            *(sys.executable, "-c", "from queryopt.runtime.cli.search import main; main()", str(picture)),
-            *("--index", str(folder / "photos.db"), "-k", str(k)),
-        ]
-        start = [sys.executable, "-c", "import numpy"]
+
+        def python(*arguments: object) -> str:
+            command = [sys.executable, *map(str, arguments)]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+            if done.returncode:
+                raise QueryOptError(f"{' '.join(command[1:3])} failed: {done.stderr.strip()}")
+            return done.stdout
+
+        start = ("-c", "from queryopt.runtime.cli.search import main; main()")
+        command = (*start, picture, "--index", folder / "photos.db", "-k", k)
         # The first one also brings the files into memory.
-        hits = json.loads(_run([*command, "--json"], folder))["hits"]
-        seconds: list[float] = []
-        cpu: list[float] = []
-        baseline: list[float] = []
-        for _ in range(rounds):
-            for one, times in ((command, seconds), (start, baseline)):
-                worked, started = _children(), time.perf_counter()
-                _run(one, folder)
-                times.append(time.perf_counter() - started)
-                if times is seconds:
-                    cpu.append(_children() - worked)
-    assert spec.count is not None
-    assert spec.bits is not None
-    return ProcessTiming(spec.count, spec.bits, hits, tuple(seconds), tuple(cpu), tuple(baseline))
+        hits = json.loads(python(*command, "--json"))["hits"]
+        search = Contender("qo-search", lambda _: python(*command))
+        baseline = Contender("Python and NumPy alone", lambda _: python("-c", "import numpy"))
+        searches, baselines = run_rounds([search, baseline], Schedule(rounds), clock=CHILDREN)
+    seconds, cpu, alone = (tuple(times.tolist()) for times in (searches.calls, searches.cpu_calls, baselines.calls))
+    return ProcessTiming(spec.count, spec.bits, hits, seconds, cpu, alone)
 
 
-def make_index(folder: Path, spec: DataSpec, progress: Callable[[int], object] | None = None) -> Path:
+def make_index(folder: Path, spec: DataSpec, progress: Advance = no_advance) -> Path:
     """Write photos.db with the codes of a specification into a folder, and return the picture of its first row.
 
     That picture is a real file; those of the other rows are names alone.
@@ -116,30 +118,13 @@ def make_index(folder: Path, spec: DataSpec, progress: Callable[[int], object] |
     return query
 
 
-def _rows(
-    codes: np.ndarray[Any, np.dtype[np.uint8]], bits: int, query: Path, progress: Callable[[int], object] | None
-) -> Iterator[Row]:
+def _rows(codes: npt.NDArray[np.uint8], bits: int, query: Path, progress: Advance) -> Iterator[Row]:
     status = query.stat()
-    chunk = 10_000
-    for start in range(0, len(codes), chunk):
-        part = codes[start : start + chunk]
+    for start in range(0, len(codes), _CHUNK):
+        part = codes[start : start + _CHUNK]
         margins = np.where(unpack_codes(part, bits), 64, -64).astype(np.int8)
         for row, (code, margin) in enumerate(zip(part, margins, strict=True), start=start):
             label = b"class-%04d" % (row % 1000)
             name = _QUERY if row == 0 else b"%s/%08d.jpg" % (label, row)
             yield Row(name, status.st_size, status.st_mtime_ns, code.tobytes(), margin.tobytes(), label)
-        if progress is not None:
-            progress(len(part))
-
-
-def _children() -> float:
-    """CPU seconds of all processes that were started here and have ended."""
-    times = os.times()
-    return times.children_user + times.children_system
-
-
-def _run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise QueryOptError(f"{' '.join(command[1:3])} failed: {done.stderr.strip()}")
-    return done.stdout
+        progress(len(part))

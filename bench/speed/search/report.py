@@ -1,68 +1,46 @@
-"""Runs the benchmark and holds what came out: figures of every searcher, and how they compare."""
+"""What the search benchmark found: figures of every contender and how they compare, as JSON and as tables."""
 
-import datetime
-import importlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
+from queryopt.bench.machine import Report
+from queryopt.bench.speed.harness import WallCpu
+from queryopt.bench.speed.search.build import Build
+from queryopt.bench.speed.search.check import Verdict
+from queryopt.bench.speed.search.contender import PEERS, Task
+from queryopt.bench.speed.search.process import ProcessTiming
+from queryopt.bench.tables import figures_table
 
-import queryopt
-from queryopt.bench.machine import describe_machine, load_average
-from queryopt.bench.speed.search.build import Build, measure_build
-from queryopt.bench.speed.search.check import Verdict, judge, plain_search
-from queryopt.bench.speed.search.data import Data, DataSpec, make_data
-from queryopt.bench.speed.search.measure import Timing, run_rounds
-from queryopt.bench.speed.search.peers import PEERS, Hits, Searcher, Task, UnavailableError, open_searcher
-from queryopt.bench.speed.search.process import ProcessTiming, measure_process
-from queryopt.errors import UsageError
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
 
-__all__ = ["Compared", "Group", "Row", "SearchReport", "Settings", "run_benchmark"]
+__all__ = ["Group", "Row", "SearchReport", "short_count"]
 
-_PLAIN_QUERIES = 20
-"""Queries whose right answer is found without any searcher's code; the others' is queryopt's."""
-
-_BUILDS = 3
-"""Processes a build is measured in, where there are as many rounds."""
-
-Log = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to measure: each of `data` with each of `counts`, by every searcher of `searchers`.
-
-    data: specifications; their own `count` is the largest of `counts`, or None for all of a file. searchers: names as
-    `searcher_names` gives them. rounds, seconds: of `run_rounds`. queries, builds, process: what to measure.
-    """
-
-    data: tuple[DataSpec, ...]
-    counts: tuple[int, ...]
-    searchers: tuple[str, ...]
-    task: Task = Task()  # noqa: RUF009 (frozen)
-    rounds: int = 10
-    seconds: float = 20.0
-    queries: bool = True
-    builds: bool = False
-    process: bool = False
-
-    @property
-    def steps(self) -> int:
-        """How often `progress` is called, at most."""
-        per_group = len(self.counts or (0,)) * len(self.searchers)
-        return len(self.data) * per_group * (self.rounds * self.queries + self.builds)
+_T = TypeVar("_T")
+_Columns = dict[str, Callable[[_T], str]]
+"""How the cell of each column is made of a row, by the column's name."""
+_SCAN = "queryopt scan"
+_BUSY = 0.9
+"""Share of the wall time that a contender ran, below which others were running in its place."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One searcher on one gallery. Times are microseconds a query: that of a call by the queries in it.
+    """One contender on one gallery. Times are microseconds a query: that of a call by the queries in it.
 
-    calls: how many were timed; answered: different queries in them. ratio: how many times the first peer's median this
-    one's is smaller (None without it). nbytes: what it holds of the gallery, in bytes. build: seconds, once, in this
-    process. cpu_p50, cpu_p95, cpu_ratio: of CPU time. cores: CPU time by wall time; much below 1, other programs had
-    the processor meanwhile, and wall times are theirs too. facts: what else the searcher says of itself.
+    searcher: the contender's label.
+    calls: how many were timed. answered: different queries in them.
+    round_medians: of each round's calls.
+    ratio: how many times the first peer's median this one's is smaller (None without it).
+    promises_order: whether the verdict is to be `ordered`.
+    nbytes: what it holds of the gallery, in bytes.
+    build: seconds, once, in this process.
+    cpu_p50, cpu_p95, cpu_ratio: of CPU time.
+    cores: CPU time by wall time; much below 1, other programs had the processor meanwhile, and wall times are theirs
+    too.
+    facts: what else the contender says of itself.
     """
 
     searcher: str
@@ -97,22 +75,19 @@ class Row:
         """Whether all that was checked is as it should be."""
         return self.verdict.ordered if self.promises_order else self.verdict.exact
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is queryopt's."""
+        return self.searcher.startswith("queryopt")
+
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-serialisable."""
         return asdict(self) | {"pairs": self.pairs, "correct": self.correct}
 
 
 @dataclass(frozen=True)
-class Compared:
-    """How many times larger something is than something else, in wall time and in CPU time."""
-
-    wall: float
-    cpu: float
-
-
-@dataclass(frozen=True)
 class Group:
-    """What was measured together, interleaved: all searchers on galleries of all sizes of one kind of data.
+    """What was measured together, interleaved: all contenders on galleries of all sizes of one kind of data.
 
     skipped: reason by "searcher (N = …)".
     """
@@ -124,230 +99,201 @@ class Group:
     skipped: dict[str, str]
 
     def of(self, searcher: str) -> list[Row]:
-        """One searcher's rows, by size."""
+        """One contender's rows, by size."""
         return sorted((row for row in self.rows if row.searcher == searcher), key=lambda row: row.n)
 
-    def growth(self) -> dict[str, Compared]:
-        """By searcher: how many times its median on the largest gallery is that on the smallest, where they differ."""
-        names = dict.fromkeys(row.searcher for row in self.rows)
-        found = {name: (rows[0], rows[-1]) for name in names if (rows := self.of(name))[-1].n > rows[0].n}
-        return {
-            name: Compared(large.p50 / small.p50, large.cpu_p50 / small.cpu_p50)
-            for name, (small, large) in found.items()
-        }
+    def growth(self) -> dict[str, WallCpu]:
+        """By contender: how many times its median on the largest gallery is that on the smallest, where they differ."""
+        times = {}
+        for name in dict.fromkeys(row.searcher for row in self.rows):
+            rows = self.of(name)
+            small, large = rows[0], rows[-1]
+            if large.n > small.n:
+                times[name] = WallCpu(large.p50 / small.p50, large.cpu_p50 / small.cpu_p50)
+        return times
 
-    def p95_to_scan(self) -> dict[str, dict[int, Compared]]:
-        """Of queryopt's structures beside its scan: by searcher and size, its p95 as a multiple of the scan's."""
-        scans = {row.n: row for row in self.of("queryopt scan")}
-        found: dict[str, dict[int, Compared]] = {}
+    def p95_to_scan(self) -> dict[str, dict[int, WallCpu]]:
+        """Of queryopt's structures beside its scan: by contender and size, its p95 as a multiple of the scan's."""
+        scans = {row.n: row for row in self.of(_SCAN)}
+        multiples: dict[str, dict[int, WallCpu]] = {}
         for row in self.rows:
-            if row.n in scans and row.searcher.startswith("queryopt ") and row.searcher != "queryopt scan":
-                scan = scans[row.n]
-                found.setdefault(row.searcher, {})[row.n] = Compared(row.p95 / scan.p95, row.cpu_p95 / scan.cpu_p95)
-        return found
+            scan = scans.get(row.n)
+            if scan is not None and row.ours and row is not scan:
+                compared = WallCpu(row.p95 / scan.p95, row.cpu_p95 / scan.cpu_p95)
+                multiples.setdefault(row.searcher, {})[row.n] = compared
+        return multiples
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, JSON-serialisable."""
-        return {
-            "data": self.data,
-            "bits": self.bits,
-            "task": asdict(self.task),
+        return asdict(self) | {
             "rows": [row.to_dict() for row in self.rows],
             "growth": {name: asdict(growth) for name, growth in self.growth().items()},
             "p95_to_scan": {
                 name: {size: asdict(compared) for size, compared in sizes.items()}
                 for name, sizes in self.p95_to_scan().items()
             },
-            "skipped": self.skipped,
         }
 
+    def render(self, absent: Mapping[str, str]) -> "Iterator[RenderableType]":
+        """Two tables, and the lines below them. absent: who is named at the report's end."""
+        rows = sorted(self.rows, key=lambda row: row.n)
+        tables = {f"{self.bits} bits, {self.data}\n{self.task.describe()}; µs a query": self._columns(), None: _DETAILS}
+        for title, columns in tables.items():
+            if all(row.ratio is None for row in rows):  # the peer that ratios are taken to took no part
+                columns = {name: cell for name, cell in columns.items() if not name.startswith("x ")}
+            yield ""
+            yield _table(title, rows, columns)
+        yield from self._notes(absent)
 
-@dataclass
-class SearchReport:
-    """What came out, and of what."""
+    def _columns(self) -> _Columns[Row]:
+        columns: _Columns[Row] = {
+            **_ROW,
+            "p50": lambda row: _micros(row.p50),
+            "p95": lambda row: _micros(row.p95),
+            "p99": lambda row: _micros(row.p99),
+            "min": lambda row: _micros(row.fastest),
+            f"x {PEERS[0]}": lambda row: _ratio(row.ratio),
+        }
+        if self.task.batch > 1:
+            columns["G pairs/s"] = lambda row: f"{row.pairs / 1e9:,.2f}"
+        else:
+            columns["B/code"] = lambda row: _per_code(row.nbytes, row.n)
+        columns["recall"] = lambda row: f"{row.verdict.recall:.3f}"
+        columns["exact"] = lambda row: row.verdict.text
+        return columns
 
-    machine: str
-    date: str
-    versions: dict[str, str]
+    def _notes(self, absent: Mapping[str, str]) -> Iterator[str]:
+        if any(row.cores < _BUSY for row in self.rows):
+            yield "Other programs had the processor for a part of the time (cores below 1): trust CPU, not wall times."
+        if self.task.radius is not None and self.rows:
+            first = self.of(self.rows[0].searcher)
+            hits = ", ".join(f"{row.hits:,.1f} at {short_count(row.n)}" for row in first)
+            yield f"hits a query, on average: {hits}"
+        for name, sizes in self.p95_to_scan().items():
+            for size, p95 in sizes.items():
+                times = f"{p95.wall:.3g} x the scan's ({p95.cpu:.3g} x in CPU time)"
+                yield f"{name} at {short_count(size)}: its p95 is {times}"
+        for name, growth in self.growth().items():
+            small, *_, large = (short_count(row.n) for row in self.of(name))
+            times = f"{growth.wall:.2f} x ({growth.cpu:.2f} x in CPU time)"
+            yield f"{name}: p50 from {small} to {large} codes grows {times}"
+        for name, reason in self.skipped.items():
+            if name.partition(" (")[0] not in absent:
+                yield f"without {name}: {reason}"
+
+
+@dataclass(frozen=True)
+class SearchReport(Report):
+    """What came out, and of what.
+
+    one_thread: how each is held to one thread.
+    builds, processes: with the data's description.
+    skipped: contenders that took part nowhere, with the reason.
+    """
+
     one_thread: dict[str, str]
-    load: tuple[float | None, float | None]
-    groups: list[Group] = field(default_factory=list)
-    builds: list[tuple[str, Build]] = field(default_factory=list)
-    """With the data's description."""
-    processes: list[tuple[str, ProcessTiming]] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    """Searchers that took part nowhere, with the reason."""
+    groups: tuple[Group, ...]
+    builds: tuple[tuple[str, Build], ...]
+    processes: tuple[tuple[str, ProcessTiming], ...]
+    skipped: dict[str, str]
 
     @property
     def wrong(self) -> list[Row]:
         """Rows of queryopt's own that were not exact, or out of order."""
-        return [
-            row
-            for group in self.groups
-            for row in group.rows
-            if row.searcher.startswith("queryopt") and row.verdict.checked and not row.correct
-        ]
+        rows = (row for group in self.groups for row in group.rows)
+        return [row for row in rows if row.ours and row.verdict.checked and not row.correct]
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, JSON-serialisable."""
-        return {
-            "machine": self.machine,
-            "date": self.date,
-            "versions": self.versions,
-            "one_thread": self.one_thread,
-            "load": list(self.load),
+        return super().to_dict() | {
             "groups": [group.to_dict() for group in self.groups],
             "builds": [{"data": data} | build.to_dict() for data, build in self.builds],
             "processes": [{"data": data} | timing.to_dict() for data, timing in self.processes],
-            "skipped": self.skipped,
         }
 
-
-def run_benchmark(
-    settings: Settings, log: Log = lambda message: None, progress: Callable[[int], object] | None = None
-) -> SearchReport:
-    """Measure what the settings ask for. log: gets a line on each step; progress: see `Settings.steps`.
-
-    InputError, FormatError and MismatchError for files of codes, as `read_codes`.
-    """
-    before = load_average()
-    report = SearchReport(
-        machine=describe_machine(),
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        versions={},
-        one_thread={},
-        load=(before, None),
-    )
-    for spec in settings.data:
-        if settings.queries:
-            report.groups.append(_run_group(settings, spec, report, log, progress))
-        if settings.builds:
-            _run_builds(settings, spec, report, log, progress)
-        if settings.process:
-            for count in settings.counts or (spec.count,):
-                if count is None:
-                    raise UsageError(f"{spec.kind}: qo-search as a process is measured on generated data")
-                log(f"qo-search: making an index of {count:,} codes of {spec.bits} bits")
-                timing = measure_process(spec.resized(count), k=settings.task.k or 10, rounds=settings.rounds)
-                report.processes.append((spec.describe(), timing))
-    report.versions = {"queryopt": queryopt.__version__, "numpy": np.__version__} | report.versions
-    taken = {row.searcher for group in report.groups for row in group.rows}
-    for group in report.groups:
-        for name, reason in group.skipped.items():
-            if name.partition(" (")[0] not in taken:
-                report.skipped.setdefault(name.partition(" (")[0], reason)
-    report.load = (before, load_average())
-    return report
+    def render(self) -> "Iterator[RenderableType]":
+        """All of it, for a terminal or a file, at most 100 columns wide."""
+        yield self.head.text
+        yield "; ".join(f"{name} {version}" for name, version in self.head.versions.items())
+        if self.one_thread:
+            yield "One thread each:"
+            yield from (f"  {name}: {how}" for name, how in self.one_thread.items())
+        for group in self.groups:
+            yield from group.render(self.skipped)
+        for data in dict.fromkeys(data for data, _ in self.builds):
+            builds = [build for described, build in self.builds if described == data]
+            yield ""
+            yield _table(f"{data}\nbuilds in fresh processes, one thread; memory beside the codes", builds, _BUILD)
+        if self.processes:
+            yield ""
+            title = "qo-search with a picture of the index, from start to end, in seconds"
+            yield _table(title, self.processes, _PROCESS)
+        for name, reason in self.skipped.items():
+            yield f"skipped: {name}: {reason}"
 
 
-def _run_group(
-    settings: Settings,
-    spec: DataSpec,
-    report: SearchReport,
-    log: Log,
-    progress: Callable[[int], object] | None,
-) -> Group:
-    log(f"data: {spec.describe()}")
-    data = make_data(spec)
-    counts = sorted({min(count, len(data.codes)) for count in settings.counts or (len(data.codes),)})
-    searchers: list[Searcher] = []
-    skipped: dict[str, str] = {}
-    try:
-        for count in counts:
-            for name in settings.searchers:
-                try:
-                    searcher = open_searcher(name, data.codes[:count], data.bits, settings.task)
-                except UnavailableError as error:
-                    skipped[f"{name.replace(':', ' ')} (N = {count:,})"] = str(error)
-                    continue
-                searchers.append(searcher)
-                package = importlib.import_module(searcher.package)
-                report.versions[searcher.name] = str(getattr(package, "__version__", "?"))
-                report.one_thread[searcher.name] = searcher.one_thread
-                log(
-                    f"built {searcher.label} over {count:,} codes of {data.bits} bits in {searcher.build_seconds:.1f} s"
-                )
-        timings = run_rounds(
-            searchers, data.queries, rounds=settings.rounds, seconds=settings.seconds, progress=progress
-        )
-        log("checking results")
-        rows = _rows(searchers, timings, data, settings.task)
-    finally:
-        for searcher in searchers:
-            searcher.close()
-    return Group(spec.describe(), data.bits, settings.task, tuple(rows), skipped)
+def short_count(count: int) -> str:
+    """A number of codes in few characters: 1e7, or 12,345 where that is no round number."""
+    digits = str(count)
+    if count >= 1000 and not digits[1:].strip("0"):
+        return f"{digits[0]}e{len(digits) - 1}"
+    return f"{count:,}"
 
 
-def _rows(searchers: Sequence[Searcher], timings: Sequence[Timing], data: Data, task: Task) -> Iterable[Row]:
-    verdicts: dict[int, Verdict] = {}
-    for count in {len(searcher.codes) for searcher in searchers}:
-        here = [i for i, searcher in enumerate(searchers) if len(searcher.codes) == count]
-        verdicts |= _verdicts(here, timings, searchers, data, task)
-    batch = min(task.batch, len(data.queries))
-    wall = [float(np.median(timing.calls)) for timing in timings]
-    cpu = [float(np.median(timing.cpu)) for timing in timings]
-    peers = {len(searcher.codes): i for i, searcher in enumerate(searchers) if searcher.name == PEERS[0]}
-    for i, (searcher, timing) in enumerate(zip(searchers, timings, strict=True)):
-        micros = timing.calls / batch * 1e6
-        p50, p95, p99 = np.percentile(micros, (50, 95, 99))
-        peer = peers.get(len(searcher.codes))
-        yield Row(
-            searcher=searcher.label,
-            n=len(searcher.codes),
-            p50=float(p50),
-            p95=float(p95),
-            p99=float(p99),
-            fastest=float(micros.min()),
-            slowest=float(micros.max()),
-            calls=len(micros),
-            answered=len(timing.answers),
-            hits=float(np.mean([len(hits.ids) for hits in timing.answers.values()])),
-            round_medians=tuple(float(np.median(one)) / batch * 1e6 for one in timing.rounds),
-            ratio=None if peer is None else wall[peer] / wall[i],
-            verdict=verdicts[i],
-            promises_order=searcher.ordered,
-            nbytes=searcher.nbytes,
-            build=searcher.build_seconds,
-            cpu_p50=cpu[i] / batch * 1e6,
-            cpu_p95=float(np.percentile(timing.cpu, 95)) / batch * 1e6,
-            cpu_ratio=None if peer is None else cpu[peer] / cpu[i],
-            cores=timing.cores,
-            facts=searcher.facts,
-        )
+def _micros(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:.2f} s"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
-def _verdicts(
-    here: Sequence[int], timings: Sequence[Timing], searchers: Sequence[Searcher], data: Data, task: Task
-) -> dict[int, Verdict]:
-    """Verdicts on searchers of one gallery.
-
-    The first few queries' right answers come from a plain scan here. Those of the others are queryopt's, whose own
-    verdict rests on the plain ones (and on any other structure's of its).
-    """
-    codes: npt.NDArray[np.uint8] = searchers[here[0]].codes
-    asked = sorted(set().union(*(timings[i].answers for i in here)))
-    plain = {row: plain_search(codes, data.queries[row], task) for row in asked[:_PLAIN_QUERIES]}
-    ours = next((i for i in here if searchers[i].name == "queryopt"), None)
-    known: dict[int, Hits] = plain if ours is None else timings[ours].answers | plain
-    return {i: judge(timings[i].answers, plain if i == ours else known, codes, data.queries) for i in here}
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
-def _run_builds(
-    settings: Settings,
-    spec: DataSpec,
-    report: SearchReport,
-    log: Log,
-    progress: Callable[[int], object] | None,
-) -> None:
-    for count in settings.counts or (None,):
-        for name in settings.searchers:
-            try:
-                build = measure_build(name, spec.resized(count), min(_BUILDS, settings.rounds))
-            except UnavailableError as error:
-                report.skipped.setdefault(name.replace(":", " "), str(error))
-                continue
-            finally:
-                if progress is not None:
-                    progress(1)
-            log(f"built {build.searcher} over {build.n:,} codes in processes of its own: {build.seconds:.2f} s")
-            report.builds.append((spec.describe(), build))
+def _per_code(size: int | None, count: int) -> str:
+    return "" if size is None else f"{size / count:.1f}"
+
+
+_ROW: _Columns[Row] = {"N": lambda row: short_count(row.n), "searcher": lambda row: row.searcher}
+
+_DETAILS: _Columns[Row] = {
+    **_ROW,
+    "build s": lambda row: f"{row.build:.2f}",
+    "calls": lambda row: f"{row.calls:,}",
+    "checked": lambda row: f"{row.verdict.checked:,}",
+    "CPU p50": lambda row: _micros(row.cpu_p50),
+    "x CPU": lambda row: _ratio(row.cpu_ratio),
+    "cores": lambda row: f"{row.cores:.2f}",
+    "how": lambda row: ", ".join(fact for fact in row.facts.values() if isinstance(fact, str)),
+}
+
+_BUILD: _Columns[Build] = {
+    "N": lambda build: short_count(build.n),
+    "searcher": lambda build: build.searcher,
+    "bits": lambda build: str(build.bits),
+    "seconds": lambda build: f"{build.seconds:.2f}",
+    "fastest": lambda build: f"{build.fewest:.2f}",
+    "B/code": lambda build: _per_code(build.result, build.n),
+    "peak B/code": lambda build: _per_code(build.peak, build.n),
+    "peak / result": lambda build: "" if build.peak_ratio is None else f"{build.peak_ratio:.2f}",
+}
+
+_PROCESS: _Columns[tuple[str, ProcessTiming]] = {
+    "N": lambda row: short_count(row[1].n),
+    "data": lambda row: row[0],
+    "bits": lambda row: str(row[1].bits),
+    "hits": lambda row: str(row[1].hits),
+    "median": lambda row: f"{row[1].median:.3f}",
+    "min": lambda row: f"{min(row[1].seconds):.3f}",
+    "CPU": lambda row: f"{row[1].cpu_median:.3f}",
+    "Python, NumPy alone": lambda row: f"{row[1].baseline_median:.3f}",
+}
+
+
+def _table(title: str | None, rows: Iterable[_T], columns: _Columns[_T]) -> "Table":
+    table = figures_table(title, *columns, words=0, plain=True)
+    for name, column in zip(columns, table.columns, strict=True):
+        column.justify = "left" if name in ("searcher", "data", "how") else "right"
+    for row in rows:
+        table.add_row(*(cell(row) for cell in columns.values()))
+    return table

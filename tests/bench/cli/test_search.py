@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from queryopt.bench.cli.bench import main
-from queryopt.bench.speed.search.peers import Hits
+from queryopt.bench.speed.search.contender import Hits
 from queryopt.bench.speed.search.peers.ours import Ours
 
 INDEX = Path(__file__).parents[2] / "data" / "v1" / "index.db"

@@ -6,21 +6,17 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.bench.speed.search.contender import Hits, SearchContender, Task, split_hits
 from queryopt.bench.speed.search.data import to_words
-from queryopt.bench.speed.search.peers.base import Hits, Searcher, Task
 
 __all__ = ["DuckDB"]
 
 _CHUNK = 1 << 20
-_NEAREST = "SELECT id, bit_count(xor(code, ?::UBIGINT)) AS distance FROM gallery ORDER BY distance, id LIMIT {k}"
-_WITHIN = (
-    "SELECT id, bit_count(xor(code, ?::UBIGINT)) AS distance FROM gallery WHERE distance <= {radius} "
-    "ORDER BY distance, id"
-)
+_SEARCH = "SELECT id, bit_count(xor(code, ?::UBIGINT)) AS distance FROM gallery"
 
 
-class DuckDB(Searcher):
-    """SELECT … bit_count(xor(code, ?)) … ORDER BY distance, id LIMIT k, a query at a time."""
+class DuckDB(SearchContender):
+    """SELECT … bit_count(xor(code, ?)) … ORDER BY distance, id LIMIT k, a statement a query."""
 
     name: ClassVar[str] = "duckdb"
     package: ClassVar[str] = "duckdb"
@@ -44,24 +40,19 @@ class DuckDB(Searcher):
         self._connection.unregister("chunk")
 
     def prepare(self, queries: npt.NDArray[np.uint8]) -> Any:
-        """Codes as integers."""
         return to_words(queries).tolist()
 
     def nearest(self, queries: Any, k: int) -> Any:
-        """A statement a query."""
-        return [self._ask(_NEAREST.format(k=k), query) for query in queries]
+        return self._select(f"ORDER BY distance, id LIMIT {k}", queries)
 
     def within(self, queries: Any, radius: int) -> Any:
-        """A statement a query."""
-        return [self._ask(_WITHIN.format(radius=radius), query) for query in queries]
+        return self._select(f"WHERE distance <= {radius} ORDER BY distance, id", queries)
 
-    def hits(self, found: Any) -> list[Hits]:
-        """Query by query."""
-        return [Hits.of(columns["id"], columns["distance"]) for columns in found]
+    def hits(self, result: Any) -> list[Hits]:
+        return split_hits((columns["id"], columns["distance"]) for columns in result)
 
     def close(self) -> None:
-        """Close the connection, and with it the table."""
         self._connection.close()
 
-    def _ask(self, statement: str, query: int) -> Any:
-        return self._connection.execute(statement, [query]).fetchnumpy()
+    def _select(self, rest: str, queries: list[int]) -> list[Any]:
+        return [self._connection.execute(f"{_SEARCH} {rest}", [query]).fetchnumpy() for query in queries]

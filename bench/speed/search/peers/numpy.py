@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.speed.search.peers.base import Hits, Searcher, Task, padded
+from queryopt.bench.speed.search.contender import SearchContender, Task, padded
 
 __all__ = ["NumPy"]
 
 
-class NumPy(Searcher):
-    """numpy.bitwise_count and argpartition, a query at a time."""
+class NumPy(SearchContender):
+    """numpy.bitwise_count and argpartition, a query at a time, sorted by distance."""
 
     name: ClassVar[str] = "numpy"
     package: ClassVar[str] = "numpy"
@@ -26,38 +26,24 @@ class NumPy(Searcher):
         super().__init__(codes, bits, task)
         self._width = next(width for width in (1, 2, 4, 8) if 8 * width >= bits)
         self._words = self.prepare(codes)
-
-    @property
-    def nbytes(self) -> int | None:
-        """Bytes of the words."""
-        return int(self._words.nbytes)
+        self.nbytes = int(self._words.nbytes)
 
     def prepare(self, queries: npt.NDArray[np.uint8]) -> Any:
         """Codes as words of 1, 2, 4 or 8 bytes."""
         return padded(queries, self._width).view(f"<u{self._width}")[:, 0]
 
     def nearest(self, queries: Any, k: int) -> Any:
-        """For each query, (rows, distances) of the k nearest, sorted by distance."""
-        found = []
-        for query in queries:
-            distances = np.bitwise_count(self._words ^ query)
-            rows = np.argpartition(distances, k)[:k] if k < len(distances) else np.arange(len(distances))
-            near = distances[rows]
-            order = np.argsort(near)
-            found.append((rows[order], near[order]))
-        return found
+        def rows(distances: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+            return np.argpartition(distances, k)[:k] if k < len(distances) else np.arange(len(distances))
+
+        return [self._sorted(query, rows) for query in queries]
 
     def within(self, queries: Any, radius: int) -> Any:
-        """For each query, (rows, distances) of all within the radius, sorted by distance."""
-        found = []
-        for query in queries:
-            distances = np.bitwise_count(self._words ^ query)
-            rows = np.flatnonzero(distances <= radius)
-            near = distances[rows]
-            order = np.argsort(near)
-            found.append((rows[order], near[order]))
-        return found
+        return [self._sorted(query, lambda distances: np.flatnonzero(distances <= radius)) for query in queries]
 
-    def hits(self, found: Any) -> list[Hits]:
-        """Query by query."""
-        return [Hits.of(rows, near) for rows, near in found]
+    def _sorted(self, query: Any, choose: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+        distances = np.bitwise_count(self._words ^ query)
+        rows = choose(distances)
+        near = distances[rows]
+        order = np.argsort(near)
+        return rows[order], near[order]

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.bench.speed.search.contender import SearchContender, Task
 from queryopt.bench.speed.search.data import to_words
-from queryopt.bench.speed.search.peers.base import Hits, Searcher, Task
 from queryopt.codes import unpack_codes
 
 __all__ = ["Torch"]
@@ -18,7 +18,7 @@ _MATRIX_BATCH = 8
 """From so many queries a call on, one product with all of them is faster than counting bits for each."""
 
 
-class Torch(Searcher):
+class Torch(SearchContender):
     """Bits counted in int64 words and topk; in batches, products of ±1 in chunks of rows."""
 
     name: ClassVar[str] = "torch"
@@ -43,43 +43,27 @@ class Torch(Searcher):
                 self._signs[start : start + _CHUNK] = self._to_signs(codes[start : start + _CHUNK])
         else:
             self._words = self._to_words(codes)
-
-    @property
-    def nbytes(self) -> int | None:
-        """Bytes of the tensor."""
-        return int((self._signs if self._matrix else self._words).nbytes)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """How it computes distances."""
-        return {"method": f"product of ±1, {self._dtype}" if self._matrix else "bits counted in int64"}
+        self.nbytes = int((self._signs if self._matrix else self._words).nbytes)
+        self.facts = {"method": f"product of ±1, {self._dtype}" if self._matrix else "bits counted in int64"}
 
     def prepare(self, queries: npt.NDArray[np.uint8]) -> Any:
-        """Words, or ±1 for the product."""
         return self._to_signs(queries) if self._matrix else self._to_words(queries)
 
     def nearest(self, queries: Any, k: int) -> Any:
-        """(rows, distances) of shape [queries, min(k, n)]."""
         if self._matrix:
             return self._by_product(queries, min(k, len(self.codes)))
-        found = [self._torch.topk(self._distances(q), min(k, len(self._words)), largest=False) for q in queries]
-        return [(near.indices, near.values) for near in found]
+        nearest = [self._torch.topk(self._distances(q), min(k, len(self._words)), largest=False) for q in queries]
+        return [(best.indices, best.values) for best in nearest]
 
     def within(self, queries: Any, radius: int) -> Any:
-        """For each query, (rows, distances) of all within the radius."""
-        found = []
+        results = []
         for query in queries:
             distances = self._distances(query)
             rows = self._torch.nonzero(distances <= radius)[:, 0]
-            found.append((rows, distances[rows]))
-        return found
-
-    def hits(self, found: Any) -> list[Hits]:
-        """Query by query."""
-        return [Hits.of(rows.numpy(), near.numpy()) for rows, near in found]
+            results.append((rows, distances[rows]))
+        return results
 
     def close(self) -> None:
-        """Set its number of threads back."""
         self._torch.set_num_threads(self._threads)
 
     def _to_words(self, codes: npt.NDArray[np.uint8]) -> Any:

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.speed.search.peers.base import Hits, Searcher, Task
+from queryopt.bench.speed.search.contender import Hits, SearchContender, Task, split_hits
 
 __all__ = ["Usearch"]
 
 
-class Usearch(Searcher):
+class Usearch(SearchContender):
     """usearch.index.search(exact=True) with the Hamming metric."""
 
     name: ClassVar[str] = "usearch"
@@ -29,10 +29,7 @@ class Usearch(Searcher):
         return queries[0] if len(queries) == 1 else queries
 
     def nearest(self, queries: Any, k: int) -> Any:
-        """usearch.index.search."""
         return self._search(self.codes, queries, min(k, len(self.codes)), self._metric, **self._options)
 
-    def hits(self, found: Any) -> list[Hits]:
-        """Query by query."""
-        ids, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
-        return [Hits.of(row, near) for row, near in zip(ids, distances, strict=True)]
+    def hits(self, result: Any) -> list[Hits]:
+        return split_hits(zip(np.atleast_2d(result.keys), np.atleast_2d(result.distances), strict=True))

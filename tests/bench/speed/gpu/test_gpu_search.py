@@ -10,8 +10,8 @@ from emulated_cuda import EmulatedRuntime
 from queryopt.bench.speed.gpu.peers import TorchCuda
 from queryopt.bench.speed.gpu.search import GpuReport, measure_gpu_search, memory_limit, popcount_limit
 from queryopt.bench.speed.gpu.section import Turn
+from queryopt.bench.speed.search.contender import Task
 from queryopt.bench.speed.search.data import DataSpec
-from queryopt.bench.speed.search.peers.base import Task
 from queryopt.runtime.cuda import Device
 from queryopt.runtime.search.gpu import CudaHammingIndex, Tuning
 

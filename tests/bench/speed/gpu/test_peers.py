@@ -6,8 +6,8 @@ import pytest
 from queryopt.bench.speed.gpu import peers
 from queryopt.bench.speed.gpu.peers import GPU_PEERS, TorchCuda, check_gpu_peers, open_gpu_peer
 from queryopt.bench.speed.search.check import judge, plain_search
+from queryopt.bench.speed.search.contender import Task, UnavailableError
 from queryopt.bench.speed.search.data import DataSpec, make_data
-from queryopt.bench.speed.search.peers.base import Task, UnavailableError
 from queryopt.errors import UsageError
 
 torch = pytest.importorskip("torch")

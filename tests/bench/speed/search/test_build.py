@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from queryopt.bench.speed.search.build import Build, measure_build
+from queryopt.bench.speed.search.contender import UnavailableError
 from queryopt.bench.speed.search.data import DataSpec
-from queryopt.bench.speed.search.peers import UnavailableError
 
 
 def test_memory_is_that_of_the_build() -> None:

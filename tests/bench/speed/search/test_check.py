@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queryopt.bench.speed.search.check import judge, plain_search
+from queryopt.bench.speed.search.contender import Hits, Task
 from queryopt.bench.speed.search.data import DataSpec, make_data
-from queryopt.bench.speed.search.peers import Hits, Task
 from queryopt.runtime import HammingIndex
 
 DATA = make_data(DataSpec("clustered", 12, 2000, queries=4, classes=5))

@@ -4,14 +4,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 
-from queryopt.bench.speed.search.measure import run_rounds
-from queryopt.bench.speed.search.peers import Hits, Searcher, Task
+from queryopt.bench.speed.search.contender import Hits, SearchContender, Task
+from queryopt.bench.speed.search.run import time_searches
 from queryopt.codes import uint64_to_codes
 
 
-class Recorder(Searcher):
+class Recorder(SearchContender):
     """Writes down which queries it is asked; its hit is the query's own number."""
 
     name: ClassVar[str] = "recorder"
@@ -30,8 +29,8 @@ class Recorder(Searcher):
         sum(range(self.work))
         return queries
 
-    def hits(self, found: Any) -> list[Hits]:
-        return [Hits.of([query], [0]) for query in found]
+    def hits(self, result: Any) -> list[Hits]:
+        return [Hits.of([query], [0]) for query in result]
 
 
 def queries(count: int) -> npt.NDArray[np.uint8]:
@@ -41,38 +40,42 @@ def queries(count: int) -> npt.NDArray[np.uint8]:
 def test_all_answer_all_queries_in_turn() -> None:
     log: list[tuple[str, list[int]]] = []
     ticks: list[int] = []
+
+    def tick(count: int = 1, note: str | None = None) -> None:
+        ticks.append(count)
+
     recorders = [Recorder(name, log) for name in "abc"]
-    timings = run_rounds(recorders, queries(12), rounds=3, seconds=60, progress=ticks.append)
+    answered = time_searches(recorders, queries(12), rounds=3, seconds=60, progress=tick)
     order = [name for i, (name, _) in enumerate(log) if i == 0 or log[i - 1][0] != name]
     assert order == list("abcbcacab")
     assert ticks == [1] * 9
-    for timing in timings:
-        assert [len(one) for one in timing.rounds] == [4, 4, 4]
-        assert len(timing.calls) == len(timing.cpu) == 12
-        assert {row: hits.ids.tolist() for row, hits in timing.answers.items()} == {row: [row] for row in range(12)}
+    for one in answered:
+        assert [len(calls) for calls in one.timing.wall] == [4, 4, 4]
+        assert len(one.timing.calls) == len(one.timing.cpu_calls) == 12
+        assert {row: hits.ids.tolist() for row, hits in one.answers.items()} == {row: [row] for row in range(12)}
 
 
 def test_batches_and_queries_that_come_again() -> None:
     log: list[tuple[str, list[int]]] = []
-    (timing,) = run_rounds([Recorder("a", log, batch=5)], queries(12), rounds=3, seconds=60)
+    (one,) = time_searches([Recorder("a", log, batch=5)], queries(12), rounds=3, seconds=60)
     # Whole batches only; fewer calls than rounds are repeated.
-    assert sorted(timing.answers) == list(range(10))
-    assert [len(one) for one in timing.rounds] == [1, 1, 1]
+    assert sorted(one.answers) == list(range(10))
+    assert [len(calls) for calls in one.timing.wall] == [1, 1, 1]
     assert {tuple(asked) for _, asked in log} == {(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)}
-    (timing,) = run_rounds([Recorder("a", log, batch=50)], queries(12), rounds=1)
-    assert sorted(timing.answers) == list(range(12))
+    (one,) = time_searches([Recorder("a", log, batch=50)], queries(12), rounds=1)
+    assert sorted(one.answers) == list(range(12))
 
 
 def test_a_slow_one_answers_fewer() -> None:
     log: list[tuple[str, list[int]]] = []
-    slow, quick = run_rounds(
+    slow, quick = time_searches(
         [Recorder("slow", log, work=200_000), Recorder("quick", log)], queries(400), rounds=2, seconds=0.04
     )
-    assert 2 <= len(slow.calls) < 400
-    assert len(slow.calls) < len(quick.calls)
+    assert 2 <= len(slow.timing.calls) < 400
+    assert len(slow.timing.calls) < len(quick.timing.calls)
     assert sorted(slow.answers) == list(range(len(slow.answers)))
-    assert slow.cores == pytest.approx(sum(slow.cpu) / slow.calls.sum())
+    assert slow.timing.cores == slow.timing.cpu_calls.sum() / slow.timing.calls.sum()
 
 
 def test_nobody() -> None:
-    assert run_rounds([], queries(3)) == []
+    assert time_searches([], queries(3)) == []
