@@ -30,25 +30,24 @@ import torch
 from torch import Tensor
 
 from queryopt import __version__
-from queryopt.errors import CheckpointError, DataError, TrainingError, UsageError
+from queryopt.errors import DataError, UsageError
 from queryopt.progress import Advance, Progress, no_progress
 from queryopt.text import display_path
 from queryopt.train.backbone_weights import load_backbone_weights
-from queryopt.train.checkpoint import BEST, LAST
+from queryopt.train.checkpoint import BEST
 from queryopt.train.config import TrainConfig
-from queryopt.train.data import DataSplits, LabelledImages, split_validation
+from queryopt.train.data import DataSplits
 from queryopt.train.distributed import Processes, joined
-from queryopt.train.draws import Stream, epoch_order, iteration_samples, sample_rng
-from queryopt.train.inputs import to_input
+from queryopt.train.draws import epoch_order, iteration_samples
+from queryopt.train.measuring import Measuring, Validation
 from queryopt.train.open_set import hold_out_classes
-from queryopt.train.pictures import Batch, PictureSource
+from queryopt.train.run_pictures import RunPictures, SharedBatch
 from queryopt.train.runs import OthersFolder, Position, RunFolder, RunState, check_unused
 from queryopt.train.sources import absolute_source, load_data
 from queryopt.train.starts import StartContext
+from queryopt.train.state import State
 from queryopt.train.step import TrainingStep
 from queryopt.train.threads import torch_threads
-from queryopt.train.validate import Validation, network_codes, validate
-from queryopt.train.visual_codes import ImageFeatures, pool_features
 
 __all__ = ["Report", "TrainResult", "train"]
 
@@ -60,9 +59,6 @@ Report = Callable[[dict[str, Any]], None]
 _SAVE_SHARE = 0.03
 _SAVE_SECONDS = 300.0
 _CHECK_STEPS = 20
-_VALIDATION_GALLERY = 10_000
-"""Training pictures, at most, that validation searches: more would cost more than they tell."""
-_VALIDATION_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -152,9 +148,10 @@ def _train(
         config = config.override(classes=len(images.classes))
     opened = RunFolder(out, resume) if processes.first else OthersFolder(out)
     with opened as folder, torch_threads(processes.threads(config.threads)):
-        run = _Run(config, images, folder, strict, progress or no_progress, report or _no_report, processes)
-        run.unseen_classes = unseen.train.classes if unseen is not None else ()
-        return run.start(resume)
+        pictures = RunPictures(config, images, processes, strict)
+        step = TrainingStep(config, pictures.images.labels, processes)
+        about = _about(step, pictures, unseen.train.classes if unseen is not None else ())
+        return _Run(step, pictures, folder, about, progress or no_progress, report or _no_report).start(resume)
 
 
 class _Run:
@@ -162,459 +159,289 @@ class _Run:
 
     def __init__(
         self,
-        config: TrainConfig,
-        images: LabelledImages,
+        step: TrainingStep,
+        pictures: RunPictures,
         folder: RunFolder,
-        strict: bool,
+        about: dict[str, Any],
         progress: Progress,
         report: Report,
-        processes: Processes,
     ) -> None:
-        self.config, self.folder, self.strict, self.progress, self.report = config, folder, strict, progress, report
-        self.processes = processes
-        self.images, self.validation = split_validation(images, config.validation_fraction, config.seed)
-        if config.validation_fraction and not len(self.validation):
-            _log.warning("too few pictures to set some aside for validation: the last iteration will be kept")
-        self.step = TrainingStep(config, self.images.labels, processes)
-        self.network, self.method, self.optimizer = self.step.network, self.step.method, self.step.optimizer
-        self.device, self.labels = self.step.device, self.step.labels
-        self.preprocessing, self.channels_last = self.step.preprocessing, self.step.channels_last
-        self.samples, self.batches = self.step.samples, self.step.batches
-        here = replace(config, threads=processes.threads(config.threads))
-        self.pictures = PictureSource.for_training(here, self.images)
-        self.validation_pictures = PictureSource(self.validation, self.preprocessing, threads=here.threads)
-        self.unseen_classes: tuple[str, ...] = ()
-        self.digest = self.images.digest()
-        self.codes = torch.zeros(0)  # B [n, M], the method's; _begin or _restore sets it
-        self.columns = config.network.bits * config.network.branches
-        self.outputs = self._no_outputs()
-        self.position = Position()
-        self.sums = self.step.no_sums()  # of the current epoch
-        self.best: dict[str, float] = {}
-        self.skipped: dict[str, str] = {}
-        self.earlier_seconds = 0.0
-        self.started = self.saved_at = time.monotonic()
-        self.save_cost = 0.0
-        self.epoch_start = (self.started, 0.0)  # when, and pictures in `sums` by then: a resumed epoch has some
+        self.config, self.processes = step.config, step.processes
+        self.step, self.pictures, self.folder, self.about = step, pictures, folder, about
+        self.progress, self.report = progress, report
+        self.measuring = Measuring(step, pictures)
+        self.state = State(step, pictures, folder.path)
+        self.interrupted = threading.Event()
+        self.saved_at, self.save_cost = time.monotonic(), 0.0
 
     def start(self, resume: bool) -> TrainResult:
         """Begin or go on, and run to the end."""
-        self._require_same_run()
+        _check_processes_agree(self.processes, self.config, self.pictures)
         last = self.processes.from_first(self.folder.load_last) if resume else None
-        if last is None:
-            self._begin()
-        else:
-            self._restore(*last)
-            if self.position.outer >= self.config.iterations:
-                return self._result(already_finished=True)
-        with contextlib.closing(self.pictures), contextlib.closing(self.validation_pictures):
-            with _interruptible() as interrupted:
-                self._go(interrupted)
-            return self._result()
-
-    # Start and state
+        with contextlib.closing(self.pictures):
+            if last is None:
+                self._begin()
+            else:
+                self._restore(*last)
+                if self.state.position.outer >= self.config.iterations:
+                    return self._result(already_finished=True)
+            with _interruptible(self.interrupted):
+                self._go()
+        return self._result()
 
     def _begin(self) -> None:
-        config = self.config
-        self.processes.first_on_machine(lambda: load_backbone_weights(self.network, config.weights))
-        self.processes.copy_first(self.network.state_dict().values())
-        self.codes = self._shared(torch.from_numpy(self.method.start(self._start_context())))
-        self.folder.write_config(config, self._about())
+        network = self.step.network
+        self.processes.first_on_machine(lambda: load_backbone_weights(network, self.config.weights))
+        self.processes.copy_first(network.state_dict().values())
+        self.state.codes = self._shared(torch.from_numpy(self.step.method.start(self._start_context())))
+        self.folder.write_config(self.config, self.about)
         self.folder.cut_metrics(Position())
-        if not config.iterations:
-            self._keep_if_best(Position(0), self._validate())
+        if not self.config.iterations:
+            self._keep_if_best(Position(0), self.measuring.validate(self.state.codes))
         self._save()
 
-    def _restore(self, state: RunState, config: TrainConfig) -> None:
-        where = display_path(self.folder.path)
-        if differences := config.differences(self.config):
-            raise UsageError(
-                f"{where}: this run has another configuration: {'; '.join(differences)}. Leave these options out to "
-                "continue it, or choose another --out"
-            )
-        if state.data != self.digest:
-            raise UsageError(
-                f"{where}: the training pictures are not those that this run began with ({len(self.images):,} now, "
-                f"{len(state.codes):,} then): restore them to continue it, or choose another --out"
-            )
-        if state.computed_on != self._computed_on():
-            before, now = state.computed_on, self._computed_on()
+    def _restore(self, saved: RunState, begun: TrainConfig) -> None:
+        _check_continues(self.folder.path, saved, begun, self.config, self.pictures)
+        if saved.computed_on != (now := self.state.computed_on()):
+            before = saved.computed_on
             _log.warning("this run began on %s and goes on on %s: results will differ by rounding", before, now)
-        if self.processes.first and state.best and not (self.folder.path / BEST).is_file():
-            raise CheckpointError(
-                f"{where}: {BEST} is gone, and {LAST} holds other weights (after outer iteration "
-                f"{state.position.outer}): put it back, export {LAST} instead, or train anew into another --out"
-            )
-        try:
-            self.network.load_state_dict(state.weights)
-            self.optimizer.load_state_dict(state.optimizer)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()[:200]
-            raise CheckpointError(
-                f"{display_path(self.folder.path / LAST)}: damaged, or of another network ({reason}): remove it to "
-                "start the run anew"
-            ) from None
-        self.codes = state.codes.to(self.device)
-        self.outputs = state.outputs.to(self.device)
-        self.position, self.best, self.skipped = state.position, state.best, state.skipped
-        self.sums = torch.tensor(state.sums, dtype=torch.float64, device=self.device)
-        self.earlier_seconds = state.seconds
-        self.folder.cut_metrics(self.position)
-        if config != self.config:  # another environment
-            self.folder.write_config(self.config, self._about())
+        self.folder.require_best(saved)
+        self.state.restore(saved)
+        self.folder.cut_metrics(saved.position)
+        if begun != self.config:  # another environment
+            self.folder.write_config(self.config, self.about)
 
-    def _save(self) -> None:
-        if not self.processes.first:
-            return
-        begun = time.monotonic()
-        self._require_finite_weights()
-        state = RunState(
-            weights={k: v.cpu() for k, v in self.network.state_dict().items()},
-            optimizer=self.optimizer.state_dict(),
-            codes=self.codes.cpu(),
-            outputs=self.outputs.cpu(),
-            position=self.position,
-            sums=self.sums.tolist(),
-            data=self.digest,
-            computed_on=self._computed_on(),
-            best=self.best,
-            skipped=self.skipped,
-            seconds=self._seconds(),
-        )
-        self.folder.save_last(state, self.config)
-        self.saved_at = time.monotonic()
-        self.save_cost = self.saved_at - begun
-
-    # The loop
-
-    def _go(self, interrupted: threading.Event) -> None:
-        config = self.config
-        done = self._pictures_before(self.position)
-        total = config.iterations * config.epochs * self.samples
-        with self.progress("train", total - done, "images") as advance:
-            while self.position.outer < config.iterations:
-                outer = self.position.outer
-                drawn = iteration_samples(config.seed, outer, len(self.images), self.samples)
-                while self.position.inner < config.epochs:
-                    self._epoch(drawn, interrupted, advance)
-                    if self.position.inner < config.epochs:
-                        self._save_if_cheap()
-                        self._stop_if(interrupted)
+    def _go(self) -> None:
+        config, state, samples = self.config, self.state, self.step.samples
+        done = self._pictures_before(state.position)
+        with self.progress("train", config.iterations * config.epochs * samples - done, "images") as advance:
+            while state.position.outer < config.iterations:
+                drawn = iteration_samples(config.seed, state.position.outer, len(self.pictures.images), samples)
+                while state.position.inner < config.epochs:
+                    self._epoch(drawn, advance)
+                    if state.position.inner < config.epochs:
+                        if self.save_cost <= _SAVE_SHARE * (time.monotonic() - self.saved_at):
+                            self._save()
+                        self._stop_if_interrupted()
                 self._finish_outer(drawn, advance)
                 self._save()
-                self._stop_if(interrupted)
+                self._stop_if_interrupted()
         self.folder.draw_curves()
 
-    def _epoch(self, drawn: npt.NDArray[np.int64], interrupted: threading.Event, advance: Advance) -> None:
-        """The rest of the inner epoch at the position."""
-        config, (outer, inner) = self.config, (self.position.outer, self.position.inner)
-        last = inner == config.epochs - 1
-        if last and not self.position.step:
-            self.outputs = self._no_outputs()
-        order = epoch_order(config.seed, outer, inner, self.samples)  # positions in `drawn`
-        rows = [order[batch.start : batch.stop] for batch in self.batches]
-        self.network.train()
-        self.epoch_start = (time.monotonic(), float(self.sums[2]))
-        first = self.position.step
-        asked = [drawn[row[self.processes.slice(len(row))]] for row in rows[first:]]
-        views = self.pictures.view_batches(asked, config.seed, outer, inner)
-        for step, (row, view) in enumerate(zip(rows[first:], views, strict=True), first):
-            self._require_readable(view, self.pictures)
-            kept, shares = self._kept_by_all(view.kept, len(row))
-            if kept.any():
-                index = torch.from_numpy(drawn[row[kept]]).to(self.device)
-                number = self._steps_before(outer, inner) + step
-                result = self.step(view.pictures, index, self.codes, outer, number, shares=shares)
-                self.sums += result.sums
-                if last:
-                    self.outputs[torch.from_numpy(row[kept]).to(self.device)] = result.outputs
-            self.position = Position(outer, inner, step + 1)
-            if self.device.type == "cpu" or step % _CHECK_STEPS == 0 or step + 1 == len(rows):
-                self._require_finite_loss()
+    def _epoch(self, drawn: npt.NDArray[np.int64], advance: Advance) -> None:
+        """The rest of the inner epoch at the position. drawn: the iteration's pictures."""
+        config, state = self.config, self.state
+        outer, inner, first = state.position.outer, state.position.inner, state.position.step
+        last_epoch = inner == config.epochs - 1
+        if last_epoch and not first:
+            state.outputs = state.no_outputs()
+        order = epoch_order(config.seed, outer, inner, self.step.samples)  # positions in `drawn`
+        rows = [order[batch.start : batch.stop] for batch in self.step.batches]
+        self.step.network.train()
+        state.meter.begin()
+        views = self.pictures.views([drawn[row] for row in rows[first:]], outer, inner)
+        for step, (row, batch) in enumerate(zip(rows[first:], views, strict=True), first):
+            if batch.kept.any():
+                kept = row[batch.kept]
+                outputs = self._learn(batch, drawn[kept])
+                if last_epoch:
+                    state.outputs[torch.from_numpy(kept).to(self.step.device)] = outputs
+            state.position = Position(outer, inner, step + 1)
+            if self.step.device.type == "cpu" or step % _CHECK_STEPS == 0 or step + 1 == len(rows):
+                state.require_finite_loss()
                 advance(len(row), self._note())
             else:  # a look at the sums would wait for the GPU
                 advance(len(row))
             if step + 1 < len(rows):
                 if time.monotonic() - self.saved_at > _SAVE_SECONDS:
                     self._save()
-                self._stop_if(interrupted)
-        if not self.sums[2]:  # codes can't be solved from nothing
-            path, reason = next(iter(self.skipped.items()))
+                self._stop_if_interrupted()
+        if not state.meter.sums[2]:  # codes can't be solved from nothing
+            path, reason = next(iter(self.pictures.skipped.items()))
             raise DataError(
-                f"{display_path(self.images.root)}: none of the {self.samples} pictures of an iteration can be read "
-                f"({display_path(path)}: {reason}): mend or remove such pictures, or draw more (--samples)"
+                f"{display_path(self.pictures.images.root)}: none of the {self.step.samples} pictures of an iteration "
+                f"can be read ({display_path(path)}: {reason}): mend or remove such pictures, or draw more (--samples)"
             )
-        if not last:
-            self._write_metrics(self._epoch_line(outer, inner))
-        self.position = Position(outer, inner + 1)
+        if not last_epoch:
+            self._write_metrics(self._epoch_line(inner))
+        state.position = Position(outer, inner + 1)
+
+    def _learn(self, batch: SharedBatch, index: npt.NDArray[np.int64]) -> Tensor:
+        """Train on one batch, of the training pictures `index`. Returns their relaxed codes, [b, M]."""
+        at, step = self.state.position, self.step
+        number = (at.outer * self.config.epochs + at.inner) * len(step.batches) + at.step
+        rows = torch.from_numpy(index).to(step.device)
+        result = step(batch.pictures, rows, self.state.codes, at.outer, number, shares=batch.shares)
+        self.state.meter.sums += result.sums
+        return result.outputs
 
     def _finish_outer(self, drawn: npt.NDArray[np.int64], advance: Advance) -> None:
         """Let the method solve the codes, measure, keep what is best, write the iteration's line, and move on."""
-        config, outer = self.config, self.position.outer
-        line = self._epoch_line(outer, config.epochs - 1)
-        seen = ~self.outputs[:, 0].isnan()
-        index = torch.from_numpy(drawn).to(self.device)[seen]
-        outputs = self.outputs[seen]
-        if self.method.solves_codes:
-            before = self.codes >= 0
-            line["bit_accuracy"] = float(((outputs >= 0) == before[index])[:, : config.network.bits].double().mean())
-            restarted = self.method.restart(self._start_context(), outer)
-            if restarted is None:
-                self.codes = self._shared(self.method.solve(self.codes, outputs, index, self.labels, outer))
-            else:
-                self.codes = self._shared(torch.from_numpy(restarted))
-            line["codes_changed"] = float(((self.codes >= 0) != before).double().mean())
-        line["distinct_codes"] = len(torch.unique(self.codes[:, : config.network.bits] >= 0, dim=0))
+        state, bits, solves = self.state, self.config.network.bits, self.step.method.solves_codes
+        done = Position(state.position.outer + 1)
+        line = self._epoch_line(self.config.epochs - 1)
+        if solves:
+            line |= self._solve(drawn)
+        line["distinct_codes"] = len(torch.unique(state.codes[:, :bits] >= 0, dim=0))
         advance(0, "validation")
-        validation = self._validate()
+        validation = self.measuring.validate(state.codes)
         if validation is not None:
-            paper = {"map_paper": validation.map_paper} if self.method.solves_codes else {}
+            paper = {"map_paper": validation.map_paper} if solves else {}
             line |= {"map": validation.map, **paper, "chance": validation.chance}
-        self._require_finite_weights()
-        self._keep_if_best(Position(outer + 1), validation)
-        line["seconds"] = round(self._seconds(), 3)
+        state.require_finite_weights()
+        self._keep_if_best(done, validation)
+        line["seconds"] = round(state.seconds, 3)
         self._write_metrics(line)
-        self.position = Position(outer + 1)
+        state.position = done
         advance(0, self._note())
 
-    def _validate(self) -> Validation | None:
-        if not len(self.validation):
-            return None
-        gallery = np.arange(len(self.images))
-        if len(gallery) > _VALIDATION_GALLERY:
-            rng = sample_rng(self.config.seed, 0, 0, 0, Stream.GALLERY)
-            gallery = np.sort(rng.choice(gallery, _VALIDATION_GALLERY, replace=False))
-        query_codes, query_kept = self._network_codes(self.validation_pictures, np.arange(len(self.validation)))
-        gallery_codes, gallery_kept = self._network_codes(self.pictures, gallery)
-        gallery = gallery[gallery_kept]
-        return self.processes.from_first(
-            lambda: validate(
-                query_codes,
-                gallery_codes,
-                self.codes[torch.from_numpy(gallery).to(self.device)],
-                self.config.network.bits,
-                self.validation.labels[query_kept],
-                self.images.labels[gallery],
-            )
-        )
+    def _solve(self, drawn: npt.NDArray[np.int64]) -> dict[str, float]:
+        """The codes after the outer iteration; returns what that changed, for its line."""
+        state, method = self.state, self.step.method
+        outer, bits, before = state.position.outer, self.config.network.bits, state.codes >= 0
+        seen = ~state.outputs[:, 0].isnan()
+        index, outputs = torch.from_numpy(drawn).to(self.step.device)[seen], state.outputs[seen]
+        accuracy = float(((outputs >= 0) == before[index])[:, :bits].double().mean())
+        restarted = method.restart(self._start_context(), outer)
+        if restarted is None:
+            state.codes = self._shared(method.solve(state.codes, outputs, index, self.step.labels, outer))
+        else:
+            state.codes = self._shared(torch.from_numpy(restarted))
+        return {"bit_accuracy": accuracy, "codes_changed": float(((state.codes >= 0) != before).double().mean())}
 
     def _start_context(self) -> StartContext:
-        network = self.config.network
-        return StartContext(self.images, network.bits, network.branches, self.config.seed, self._trunk_features)
-
-    def _trunk_features(self) -> ImageFeatures:
-        """Of all training pictures that can be read: the second-to-last stage, which has more of what classes look like
-        than of which ones the trunk was trained on.
-        """
-        rows = np.arange(len(self.images))
-        values = [torch.zeros(0, 4 * self.config.network.spec.channels[0])]
-        kept = [np.zeros(0, np.bool_)]
-        self.network.eval()
-        with torch.inference_mode():
-            for batch in self._plain_batches(self.pictures, rows[self.processes.slice(len(rows))]):
-                kept.append(batch.kept)
-                images = to_input(batch.pictures, self.preprocessing, self.device, self.channels_last)
-                values.append(pool_features(self.network.backbone(images)[0]).float().cpu())
-        every, shares = self._kept_by_all(np.concatenate(kept), len(rows))
-        return ImageFeatures(self.processes.gather(torch.cat(values), shares).numpy(), rows[every])
-
-    def _plain_batches(self, source: PictureSource, index: npt.NDArray[np.int64]) -> Iterator[Batch]:
-        asked = [index[start : start + _VALIDATION_BATCH] for start in range(0, len(index), _VALIDATION_BATCH)]
-        for batch in source.plain_batches(asked):
-            self._require_readable(batch, source)
-            yield batch
-
-    def _network_codes(
-        self, source: PictureSource, index: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        """Codes of these pictures, uint8 [k, bytes], and which of them could be read, bool [n]."""
-        kept = [np.zeros(0, np.bool_)]
-
-        def batches() -> Iterator[npt.NDArray[np.uint8]]:
-            for batch in self._plain_batches(source, index[self.processes.slice(len(index))]):
-                kept.append(batch.kept)
-                yield batch.pictures
-
-        codes = network_codes(
-            self.network, batches(), self.preprocessing, device=self.device, channels_last=self.channels_last
-        )
-        every, shares = self._kept_by_all(np.concatenate(kept), len(index))
-        return self.processes.gather(torch.from_numpy(codes), shares).numpy(), every
-
-    def _kept_by_all(self, kept: npt.NDArray[np.bool_], items: int) -> tuple[npt.NDArray[np.bool_], list[int]]:
-        """Of items in a row, of which each process looked at its slice: which could be read, and how many of each's.
-
-        kept: of this process's slice. Pictures that any of them can't read are remembered in all.
-        """
-        shares = self.processes.shares(items)
-        every = self.processes.gather(torch.from_numpy(kept), shares).numpy()
-        if not every.all():
-            self.skipped = {k: v for skipped in self.processes.gather_values(self.skipped) for k, v in skipped.items()}
-        return every, [int(part.sum()) for part in np.split(every, np.cumsum(shares)[:-1])]
+        network, features = self.config.network, self.measuring.trunk_features
+        return StartContext(self.pictures.images, network.bits, network.branches, self.config.seed, features)
 
     def _shared(self, codes: Tensor) -> Tensor:
         """Codes on the device, as the first process has them: rounding could make a bit of another one's differ."""
-        codes = codes.to(self.device)
+        codes = codes.to(self.step.device)
         self.processes.copy_first([codes])
         return codes
 
     def _keep_if_best(self, position: Position, validation: Validation | None) -> None:
         """Write best.safetensors where validation says so, or, without validation, always: the last one is kept."""
-        if validation is not None and validation.map < self.best.get("map", 0.0):
+        if validation is not None and validation.map < self.state.best.get("map", 0.0):
             return
-        self.folder.save_best(self.network.state_dict(), self.config)
-        self.best = {"iteration": position.outer}
+        self.folder.save_best(self.step.network.state_dict(), self.config)
+        self.state.best = {"iteration": position.outer}
         if validation is not None:
-            self.best |= {"map": validation.map, "chance": validation.chance}
+            self.state.best |= {"map": validation.map, "chance": validation.chance}
 
-    # Small parts
+    def _save(self) -> None:
+        if not self.processes.first:
+            return
+        begun = time.monotonic()
+        self.folder.save_last(self.state.saved(), self.config)
+        self.saved_at = time.monotonic()
+        self.save_cost = self.saved_at - begun
 
-    def _save_if_cheap(self) -> None:
-        if self.save_cost <= _SAVE_SHARE * (time.monotonic() - self.saved_at):
-            self._save()
-
-    def _stop_if(self, interrupted: threading.Event) -> None:
-        if self.processes.any(interrupted.is_set()):
-            if self.position.step or self.position.inner:
+    def _stop_if_interrupted(self) -> None:
+        if self.processes.any(self.interrupted.is_set()):
+            if self.state.position.step or self.state.position.inner:
                 self._save()
             self.folder.draw_curves()
             self.processes.wait()  # the end of one ends them all
             raise KeyboardInterrupt
 
-    def _require_same_run(self) -> None:
-        """UsageError or DataError where processes on other machines were given other options or pictures."""
-        for rank, (config, digest) in enumerate(self.processes.gather_values((self.config, self.digest))):
-            if differences := config.differences(self.config):
-                raise UsageError(
-                    f"process {rank} of this run has other options than process {self.processes.launch.rank}: "
-                    f"{'; '.join(differences)}: give the same command on all machines"
-                )
-            if digest != self.digest:
-                raise DataError(
-                    f"{display_path(self.images.root)}: process {rank} of this run has other training pictures: all "
-                    "machines need the same"
-                )
+    def _pictures_before(self, position: Position) -> int:
+        epochs = position.outer * self.config.epochs + position.inner
+        return epochs * self.step.samples + sum(len(batch) for batch in self.step.batches[: position.step])
 
-    def _require_readable(self, batch: Batch, source: PictureSource) -> None:
-        """Remember pictures that can't be read; DataError where the run is strict."""
-        if batch.kept.all():
-            return
-        self.skipped |= source.failures
-        if self.strict:
-            path, reason = next(iter(self.skipped.items()))
-            raise DataError(f"{display_path(source.images.root / path)}: {reason} (without --strict it is left out)")
-
-    def _require_finite_loss(self) -> None:
-        if not bool(self.sums.isfinite().all()):
-            raise self._diverged("the loss is not a finite number")
-
-    def _require_finite_weights(self) -> None:
-        # A finite loss can still have had a gradient that wasn't.
-        if not all(bool(v.isfinite().all()) for v in self.network.state_dict().values() if v.is_floating_point()):
-            raise self._diverged("weights are not finite numbers")
-
-    def _diverged(self, what: str) -> TrainingError:
-        at = self.position
-        return TrainingError(
-            f"{display_path(self.folder.path)}: {what} in outer iteration {at.outer + 1}, epoch {at.inner + 1}, "
-            f"step {at.step} (learning rate {self.optimizer.param_groups[0]['lr']:.2g}). The last good checkpoint is "
-            "kept. Train again with a lower --lr (a third, say) or a larger --batch; if it starts at once, look "
-            "whether --weights fit"
-        )
-
-    def _epoch_line(self, outer: int, inner: int) -> dict[str, Any]:
-        """The epoch's line of metrics; the next epoch's sums begin."""
-        hash_loss, quantisation, pictures, *classification = self.sums.tolist()
-        self.sums.zero_()
-        begun, pictures_then = self.epoch_start
-        speed = (pictures - pictures_then) / max(time.monotonic() - begun, 1e-9)
-        pictures = max(pictures, 1.0)
-        return {
-            "outer": outer,
-            "inner": inner,
-            "loss": (hash_loss + quantisation + sum(classification)) / pictures,
-            "hash_loss": hash_loss / pictures,
-            "quantisation_loss": quantisation / pictures,
-            **({"classification_loss": classification[0] / pictures} if classification else {}),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": round(speed, 1),
-        }
+    def _epoch_line(self, inner: int) -> dict[str, Any]:
+        return {"outer": self.state.position.outer, "inner": inner, **self.state.meter.line(self.state.lr)}
 
     def _write_metrics(self, line: dict[str, Any]) -> None:
         self.folder.append_metrics(line)
         self.report(line)
 
     def _note(self) -> str:
-        hash_loss, quantisation, pictures, *classification = self.sums.tolist()
-        loss = hash_loss + quantisation + sum(classification)
-        parts = [f"iteration {min(self.position.outer + 1, self.config.iterations)}/{self.config.iterations}"]
-        parts += [f"loss {loss / pictures:.3f}"] if pictures else []
-        parts += [f"map {self.best['map']:.3f}"] if "map" in self.best else []
+        """Where the run is, beside the progress bar."""
+        state, iterations, loss = self.state, self.config.iterations, self.state.meter.loss
+        parts = [f"iteration {min(state.position.outer + 1, iterations)}/{iterations}"]
+        parts += [f"loss {loss:.3f}"] if loss is not None else []
+        parts += [f"map {state.best['map']:.3f}"] if "map" in state.best else []
         return ", ".join(parts)
 
-    def _no_outputs(self) -> Tensor:
-        return torch.full((self.samples, self.columns), float("nan"), device=self.device)
-
-    def _steps_before(self, outer: int, inner: int) -> int:
-        return (outer * self.config.epochs + inner) * len(self.batches)
-
-    def _pictures_before(self, position: Position) -> int:
-        epochs = position.outer * self.config.epochs + position.inner
-        return epochs * self.samples + sum(len(batch) for batch in self.batches[: position.step])
-
-    def _seconds(self) -> float:
-        return self.earlier_seconds + time.monotonic() - self.started
-
-    def _computed_on(self) -> str:
-        where = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else self.device.type
-        where = f"{where}, compiled" if self.step.compiled else where
-        return where if self.processes.count == 1 else f"{self.processes.count} processes of {where}"
-
-    def _about(self) -> dict[str, Any]:
-        return {
-            "data_root": display_path(self.images.root.absolute()),
-            "classes": len(self.images.classes),
-            **({"unseen_classes": list(self.unseen_classes)} if self.unseen_classes else {}),
-            "images": len(self.images),
-            "validation_images": len(self.validation),
-            "samples": self.samples,
-            **self.method.about(),
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-            **({"processes": self.processes.count} if self.processes.count > 1 else {}),
-            "versions": {
-                "queryopt": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-            },
-            "platform": platform.platform(),
-        }
-
     def _result(self, already_finished: bool = False) -> TrainResult:
+        state, pictures = self.state, self.pictures
         return TrainResult(
             out=self.folder.path,
             checkpoint=self.folder.path / BEST,
-            iterations=self.position.outer,
-            best_iteration=int(self.best["iteration"]),
-            validation_map=self.best.get("map"),
-            chance=self.best.get("chance"),
-            images=len(self.images),
-            validation_images=len(self.validation),
-            seconds=self.earlier_seconds if already_finished else self._seconds(),
-            skipped=dict(self.skipped),
+            iterations=state.position.outer,
+            best_iteration=int(state.best["iteration"]),
+            validation_map=state.best.get("map"),
+            chance=state.best.get("chance"),
+            images=len(pictures.images),
+            validation_images=len(pictures.validation),
+            seconds=state.earlier_seconds if already_finished else state.seconds,
+            skipped=dict(pictures.skipped),
             already_finished=already_finished,
         )
 
 
+def _about(step: TrainingStep, pictures: RunPictures, unseen_classes: tuple[str, ...]) -> dict[str, Any]:
+    """What config.json says of a run beside its configuration."""
+    return {
+        "data_root": display_path(pictures.images.root.absolute()),
+        "classes": len(pictures.images.classes),
+        **({"unseen_classes": list(unseen_classes)} if unseen_classes else {}),
+        "images": len(pictures.images),
+        "validation_images": len(pictures.validation),
+        "samples": step.samples,
+        **step.method.about(),
+        "device": str(step.device),
+        "threads": torch.get_num_threads(),
+        **({"processes": step.processes.count} if step.processes.count > 1 else {}),
+        "versions": {
+            "queryopt": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "platform": platform.platform(),
+    }
+
+
+def _check_processes_agree(processes: Processes, config: TrainConfig, pictures: RunPictures) -> None:
+    """UsageError or DataError where processes on other machines were given other options or pictures."""
+    for rank, (theirs, digest) in enumerate(processes.gather_values((config, pictures.digest))):
+        if differences := theirs.differences(config):
+            raise UsageError(
+                f"process {rank} of this run has other options than process {processes.launch.rank}: "
+                f"{'; '.join(differences)}: give the same command on all machines"
+            )
+        if digest != pictures.digest:
+            raise DataError(
+                f"{display_path(pictures.images.root)}: process {rank} of this run has other training pictures: all "
+                "machines need the same"
+            )
+
+
+def _check_continues(
+    folder: Path, saved: RunState, begun: TrainConfig, config: TrainConfig, pictures: RunPictures
+) -> None:
+    """UsageError where the run in `folder`, which began as `begun`, is not the one of `config` and `pictures`."""
+    where = display_path(folder)
+    if differences := begun.differences(config):
+        raise UsageError(
+            f"{where}: this run has another configuration: {'; '.join(differences)}. Leave these options out to "
+            "continue it, or choose another --out"
+        )
+    if saved.data != pictures.digest:
+        raise UsageError(
+            f"{where}: the training pictures are not those that this run began with ({len(pictures.images):,} now, "
+            f"{len(saved.codes):,} then): restore them to continue it, or choose another --out"
+        )
+
+
 @contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
+def _interruptible(event: threading.Event) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM sets the event, so that the run stops where it can be saved; a second one stops it at
     once.
     """
-    event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -624,7 +451,7 @@ def _interruptible() -> Iterator[threading.Event]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield event
+        yield
     finally:
         for number, earlier in before.items():
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL

@@ -211,6 +211,14 @@ class RunFolder:
         path = self.path / LAST
         return read_last(path) if path.is_file() else None
 
+    def require_best(self, state: RunState) -> None:
+        """CheckpointError where the best checkpoint that a run had is gone: what comes to replace it could be worse."""
+        if state.best and not (self.path / BEST).is_file():
+            raise CheckpointError(
+                f"{display_path(self.path)}: {BEST} is gone, and {LAST} holds other weights (after outer iteration "
+                f"{state.position.outer}): put it back, export {LAST} instead, or train anew into another --out"
+            )
+
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
         with _explained(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as file:
@@ -266,25 +274,28 @@ class OthersFolder(RunFolder):
         self.path = path
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        pass
 
     def write_config(self, config: TrainConfig, about: Mapping[str, Any]) -> None:
-        """The first process does."""
+        pass
 
     def save_last(self, state: RunState, config: TrainConfig) -> None:
-        """The first process does."""
+        pass
 
     def save_best(self, weights: Mapping[str, Tensor], config: TrainConfig) -> None:
-        """The first process does."""
+        pass
+
+    def require_best(self, state: RunState) -> None:
+        pass
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """The first process does."""
+        pass
 
     def cut_metrics(self, position: Position) -> None:
-        """The first process does."""
+        pass
 
     def draw_curves(self) -> None:
-        """The first process does."""
+        pass
 
 
 @contextlib.contextmanager

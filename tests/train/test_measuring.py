@@ -5,9 +5,9 @@ import torch
 from queryopt.card import Preprocessing
 from queryopt.codes import pack_codes
 from queryopt.train.inputs import to_input
+from queryopt.train.measuring import network_codes, validate
 from queryopt.train.network import QueryOpt
 from queryopt.train.presets import preset_config
-from queryopt.train.validate import network_codes, validate
 
 
 def test_network_codes_are_the_signs_of_the_deployed_logits_and_leave_the_mode():
