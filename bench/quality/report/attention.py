@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.quality.report.page import LeftOutError, Section, note
+from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study, spread
 from queryopt.bench.quality.report.tiles import Row, Strip, Tile
 from queryopt.text import display_path
@@ -42,14 +42,8 @@ def attention_maps(study: Study) -> Section:
         f"A query's look covers {spread_of:.0f} of {cells} cells of the picture in the mean (the exponential of its "
         f"entropy); the maps of two queries on one picture correlate by {alike:.2f}."
     )
-    blocks = [
-        note(
-            "Bright is where a query's attention is above the mean of the picture, yellow where it is highest: each "
-            "map by its own scale, both levels of the pyramid merged, averaged over heads. Below: the bit, its value."
-        ),
-        study.tiles.embed("attention", shown, large=True),
-    ]
-    return Section("attention", "Where the queries look (Figure 7)", finding, blocks)
+    tiles = study.tiles.embed("attention", shown, large=True)
+    return Section("attention", "Where the queries look (Figure 7)", finding, {"tiles": tiles})
 
 
 def overlay(picture: npt.NDArray[np.uint8], attention: npt.NDArray[np.float32] | None) -> npt.NDArray[np.uint8]:

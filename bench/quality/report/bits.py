@@ -5,10 +5,9 @@ import numpy.typing as npt
 
 from queryopt.bench.quality.bit_cards import AttributeMatch, BitCard
 from queryopt.bench.quality.report.figures import new_figure
-from queryopt.bench.quality.report.page import LeftOutError, Section, note, prose, table
+from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study
 from queryopt.bench.quality.report.tiles import Row, Strip, Tile
-from queryopt.runtime.markup import element
 from queryopt.text import counted, display_path
 
 __all__ = ["bit_cards", "bit_strips", "surest"]
@@ -60,33 +59,16 @@ def bit_cards(study: Study) -> Section:
     axes.set_xlabel("bit")
     axes.set_ylabel("mAP lost without it")
     axes.grid(axis="y")
-    charts = element(
-        "div",
-        study.figures.embed(
-            "bit-correlation",
-            figure,
-            f"Matrix of the correlations of {study.bits} bits; {found.mean_correlation:.2f} in the mean, without sign.",
-            "Correlation of every two bits: what is far from white says one thing twice.",
-        ),
-        study.figures.embed(
-            "bit-losses",
-            bars,
-            "What the mAP loses without each bit, with standard errors.",
-            "What the mAP loses without each bit; below zero, the bit does harm.",
-        ),
-        class_="charts",
-    )
-    blocks = [charts, table(columns, rows, "Bit cards")]
-    if matches:
-        blocks.append(
-            note(
-                "The attribute is chosen on the gallery and scored on the queries; random bits are the bit itself, "
-                f"dealt out to other classes, matched and scored alike, {found.permutations:,} times."
-            )
-        )
-    else:
-        blocks.append(note("These pictures have no known attributes (cub200 and synthetic:birds do)."))
-    return Section("bit-cards", "Bit cards", finding + ".", blocks)
+    values = {
+        "correlation": study.figures.embed("bit-correlation", figure),
+        "losses": study.figures.embed("bit-losses", bars),
+        "bits": study.bits,
+        "mean": found.mean_correlation,
+        "columns": columns,
+        "rows": rows,
+        "permutations": found.permutations if matches else None,
+    }
+    return Section("bit-cards", "Bit cards", finding + ".", values)
 
 
 def bit_strips(study: Study) -> Section:
@@ -118,14 +100,7 @@ def bit_strips(study: Study) -> Section:
         if kinds >= _TILES
         else "The test pictures that each bit is surest of"
     )
-    blocks = [
-        prose(
-            "A bit that means something shows in its two rows: what the pictures of one have in common, those of the "
-            "other lack. One picture a class, since codes of a class agree by design, and would only show the class."
-        ),
-        study.tiles.embed("bit-strips", rows),
-    ]
-    return Section("bits", "Single bits (Figure 6)", finding + ".", blocks)
+    return Section("bits", "Single bits (Figure 6)", finding + ".", {"tiles": study.tiles.embed("bit-strips", rows)})
 
 
 def surest(order: npt.NDArray[np.intp], labels: npt.NDArray[np.str_], most: int) -> list[int]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.bench.quality.report.figures import new_figure, plain
-from queryopt.bench.quality.report.page import LeftOutError, Section, note, prose, table
+from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study, spread
 from queryopt.bench.quality.welch import cosine_matrix
 from queryopt.text import install_extra
@@ -49,19 +49,8 @@ def query_similarity(study: Study) -> Section:
         f"Two queries have a cosine of {off['(a) the learnt queries']:.2f} in the mean, without sign; the attribute "
         f"features of two bits of a picture have {equal:+.2f} where both bits are equal, and {unequal:+.2f} where not."
     )
-    alt = "Matrices of cosines, a row and a column a bit: the queries, and the features of pictures of three classes."
-    caption = (
-        "Cosines between bits: (a) the queries themselves; the others, what the decoder makes of each bit on pictures "
-        "of one class, mean over them."
-    )
-    blocks = [
-        study.figures.embed("similarity", figure, alt, caption),
-        prose(
-            "All bits share one head, which reads a bit off as the sign along one direction: so features of equal bits "
-            "are drawn together, and those of unequal ones apart. What is left beside that is what tells bits apart."
-        ),
-    ]
-    return Section("similarity", "Similarity of queries and features (Figure 8)", finding, blocks)
+    values = {"figure": study.figures.embed("similarity", figure)}
+    return Section("similarity", "Similarity of queries and features (Figure 8)", finding, values)
 
 
 def _by_value(attributes: _Floats, bits: npt.NDArray[np.uint8]) -> tuple[float, float]:
@@ -120,20 +109,13 @@ def feature_map(study: Study) -> Section:
         f"in {title}, {100 * float(nearest):.0f} % have a picture of their own class nearest"
         for title, *_, nearest in rows
     )
-    alt = f"Points in a plane, one a picture, coloured by {len(names)} classes, which lie in clusters."
-    blocks = [
-        study.figures.embed(
-            "t-sne", figure, alt, "t-SNE of what the head reads, a point a test picture, a colour a class."
-        ),
-        table(
-            ("features", "distance within classes", "between their means", "ratio", "nearest is of the class"),
-            rows,
-            "In the feature space itself, which the map only sketches",
-        ),
-    ]
-    if study.other is None:
-        blocks.append(note("To see what the auxiliary branch does, give a run without it: --compare RUN."))
-    return Section("t-sne", "Map of the features (t-SNE, Figure 13)", finding + ".", blocks)
+    values = {
+        "figure": study.figures.embed("t-sne", figure),
+        "classes": len(names),
+        "rows": rows,
+        "alone": study.other is None,
+    }
+    return Section("t-sne", "Map of the features (t-SNE, Figure 13)", finding + ".", values)
 
 
 def separation(features: _Floats, labels: npt.NDArray[np.str_]) -> tuple[float, float, float]:

@@ -8,17 +8,17 @@ import base64
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from queryopt.errors import UsageError
-from queryopt.runtime.markup import Markup, element
 from queryopt.text import display_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "Figures", "new_figure", "plain", "styled"]
+__all__ = ["COLORS", "Chart", "Figures", "new_figure", "plain", "styled"]
 
 COLORS = ("#3b7dc4", "#d9603b", "#3a9a6b", "#9069c9", "#c99a2e", "#5f9ea8", "#c4598f", "#7d7d7d")
 """Of lines, in their order: each reads on white and on black."""
@@ -81,6 +81,16 @@ def new_figure(width: float = 6.0, height: float = 3.9, fitted: bool = True) -> 
     return figure
 
 
+@dataclass(frozen=True)
+class Chart:
+    """A figure as pages embed it. source: a data: URL. width, height: in pixels. raster: a PNG, not an SVG."""
+
+    source: str
+    width: int
+    height: int
+    raster: bool
+
+
 class Figures:
     """Takes figures into the report. folder: where to save each as NAME.png and NAME.svg too; None for nowhere.
 
@@ -96,25 +106,19 @@ class Figures:
             except OSError as error:
                 raise UsageError(f"{display_path(folder)}: can't be made: {error.strerror}") from None
 
-    def embed(self, name: str, figure: "Figure", alt: str, caption: str | None = None) -> Markup:
-        """The figure as HTML. name: of its files. alt: what it shows, for those who don't see it."""
+    def embed(self, name: str, figure: "Figure") -> Chart:
+        """The figure for a page. name: of its files."""
         svg, png = _bytes(figure, "svg"), None
         if self.folder is not None:
             png = _bytes(figure, "png")
             self._save(f"{name}.svg", svg)
             self._save(f"{name}.png", png)
         width, height = (round(side * 110) for side in figure.get_size_inches())
-        if len(svg) <= _SVG_BYTES:
-            kind, data, class_ = "svg+xml", _follow_scheme(svg.decode()).encode(), "chart"
+        if raster := len(svg) > _SVG_BYTES:
+            kind, data = "png", png or _bytes(figure, "png")
         else:
-            kind, data, class_ = "png", png or _bytes(figure, "png"), "chart raster"
-        source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-        return element(
-            "figure",
-            element("img", src=source, alt=alt, width=width, height=height, loading="lazy", decoding="async"),
-            element("figcaption", caption) if caption else None,
-            class_=class_,
-        )
+            kind, data = "svg+xml", _follow_scheme(svg.decode()).encode()
+        return Chart(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width, height, raster)
 
     def save(self, name: str, figure: "Figure") -> None:
         """Save a figure that the page shows in another way; nothing where figures are not saved."""

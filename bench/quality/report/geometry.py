@@ -3,7 +3,7 @@
 import numpy as np
 
 from queryopt.bench.quality.report.figures import new_figure
-from queryopt.bench.quality.report.page import LeftOutError, Section, note, table
+from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study
 from queryopt.bench.quality.welch import (
     ClassCodes,
@@ -55,19 +55,13 @@ def class_codes(study: Study) -> Section:
     axes.set_ylabel("pairs of classes")
     axes.set_xlim(0, 1)
     axes.legend()
-    blocks = [
-        study.figures.embed(
-            "class-codes",
-            figure,
-            f"Histogram of the cosines between classes' codes; root mean square {own.code.rms:.3f}, bound "
-            f"{own.code.bound:.3f}.",
-            "All pairs of classes. The root mean square can't be below the bound; two that share a code have 1.",
-        ),
-        table(("codes", "dimensions", "classes", "Welch bound", "root mean square", "largest"), rows),
-    ]
-    if "solved, in training" not in found:
-        blocks.append(note(f"No solved codes: {study.why_not_solved}."))
-    return Section("class-codes", "Class codes and the Welch bound (Figure 3)", finding, blocks)
+    values = {
+        "figure": study.figures.embed("class-codes", figure),
+        "own": own.code,
+        "rows": rows,
+        "why_not_solved": "" if "solved, in training" in found else study.why_not_solved,
+    }
+    return Section("class-codes", "Class codes and the Welch bound (Figure 3)", finding, values)
 
 
 def _parts(report: WelchReport) -> list[tuple[str, str]]:

@@ -13,10 +13,9 @@ import numpy.typing as npt
 
 from queryopt.bench.quality.report.figures import new_figure
 from queryopt.bench.quality.report.model import RunModel
-from queryopt.bench.quality.report.page import LeftOutError, Section, note
+from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study
 from queryopt.cli import Output
-from queryopt.text import counted
 from queryopt.train.run_files import LAST
 
 if TYPE_CHECKING:
@@ -64,18 +63,13 @@ def loss_landscape(study: Study) -> Section:
     centres = "; ".join(f"{title}: {one.centre:.3g}" for title, one in found.items())
     low = "; ".join(f"{title}: {100 * _near(one):.0f} %" for title, one in found.items())
     finding = f"The loss of the trained weights ({centres}), and how much of the plane is below twice that ({low})."
-    alt = "The loss over a plane of two directions around the trained weights, as a surface and as contours."
     first = next(iter(found.values()))
-    blocks = [
-        study.figures.embed("landscape", figure, alt),
-        note(
-            f"The training loss of {counted(first.pictures, 'training picture', 'training pictures')}, with the codes "
-            f"as they were last solved, at {len(first.at)} x {len(first.at)} points of two random directions that are "
-            "scaled filter by filter (Li et al. 2018); batch norms by the batch's own statistics, as in training. Two "
-            "random directions see little of a space of so many: compare shapes, and with care."
-        ),
-    ]
-    return Section("landscape", "Loss landscape (Figure 4)", finding, blocks)
+    values = {
+        "figure": study.figures.embed("landscape", figure),
+        "pictures": first.pictures,
+        "points": len(first.at),
+    }
+    return Section("landscape", "Loss landscape (Figure 4)", finding, values)
 
 
 def measure_landscape(run: RunModel, images: "LabelledImages", seed: int, out: Output, points: int) -> Landscape:

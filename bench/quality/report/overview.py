@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from queryopt.bench.quality.report.page import LeftOutError, Section, facts, note, pairs, prose
+from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study, about_run
-from queryopt.runtime.markup import element
 from queryopt.text import counted, display_path
 
 __all__ = ["configuration", "curves", "summary"]
@@ -54,21 +53,17 @@ def summary(study: Study) -> Section:
         values["mAP, unseen classes"] = f"{unseen.metrics.map:.3f}"
     values["mAP of a random ranking"] = f"{metrics.chance:.3f}"
     values["different codes in the gallery"] = f"{study.cards.distinct:,}"
-    blocks = [facts(values)]
-    if study.failed:
-        blocks.append(note(f"{counted(len(study.failed), 'picture', 'pictures')} could not be read and are left out."))
-    return Section("summary", "Summary", finding, blocks)
+    return Section("summary", "Summary", finding, {"figures": values, "failed": len(study.failed)})
 
 
 def configuration(study: Study) -> Section:
     """What the model is and what it was trained with."""
-    rows: list[tuple[str, str]] = list(study.model.facts().items())
-    rows += [
-        ("Data", display_path(study.source.data)),
-        ("Gallery", f"{len(study.gallery.labels):,} pictures"),
-        ("Queries", f"{len(study.queries.labels):,} pictures"),
-    ]
-    tables = [pairs("Model", rows)]
+    tables = {"Model": dict(study.model.facts())}
+    tables["Model"] |= {
+        "Data": display_path(study.source.data),
+        "Gallery": f"{len(study.gallery.labels):,} pictures",
+        "Queries": f"{len(study.queries.labels):,} pictures",
+    }
     if study.run is None:
         finding = "An exported model, as it is deployed; how it was trained is not known from it."
     else:
@@ -78,18 +73,17 @@ def configuration(study: Study) -> Section:
         values["gamma"] = f"{config.gamma:g}"
         if "gamma" in about:
             values["gamma"] += f" (as used: {about['gamma']:.3g})"
-        learning = [(name.replace("_", " "), _shown(values[name])) for name in _LEARNING if name in values]
-        learning += [(f"{config.method}: {name}", f"{value:g}") for name, value in config.method_options.items()]
-        tables.append(pairs("Training", learning))
+        learning = {name.replace("_", " "): _shown(values[name]) for name in _LEARNING if name in values}
+        learning |= {f"{config.method}: {name}": f"{value:g}" for name, value in config.method_options.items()}
+        tables["Training"] = learning
         if versions := about.get("versions"):
-            where = [(str(name), str(value)) for name, value in versions.items()]
-            where += [("platform", str(about.get("platform", ""))), ("threads", str(about.get("threads", "")))]
-            tables.append(pairs("Made with", where))
+            made_with = {**versions, "platform": about.get("platform", ""), "threads": about.get("threads", "")}
+            tables["Made with"] = {name: str(value) for name, value in made_with.items()}
         finding = (
             f"{config.method}, {study.bits} bits, trained for {counted(config.iterations, 'iteration', 'iterations')} "
             f"on {about.get('images', len(study.gallery_images)):,} pictures."
         )
-    return Section("configuration", "Configuration", finding, [element("div", *tables, class_="charts")])
+    return Section("configuration", "Configuration", finding, {"tables": tables})
 
 
 def curves(study: Study) -> Section:
@@ -110,14 +104,8 @@ def curves(study: Study) -> Section:
         finding += f"; validation mAP was best after iteration {best['outer'] + 1}, at {best['map']:.3f}"
     if (accuracy := _last(lines, "bit_accuracy")) is not None:
         finding += f"; in the end the network gave {100 * accuracy:.1f} % of the bits that it was taught"
-    figure = draw_curves(lines)
-    alt = "Three curves over the iterations: the training loss and its parts, the validation mAP, the learning rate."
-    blocks = [study.figures.embed("curves", figure, alt)]
-    if (distinct := _last(lines, "distinct_codes")) is not None:
-        blocks.append(
-            prose(f"The training pictures' codes, as they were solved last, are {distinct:,} different ones.")
-        )
-    return Section("curves", "Training curves", finding + ".", blocks)
+    values = {"figure": study.figures.embed("curves", draw_curves(lines)), "distinct": _last(lines, "distinct_codes")}
+    return Section("curves", "Training curves", finding + ".", values)
 
 
 def _last(lines: list[dict[str, Any]], key: str) -> Any:

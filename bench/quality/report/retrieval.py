@@ -8,17 +8,15 @@ import numpy.typing as npt
 
 from queryopt.bench.quality.evaluation_plot import draw_classes, draw_curve, draw_radius, draw_worst
 from queryopt.bench.quality.report.figures import new_figure, plain
-from queryopt.bench.quality.report.page import Section, note, prose, table
+from queryopt.bench.quality.report.page import Section
 from queryopt.bench.quality.report.study import Study
 from queryopt.bench.quality.report.tiles import Row, Strip, Tile
 from queryopt.codes import codes_to_uint64
-from queryopt.runtime.markup import Markup, element
 from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
-    from queryopt.bench.quality.evaluate import Evaluation
 
 __all__ = ["ball_confusion", "balls", "classes", "examples", "protocols"]
 
@@ -52,51 +50,21 @@ def protocols(study: Study) -> Section:
         for name, figure in figures[0].items()
         if not name.startswith(_NOT_SHOWN)
     ]
-    blocks = [table(("", *found), rows)]
-    drawn = {name: e for name, e in found.items() if e.rank == "hamming"}
-    blocks.append(_curves(study, drawn))
-    solved = study.solved
-    if solved is None:
-        blocks.append(note(f"No paper's protocol: {study.why_not_solved}."))
-    else:
-        blocks.append(
-            prose(
-                "deployed: codes of the network on both sides, what a user gets. paper: the gallery's codes are those "
-                f"that the run solved from labels, after {counted(solved.iteration, 'iteration', 'iterations')}; no "
-                "network has to find them."
-            )
-        )
-    if study.codes.unseen is not None:
-        blocks.append(
-            prose("unseen classes: none of their pictures was trained on; their test pictures search their others.")
-        )
-    return Section("retrieval", "Retrieval", finding + ".", blocks)
-
-
-def _curves(study: Study, drawn: "dict[str, Evaluation]") -> Markup:
+    drawn = {name: one for name, one in found.items() if one.rank == "hamming"}
     curve, radius = new_figure(), new_figure()
     draw_curve(curve.subplots(), drawn, legend=True)
     draw_radius(radius.subplots(), drawn)
-    return element(
-        "div",
-        study.figures.embed(
-            "precision-recall",
-            curve,
-            "Precision against recall, a point a Hamming radius: " + _said(drawn),
-            "Precision and recall, one point a Hamming radius, means over the queries.",
-        ),
-        study.figures.embed(
-            "radius",
-            radius,
-            "Recall and precision within each Hamming radius.",
-            "The same over the radius: recall full, precision dashed.",
-        ),
-        class_="charts",
-    )
-
-
-def _said(drawn: "dict[str, Evaluation]") -> str:
-    return "; ".join(f"{name}, mAP {evaluation.metrics.map:.3f}" for name, evaluation in drawn.items())
+    values = {
+        "columns": ("", *found),
+        "rows": rows,
+        "curve": study.figures.embed("precision-recall", curve),
+        "radius": study.figures.embed("radius", radius),
+        "said": "; ".join(f"{name}, mAP {evaluation.metrics.map:.3f}" for name, evaluation in drawn.items()),
+        "iterations": None if study.solved is None else study.solved.iteration,
+        "why_not_solved": study.why_not_solved,
+        "unseen": study.codes.unseen is not None,
+    }
+    return Section("retrieval", "Retrieval", finding + ".", values)
 
 
 def classes(study: Study) -> Section:
@@ -113,19 +81,6 @@ def classes(study: Study) -> Section:
     ordered, named = new_figure(), new_figure()
     draw_classes(ordered.subplots(), {"deployed": deployed})
     draw_worst(named.subplots(), {"deployed": deployed})
-    charts = element(
-        "div",
-        study.figures.embed(
-            "classes",
-            ordered,
-            f"The classes' mAP from the worst, {worst.map:.2f}, to the best, {best.map:.2f}.",
-            "mAP of the classes, the worst first.",
-        ),
-        study.figures.embed(
-            "worst-classes", named, "The classes that are found worst, by name.", "The worst classes by name."
-        ),
-        class_="charts",
-    )
     rows = []
     precision = deployed.metrics.average_precision
     for score in scores[:_WORST]:
@@ -137,14 +92,14 @@ def classes(study: Study) -> Section:
         strips = [Strip(_found(study, row, _HITS)) for row in dict.fromkeys(chosen)]
         about = (f"mAP {score.map:.3f} over {counted(score.queries, 'query', 'queries')}",)
         rows.append(Row(display_path(name), about, strips))
-    blocks = [charts, element("h3", "The worst classes, and what they find"), study.tiles.embed("worst-found", rows)]
-    blocks.append(
-        note(
-            "Of each class its worst and its best query; the hits in the order of distance, equal ones in "
-            "the order of the gallery, as a search shows them."
-        )
-    )
-    return Section("classes", "Classes", finding, blocks)
+    values = {
+        "ordered": study.figures.embed("classes", ordered),
+        "named": study.figures.embed("worst-classes", named),
+        "worst": worst.map,
+        "best": best.map,
+        "tiles": study.tiles.embed("worst-found", rows),
+    }
+    return Section("classes", "Classes", finding, values)
 
 
 def balls(study: Study) -> Section:
@@ -187,31 +142,17 @@ def balls(study: Study) -> Section:
         axes.set_xticks(range(len(names)), ticks, fontsize=size, rotation=90)
         axes.set_yticks(range(len(names)), ticks, fontsize=size)
     figure.colorbar(image, ax=axes, fraction=0.04, label="share of what lies within")
-    blocks = [
-        study.figures.embed(
-            "confusion",
-            figure,
-            f"Matrix of {len(names)} classes: share of each class among what lies within {within} of a class's "
-            f"queries. {100 * right:.1f} % lies on the diagonal.",
-            f"Row: the class of the queries. Column: the class of the gallery's pictures within {within} of them.",
-        )
-    ]
-    blocks.append(
-        note(
-            f"The radius is the one of the best F1 of mean precision and recall, {scores[radius]:.3f}: in short codes "
-            f"of many classes, the usual ball of {_USUAL} bits holds mostly strangers, in long ones it misses friends."
-        )
-    )
-    empty = int((found[:, 0] == 0).sum())
-    if empty:
-        blocks.append(note(f"{counted(empty, 'class has', 'classes have')} queries that find nothing within {within}."))
-    if pairs:
-        rows = [
-            (display_path(names[i]), display_path(names[j]), f"{100 * share:.1f} %", f"{int(counts[i, j]):,}")
-            for share, i, j in pairs[:8]
-        ]
-        blocks.append(table(("queries of", "find", "share", "pairs"), rows, "The classes that are confused most often"))
-    return Section("balls", "Confusion by Hamming ball", finding + ".", blocks)
+    values = {
+        "figure": study.figures.embed("confusion", figure),
+        "classes": len(names),
+        "within": within,
+        "right": right,
+        "f1": scores[radius],
+        "usual": _USUAL,
+        "empty": int((found[:, 0] == 0).sum()),
+        "rows": [(names[i], names[j], f"{100 * share:.1f} %", f"{int(counts[i, j]):,}") for share, i, j in pairs[:8]],
+    }
+    return Section("balls", "Confusion by Hamming ball", finding + ".", values)
 
 
 def ball_confusion(study: Study, radius: int) -> tuple[list[str], npt.NDArray[np.float64]]:
@@ -252,15 +193,11 @@ def examples(study: Study) -> Section:
             for row in chosen
         ]
 
-    blocks = [
-        element("h3", "As they come"),
-        note("Drawn at random, of different classes: not the best ones."),
-        study.tiles.embed("retrievals", shown(drawn)),
-        element("h3", "The worst failures"),
-        note("The queries of the lowest average precision, at most one a class."),
-        study.tiles.embed("failed-retrievals", shown(failed)),
-    ]
-    return Section("examples", "Retrieved pictures (Figures 10, 11)", finding, blocks)
+    values = {
+        "drawn": study.tiles.embed("retrievals", shown(drawn)),
+        "failed": study.tiles.embed("failed-retrievals", shown(failed)),
+    }
+    return Section("examples", "Retrieved pictures (Figures 10, 11)", finding, values)
 
 
 def _first_right(study: Study, rows: npt.NDArray[np.intp]) -> float:

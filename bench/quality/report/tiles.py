@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.bench.quality.report.figures import Figures, new_figure, plain
+from queryopt.bench.quality.report.page import PACKAGE
 from queryopt.errors import ImageError
-from queryopt.runtime.markup import Markup, breakable, element
+from queryopt.runtime.pages import Markup, render
 from queryopt.runtime.thumbnails import Thumbnails
 
 __all__ = ["Mark", "Row", "Strip", "Tile", "Tiles"]
@@ -68,36 +69,7 @@ class Tiles:
         """The rows as HTML. name: of the figure's files, where figures are saved. large: tiles of half more a side."""
         if self._figures.folder is not None:
             self._save(name, rows)
-        return element("div", *(self._row(row, large) for row in rows), class_="rows")
-
-    def _row(self, row: Row, large: bool) -> Markup:
-        about = [element("p", line) for line in row.about]
-        parts: list[Markup] = []
-        for strip in row.strips:
-            if strip.title is not None:
-                parts.append(element("p", strip.title, class_="tiles-title"))
-            label = f"{row.title}: {strip.title}" if strip.title else row.title
-            tiles = [self._tile(tile) for tile in strip.tiles]
-            parts.append(element("ol", *tiles, class_="tiles large" if large else "tiles", aria_label=label))
-        return element(
-            "div",
-            element("div", element("h4", breakable(row.title)), *about, class_="about-row"),
-            element("div", *parts),
-            class_="row",
-        )
-
-    def _tile(self, tile: Tile) -> Markup:
-        source, problem = self._source(tile.picture)
-        if source is None:
-            shown = element("div", problem, class_="placeholder", role="img", aria_label=f"{tile.alt} ({problem})")
-        else:
-            shown = element("img", src=source, alt=tile.alt, loading="lazy", decoding="async")
-        return element(
-            "li",
-            shown,
-            element("span", breakable(tile.caption), class_="caption", title=tile.caption),
-            class_=tile.mark,
-        )
+        return render("tiles.html.jinja", PACKAGE, rows=rows, source=self._source, large=large)
 
     def _source(self, picture: bytes | _Pixels) -> tuple[str | None, str]:
         if isinstance(picture, bytes):
