@@ -42,8 +42,8 @@ def attention_maps(study: Study) -> Section:
         f"A query's look covers {spread_of:.0f} of {cells} cells of the picture in the mean (the exponential of its "
         f"entropy); the maps of two queries on one picture correlate by {alike:.2f}."
     )
-    tiles = study.tiles.embed("attention", shown, large=True)
-    return Section("attention", "Where the queries look (Figure 7)", finding, {"tiles": tiles})
+    values = {"tiles": study.tiles.embed("attention", shown, large=True)}
+    return Section("attention", "Where the queries look (Figure 7)", finding, values)
 
 
 def overlay(picture: npt.NDArray[np.uint8], attention: npt.NDArray[np.float32] | None) -> npt.NDArray[np.uint8]:

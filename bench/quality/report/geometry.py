@@ -55,13 +55,13 @@ def class_codes(study: Study) -> Section:
     axes.set_ylabel("pairs of classes")
     axes.set_xlim(0, 1)
     axes.legend()
-    values = {
+    shown = {
         "figure": study.figures.embed("class-codes", figure),
         "own": own.code,
         "rows": rows,
         "why_not_solved": "" if "solved, in training" in found else study.why_not_solved,
     }
-    return Section("class-codes", "Class codes and the Welch bound (Figure 3)", finding, values)
+    return Section("class-codes", "Class codes and the Welch bound (Figure 3)", finding, shown)
 
 
 def _parts(report: WelchReport) -> list[tuple[str, str]]:
