@@ -102,8 +102,7 @@ def main(
         meanings = read_bit_cards(cards_path, index.bits) if cards_path is not None else None
         listener = stack.enter_context(open_socket(host, port))
         from queryopt.runtime.serve.app import create_app
-        from queryopt.runtime.serve.gallery import Gallery
-        from queryopt.runtime.serve.settings import ServeSettings
+        from queryopt.runtime.serve.gallery import Gallery, ServeSettings
 
         hasher = _open_hasher(index, model, backend, batch, threads, out)
         settings = ServeSettings(

@@ -9,9 +9,8 @@ from queryopt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from queryopt.runtime.serve.app import create_app
-    from queryopt.runtime.serve.gallery import Gallery
-    from queryopt.runtime.serve.settings import ServeSettings
+    from queryopt.runtime.serve.gallery import Gallery, ServeSettings
 
 __all__ = ["Gallery", "ServeSettings", "create_app"]
 
-__getattr__, __dir__ = lazy_names(__name__, {"Gallery": "gallery", "ServeSettings": "settings", "create_app": "app"})
+__getattr__, __dir__ = lazy_names(__name__, {"Gallery": "gallery", "ServeSettings": "gallery", "create_app": "app"})

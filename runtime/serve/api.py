@@ -18,7 +18,7 @@ from queryopt import __version__
 from queryopt.errors import ImageError
 from queryopt.runtime.serve import metrics
 from queryopt.runtime.serve.errors import BadRequestError, LargeBodyError, NotFoundError
-from queryopt.runtime.serve.gallery import Gallery
+from queryopt.runtime.serve.gallery import MAX_PAGE, Gallery
 from queryopt.runtime.serve.pictures import MAX_SIZE, MIN_SIZE, placeholder
 from queryopt.runtime.serve.schemas import (
     Attention,
@@ -29,7 +29,6 @@ from queryopt.runtime.serve.schemas import (
     SearchResponse,
     SureImage,
 )
-from queryopt.runtime.serve.settings import MAX_PAGE
 
 __all__ = ["Upload", "api_routes", "described", "reading_form", "tagged"]
 

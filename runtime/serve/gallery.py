@@ -26,19 +26,28 @@ from queryopt.runtime.index import HashIndex, IndexedImage
 from queryopt.runtime.index.rows import encode_margins
 from queryopt.runtime.query import Query, find_hits, first_hits, make_hits
 from queryopt.runtime.search import Rank
-from queryopt.runtime.serve.background import Background
 from queryopt.runtime.serve.bit_cards import BitMeaning
-from queryopt.runtime.serve.duplicates import MAX_RADIUS, Duplicates, find_duplicates
 from queryopt.runtime.serve.errors import BadRequestError, BusyError, NotFoundError, UnavailableError
 from queryopt.runtime.serve.metrics import Metrics
-from queryopt.runtime.serve.pictures import Jpeg, Pictures, View
-from queryopt.runtime.serve.queries import Queries, UploadedQuery
-from queryopt.runtime.serve.settings import MAX_K, MAX_PAGE, ServeSettings
-from queryopt.runtime.serve.survey import BitSurvey, Surest, survey
+from queryopt.runtime.serve.pictures import Jpeg, Pictures, UploadedQuery, Uploads, View
+from queryopt.runtime.serve.survey import (
+    MAX_RADIUS,
+    Background,
+    BitSurvey,
+    Duplicates,
+    Surest,
+    find_duplicates,
+    survey,
+)
 from queryopt.runtime.serve.worker import Hashed, ModelWorker
 from queryopt.text import display_path
 
-__all__ = ["Gallery", "Results"]
+__all__ = ["MAX_K", "MAX_PAGE", "Gallery", "Results", "ServeSettings"]
+
+MAX_K = 10_000
+"""Hits of one search."""
+MAX_PAGE = 200
+"""Hits of one answer."""
 
 _log = logging.getLogger("queryopt.serve")
 
@@ -51,6 +60,26 @@ _PREVIEW = 640
 """Pixels of what is kept of an upload."""
 _MAPS = 512
 """Pictures of the index whose attention is kept: 38 kB each at 48 bits."""
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """hosts: names that clients may call this server by, besides localhost and IP addresses. max_upload: bytes of a
+    request's body. max_pixels: of a picture that is uploaded. upload_seconds: that a body may take to arrive. batch,
+    wait_ms, queue: see `ModelWorker`. requests: that are worked on at once; more get 503. image_bytes: of JPEGs that
+    are kept. queries: uploaded pictures that are kept (as a small JPEG and their code) for further pages.
+    """
+
+    hosts: tuple[str, ...] = ()
+    max_upload: int = 20 << 20
+    max_pixels: int = 40_000_000
+    upload_seconds: float = 60
+    batch: int = 16
+    wait_ms: float = 3
+    queue: int = 64
+    requests: int = 64
+    image_bytes: int = 64 << 20
+    queries: int = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +128,7 @@ class Gallery:
         self.explains = hasher is not None and hasher.explains
         self.metrics = Metrics()
         self.pictures = Pictures(index.card.preprocessing, self.settings.image_bytes, usable_cores())
-        self.queries = Queries(self.settings.queries)
+        self.uploads = Uploads(self.settings.queries)
         self._worker: ModelWorker | None = None
         if hasher is not None:
             limits = self.settings
@@ -199,11 +228,11 @@ class Gallery:
         hashed = self._result(job)
         margins = encode_margins(hashed.code[None], hashed.logits[None], self.index.bits, self.index.card.logit_scale)
         query = UploadedQuery(name, hashed.code, margins[0], hashed.logits, hashed.maps, preview)
-        return self.queries.add(query), query
+        return self.uploads.add(query), query
 
     def uploaded(self, name: str) -> UploadedQuery:
         """An upload by its name. NotFoundError where it is not kept (any more)."""
-        query = self.queries.get(name)
+        query = self.uploads.get(name)
         if query is None:
             raise NotFoundError("this picture is not kept any more: give it again")
         return query

@@ -1,12 +1,18 @@
-"""Pictures of the index, by id: decoded, made small, and kept for a while. None lies outside of the index's root."""
+"""Pictures of the index, by id: decoded, made small, and kept for a while; none lies outside of the index's root. And
+those that were uploaded.
+"""
 
 import os
+import secrets
 import textwrap
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from queryopt.card import Preprocessing
 from queryopt.errors import ImageError
@@ -18,7 +24,7 @@ from queryopt.runtime.thumbnails import small_jpeg
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_SIZE", "MIN_SIZE", "Jpeg", "Pictures", "View", "confined", "placeholder"]
+__all__ = ["MAX_SIZE", "MIN_SIZE", "Jpeg", "Pictures", "UploadedQuery", "Uploads", "View", "confined", "placeholder"]
 
 View = Literal["model", "whole"]
 """The square in the middle that the model looks at, or all of the picture."""
@@ -94,6 +100,45 @@ class Pictures:
             shown = replace(self.preprocessing, image_size=side, resize_size=side)
             return small_jpeg(Image.fromarray(resize_crop(image, shown)), size)
         return small_jpeg(image, size, crop_box(image.size, self.preprocessing) if view == "model" else None)
+
+
+@dataclass(frozen=True, eq=False)
+class UploadedQuery:
+    """An uploaded picture: its name, code, margins int8 [bits], logits float32 [bits], maps float32 [bits, g, g] where
+    the model has attention, and itself as a small JPEG.
+    """
+
+    name: str
+    code: npt.NDArray[np.uint8]
+    margins: npt.NDArray[np.int8]
+    logits: npt.NDArray[np.float32]
+    maps: npt.NDArray[np.float32] | None
+    jpeg: bytes
+
+
+class Uploads:
+    """Keeps the last `keep` of them, each under a name that can't be guessed."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._kept: OrderedDict[str, UploadedQuery] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, query: UploadedQuery) -> str:
+        """Keep a query; returns its name."""
+        name = secrets.token_urlsafe(12)
+        with self._lock:
+            self._kept[name] = query
+            if len(self._kept) > self._keep:
+                self._kept.popitem(last=False)
+        return name
+
+    def get(self, name: str) -> UploadedQuery | None:
+        """A query by its name; None where it is not kept (any more)."""
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            return self._kept.get(name)
 
 
 def placeholder(reason: str) -> Markup:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from queryopt.runtime.hits import HIT_FIELDS, code_hex
-from queryopt.runtime.serve.gallery import Results
-from queryopt.runtime.serve.settings import MAX_K, MAX_PAGE
+from queryopt.runtime.serve.gallery import MAX_K, MAX_PAGE, Results
 
 __all__ = [
     "Attention",

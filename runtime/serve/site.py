@@ -15,12 +15,10 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse
 from queryopt.runtime.pages import Markup, render, templates
 from queryopt.runtime.search import Rank
 from queryopt.runtime.serve.api import reading_form, tagged
-from queryopt.runtime.serve.duplicates import MAX_RADIUS
 from queryopt.runtime.serve.errors import BadRequestError, NotFoundError
-from queryopt.runtime.serve.gallery import Gallery, Results
+from queryopt.runtime.serve.gallery import MAX_K, Gallery, Results
 from queryopt.runtime.serve.reference import described_api
-from queryopt.runtime.serve.settings import MAX_K
-from queryopt.runtime.serve.survey import MOST
+from queryopt.runtime.serve.survey import MAX_RADIUS, MOST
 
 __all__ = ["Asked", "error_page", "results_page", "site_routes"]
 

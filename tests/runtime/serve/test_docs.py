@@ -51,7 +51,7 @@ def test_every_operation_is_on_the_page(client):
 
 def test_the_limits_are_those_of_the_code():
     from queryopt.runtime.cli.serve import main
-    from queryopt.runtime.serve.settings import ServeSettings
+    from queryopt.runtime.serve.gallery import ServeSettings
 
     settings = ServeSettings()
     assert f"up to {settings.wait_ms} ms" in PAGE

@@ -6,9 +6,7 @@ from queryopt.runtime import Hasher, HashIndex
 from queryopt.runtime.index.meta import Meta
 from queryopt.runtime.index.rows import Row, encode_margins
 from queryopt.runtime.index.store import Store
-from queryopt.runtime.serve.background import Background
-from queryopt.runtime.serve.duplicates import find_duplicates
-from queryopt.runtime.serve.survey import survey
+from queryopt.runtime.serve.survey import Background, find_duplicates, survey
 
 BITS = 12
 
