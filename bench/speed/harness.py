@@ -85,6 +85,7 @@ class Schedule:
     first_calls: of each contender before the first round: sessions choose and allocate in them.
     warm_up: calls before each turn, which find the caches full of what the contender before read.
     warm_up_share: of a turn's seconds: a longer warm-up ends, and where one call takes as long there is none.
+    rotate: whether each round begins with the next contender; not where one's work prepares another's.
     """
 
     rounds: int
@@ -92,6 +93,7 @@ class Schedule:
     first_calls: int = 0
     warm_up: int = 0
     warm_up_share: float = math.inf
+    rotate: bool = True
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -165,7 +167,7 @@ def run_rounds(
     progress: Advance = no_advance,
     clock: Clock = PROCESS,
 ) -> list[Timing]:
-    """Time contenders in turn; each round begins with the next of them.
+    """Time contenders in turn.
 
     beside: called after each round: for what is measured in the same minutes, or to count rounds.
     progress: called with 1 after each turn.
@@ -176,7 +178,7 @@ def run_rounds(
         runner.first_calls()
     for number in range(schedule.rounds):
         for turn in range(len(runners)):
-            runner = runners[(number + turn) % len(runners)]
+            runner = runners[(number * schedule.rotate + turn) % len(runners)]
             runner.warm_up()
             runner.turn()
             progress(1)

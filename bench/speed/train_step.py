@@ -10,20 +10,24 @@ import contextlib
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from queryopt.bench.machine import describe_machine, load_average
+from queryopt.bench.machine import Report, load_average, take_head
+from queryopt.bench.speed.harness import Contender, Schedule, run_rounds
 from queryopt.bench.speed.throughput import make_pictures
+from queryopt.bench.tables import figures_table
 from queryopt.errors import InputError, UsageError
-from queryopt.text import display_path
+from queryopt.progress import Advance, no_advance
+from queryopt.text import counted, display_path
 from queryopt.train.config import TrainConfig
 from queryopt.train.data import LabelledImages, split_validation
 from queryopt.train.draws import iteration_samples
@@ -33,11 +37,15 @@ from queryopt.train.sources import load_data
 from queryopt.train.step import STEP_PARTS, TrainingStep
 from queryopt.train.threads import torch_threads
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
 __all__ = ["PARTS", "WAYS", "StepSpeed", "StepTimes", "made_images", "measure_step", "training_images"]
 
 PARTS = ("data", *STEP_PARTS)
 """Of a step, in their order. data: waiting for pictures."""
-WAYS = ("files", "memory", "ready")
+WAYS = {"files": "from files", "memory": "from memory", "ready": "pictures ready"}
 LOADING_SHARE = 0.1
 """Of a step, from which on waiting for pictures counts as the bottleneck."""
 
@@ -47,17 +55,19 @@ _FILES = 64
 _WARM_UP = 3
 """Steps before those that count: memory is found, kernels are chosen, and the network is compiled in the first one."""
 
+_Rows = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class StepTimes:
     """Step by step, of all rounds.
 
-    parts: seconds of each of PARTS; on a GPU they are those of its own time line. cpu: CPU seconds of all threads,
-    those that decode included, which others' work on the machine leaves alone.
+    parts: seconds of each of PARTS; on a GPU they are those of its own time line.
+    cpu: CPU seconds of all threads, those that decode included, which others' work on the machine leaves alone.
     """
 
-    parts: dict[str, tuple[float, ...]]
-    cpu: tuple[float, ...]
+    parts: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
+    cpu: list[float] = field(default_factory=list)
 
     @property
     def steps(self) -> tuple[float, ...]:
@@ -70,8 +80,8 @@ class StepTimes:
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Median, 10th and 90th percentile in seconds, and share, of each part and of the whole step."""
-        rows = {part: (seconds, self.share(part)) for part, seconds in self.parts.items()} | {"step": (self.steps, 1.0)}
-        return {name: _spread(seconds) | {"share": share} for name, (seconds, share) in rows.items()}
+        parts = {part: _spread(seconds) | {"share": self.share(part)} for part, seconds in self.parts.items()}
+        return parts | {"step": _spread(self.steps) | {"share": 1.0}}
 
     def cpu_summary(self) -> dict[str, float]:
         """Median, 10th and 90th percentile of a step's CPU seconds."""
@@ -79,14 +89,19 @@ class StepTimes:
 
 
 @dataclass(frozen=True)
-class StepSpeed:
+class StepSpeed(Report):
     """A measurement.
 
-    columns: bits times branches, M. loaders: threads that decode. images: training pictures, n. epoch_steps: steps of
-    an inner epoch. ways: times by WAYS. loading: pictures a second that the source makes from files and from memory
-    while nothing else runs, a number a round. kept: share of the training pictures that stay in memory once decoded.
+    columns: bits times branches, M.
+    loaders: threads that decode.
+    images: training pictures, n.
+    epoch_steps: steps of an inner epoch.
+    ways: times by WAYS.
+    loading: pictures a second that the source makes from files and from memory while nothing else runs, a number a
+    round.
+    kept: share of the training pictures that stay in memory once decoded.
     solver: seconds in which the codes are solved, a number a round; empty where the method, or the run, solves none.
-    first_step: seconds of the first step, in which the network is compiled. load: load averages before and after.
+    first_step: seconds of the first step, in which the network is compiled.
     """
 
     preset: str
@@ -111,8 +126,6 @@ class StepSpeed:
     kept: float
     solver: tuple[float, ...]
     first_step: float
-    machine: str
-    load: tuple[float, float] | None
 
     @property
     def solver_a_step(self) -> float:
@@ -136,7 +149,7 @@ class StepSpeed:
         return self.ways[way].share("data") > LOADING_SHARE
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, and what follows from them, ready for JSON."""
+        """All fields, and what follows from them."""
         summaries = {
             way: {
                 "parts": times.summary(),
@@ -148,7 +161,52 @@ class StepSpeed:
             }
             for way, times in self.ways.items()
         }
-        return asdict(self) | {"solver_a_step": self.solver_a_step, "summary": summaries}
+        return super().to_dict() | {"solver_a_step": self.solver_a_step, "summary": summaries}
+
+    def render(self) -> "Iterator[RenderableType]":
+        flags = {"compiled": self.compile, "channels last": self.channels_last}
+        how = ", ".join([f"amp {self.amp}", *(name for name, given in flags.items() if given)])
+        yield (
+            f"{self.method}, {self.backbone}, {self.image_size} px, {self.bits} bits, {self.columns} columns, batches "
+            f"of {self.batch}; {how}; preset {self.preset}\n"
+            f"{self.images:,} pictures in {self.classes:,} classes; {self.device}, "
+            f"{counted(self.threads, 'thread', 'threads')}, {self.loaders} to decode\n{self.head.text}"
+        )
+        yield self._table()
+        files, memory = (statistics.median(self.loading[way]) for way in ("files", "memory"))
+        yield (
+            f"loading alone: {files:,.0f} images/s from files, {memory:,.0f} from memory, which has room for "
+            f"{self.kept:.0%} of the pictures"
+        )
+        for way in ("files", "memory"):
+            verdict = "loading is the bottleneck" if self.waits(way) else "loading is not the bottleneck"
+            yield (
+                f"from {way}: {self.ways[way].share('data'):.1%} of a step is waiting for pictures, and a step takes "
+                f"{self.slowdown(way):.2f} x as long ({self.cpu_slowdown(way):.2f} x the CPU time) as with its "
+                f"pictures ready: {verdict}"
+            )
+        if self.solver:
+            iteration = f"{self.epochs} x {self.epoch_steps} steps"
+            yield f"solver: {statistics.median(self.solver):.3f} s after an iteration of {iteration}"
+        yield f"first step{', compiling included' if self.compile else ''}: {self.first_step:.1f} s"
+
+    def _table(self) -> "Table":
+        columns = [column for way in self.ways for column in (WAYS[way], "share")]
+        table = figures_table("Milliseconds of a step: median (10th to 90th percentile), and share", "", *columns)
+
+        def add(name: str, *cells: str) -> None:
+            """Cells without a share."""
+            table.add_row(name, *(part for cell in cells for part in (cell, "")))
+
+        summaries = [times.summary() for times in self.ways.values()]
+        for part in (*PARTS, "step"):
+            cells = [(_cell(summary[part]), f"{summary[part]['share']:.1%}") for summary in summaries]
+            table.add_row(part, *(text for cell in cells for text in cell))
+        add("CPU, all threads", *(_cell(times.cpu_summary()) for times in self.ways.values()))
+        solver = f"{1000 * self.solver_a_step:,.1f}" if self.solver else "none"
+        add("solver, divided by the steps", *[solver] * len(self.ways))
+        add("images/s", *(f"{self.images_per_second(way):,.1f}" for way in self.ways))
+        return table
 
 
 def made_images(folder: Path) -> LabelledImages:
@@ -172,7 +230,7 @@ def measure_step(
     *,
     steps: int = 20,
     rounds: int = 3,
-    progress: Callable[[int], object] | None = None,
+    progress: Advance = no_advance,
 ) -> StepSpeed:
     """Time `steps` steps of a run of this configuration on these pictures, in each way, `rounds` times in turn.
 
@@ -184,33 +242,21 @@ def measure_step(
         raise UsageError(f"{steps} steps in {rounds} rounds: at least one of each")
     if config.classification_weight:
         config = config.override(classes=len(images.classes))
-    with torch_threads(config.threads):
+    with (
+        torch_threads(config.threads),
+        contextlib.closing(PictureSource.for_training(config, images)) as source,
+    ):
         before = load_average()
-        step = TrainingStep(config, images.labels)
-        bench = _Bench(step, images)
+        bench = _Bench(TrainingStep(config, images.labels), images, source)
         first_step = bench.warm_up()
-        times = {way: _Times() for way in WAYS}
-        loading: dict[str, list[float]] = {"files": [], "memory": []}
-        solver: list[float] = []
-        for number in range(rounds):
-            batches = bench.batches(number * steps, steps)
-            with contextlib.closing(PictureSource.for_training(config, images)) as source:
-                for inner, way in enumerate(("files", "memory")):
-                    bench.train(batches, source.view_batches(batches, config.seed, 0, inner), times[way])
-                kept = source.share_kept
-                ready = list(source.view_batches(batches, config.seed, 0, 2))
-                bench.train(batches, iter(ready), times["ready"])
-            with contextlib.closing(PictureSource.for_training(config, images)) as source:
-                for inner, way in enumerate(("files", "memory")):
-                    started = time.perf_counter()
-                    deque(source.view_batches(batches, config.seed, 0, inner), maxlen=0)
-                    loading[way].append(sum(map(len, batches)) / (time.perf_counter() - started))
-            solver += bench.solve()
-            if progress is not None:
-                progress(1)
-        after = load_average()
-        network = config.network
+        contenders = bench.contenders(steps, rounds)
+        # From memory come the pictures that were taken from files just before.
+        timings = run_rounds(contenders, Schedule(rounds, rotate=False), beside=lambda: progress(1))
+        wall = {contender.name: timing.calls.tolist() for contender, timing in zip(contenders, timings, strict=True)}
+        step, network = bench.step, config.network
+        batch = len(step.batches[0])
         return StepSpeed(
+            head=take_head(before),
             preset=config.preset,
             method=config.method,
             backbone=network.backbone,
@@ -223,30 +269,30 @@ def measure_step(
             device=torch.cuda.get_device_name() if step.device.type == "cuda" else "cpu",
             threads=torch.get_num_threads(),
             loaders=source.threads,
-            batch=len(step.batches[0]),
+            batch=batch,
             images=len(images),
             classes=len(images.classes),
             epoch_steps=len(step.batches),
             epochs=config.epochs,
-            ways={way: taken.done() for way, taken in times.items()},
-            loading={way: tuple(rates) for way, rates in loading.items()},
-            kept=kept,
-            solver=tuple(solver),
+            ways=bench.times,
+            loading={way: tuple(steps * batch / s for s in wall[f"loading {way}"]) for way in ("files", "memory")},
+            kept=source.share_kept,
+            solver=tuple(wall.get("solver", ())),
             first_step=first_step,
-            machine=describe_machine(),
-            load=None if before is None or after is None else (before, after),
         )
 
 
 class _Bench:
-    """The loop's pieces, put to work on full batches of the first outer iteration."""
+    """The loop's pieces, put to work on full batches of the first outer iteration. times: of the steps, by WAYS."""
 
-    def __init__(self, step: TrainingStep, images: LabelledImages) -> None:
-        self.step, self.images = step, images
+    def __init__(self, step: TrainingStep, images: LabelledImages, source: PictureSource) -> None:
+        self.step, self.images, self.source = step, images, source
+        self.times = {way: StepTimes() for way in WAYS}
         config = step.config
-        self.drawn = iteration_samples(config.seed, 0, len(images), step.samples)
+        drawn = iteration_samples(config.seed, 0, len(images), step.samples)
+        self.drawn = torch.from_numpy(drawn).to(step.device)
         full = len(step.batches[0])
-        self.full = [self.drawn[batch.start : batch.stop] for batch in step.batches if len(batch) == full]
+        self.full = [drawn[batch.start : batch.stop] for batch in step.batches if len(batch) == full]
         generator = torch.Generator().manual_seed(config.seed)
 
         def random(rows: int) -> Tensor:
@@ -257,25 +303,51 @@ class _Bench:
         self.outputs = random(step.samples).tanh().to(step.device)
         step.network.train()
 
-    def batches(self, first: int, count: int) -> list[npt.NDArray[np.int64]]:
+    def batches(self, first: int, count: int) -> list[_Rows]:
         """So many full batches of an epoch, from this one on; where there are fewer, they come again."""
         return [self.full[number % len(self.full)] for number in range(first, first + count)]
+
+    def load(self, batches: list[_Rows], inner: int, fresh: bool = False) -> Iterator[Batch]:
+        """Views of the pictures of these batches. inner: the epoch that they are drawn for. fresh: from files."""
+        if fresh:
+            self.source.close()
+        return self.source.view_batches(batches, self.step.config.seed, 0, inner)
 
     def warm_up(self) -> float:
         """Take the steps that don't count. Returns the seconds of the first one."""
         batches = self.batches(-_WARM_UP, _WARM_UP)
-        with contextlib.closing(PictureSource.for_training(self.step.config, self.images)) as source:
-            ready = list(source.view_batches(batches, self.step.config.seed, 0, 0))
-        times = _Times()
-        self.train(batches, iter(ready), times)
-        return times.done().steps[0]
+        times = StepTimes()
+        self.train(times, (batches, iter(list(self.load(batches, 0)))))
+        return times.steps[0]
 
-    def train(self, batches: list[npt.NDArray[np.int64]], pictures: Iterator[Batch], times: "_Times") -> None:
+    def contenders(self, steps: int, rounds: int) -> list[Contender]:
+        """Training in each of WAYS, loading alone, and solving; the batches are others in each round."""
+        inputs = [self.batches(number * steps, steps) for number in range(rounds)]
+
+        def ready(batches: list[_Rows]) -> Iterator[Batch]:
+            return iter(list(self.load(batches, 2)))
+
+        loads = {"files": partial(self.load, inner=0, fresh=True), "memory": partial(self.load, inner=1)}
+
+        def training(way: str, load: Any) -> Contender:
+            train = partial(self.train, self.times[way])
+            return Contender(way, train, inputs, prepare=lambda batches: (batches, load(batches)))
+
+        def loading(way: str) -> Contender:
+            return Contender(f"loading {way}", lambda made: deque(made, maxlen=0), inputs, prepare=loads[way])
+
+        contenders = [training(way, load) for way, load in (loads | {"ready": ready}).items()]
+        contenders += [loading("files"), loading("memory")]
+        if self.step.method.solves_codes and not self.step.config.hold_solver:
+            contenders.append(Contender("solver", self.solve))
+        return contenders
+
+    def train(self, times: StepTimes, loaded: tuple[list[_Rows], Iterator[Batch]]) -> None:
         """Take a step on each batch, and add what it took to `times`."""
         watch = _Stopwatch(self.step.device)
         cpu = [time.process_time()]
-        for number, rows in enumerate(batches):
-            batch = next(pictures)
+        for number, rows in enumerate(loaded[0]):
+            batch = next(loaded[1])
             watch.mark("data")
             if not batch.kept.any():
                 raise InputError(f"{display_path(self.images.root)}: a batch of {len(rows)} pictures, none readable")
@@ -284,29 +356,14 @@ class _Bench:
             cpu.append(time.process_time())
         for part, seconds in watch.seconds():
             times.parts[part].append(seconds)
-        times.cpu += np.diff(cpu).tolist()
+        times.cpu.extend(np.diff(cpu).tolist())
 
-    def solve(self) -> list[float]:
-        """Seconds of one solution of the codes; nothing where there is none."""
-        config, method = self.step.config, self.step.method
-        if not method.solves_codes or config.hold_solver:
-            return []
-        index = torch.from_numpy(self.drawn).to(self.step.device)
-        watch = _Stopwatch(self.step.device)
-        method.solve(self.codes, self.outputs, index, self.step.labels, config.warm_up + config.hold)
-        watch.mark("solver")
-        return [seconds for _, seconds in watch.seconds()]
-
-
-class _Times:
-    """StepTimes in the making."""
-
-    def __init__(self) -> None:
-        self.parts: dict[str, list[float]] = {part: [] for part in PARTS}
-        self.cpu: list[float] = []
-
-    def done(self) -> StepTimes:
-        return StepTimes({part: tuple(seconds) for part, seconds in self.parts.items()}, tuple(self.cpu))
+    def solve(self, _: None) -> None:
+        """One solution of the codes."""
+        config = self.step.config
+        self.step.method.solve(self.codes, self.outputs, self.drawn, self.step.labels, config.warm_up + config.hold)
+        if self.step.device.type == "cuda":
+            torch.cuda.synchronize()
 
 
 class _Stopwatch:
@@ -341,3 +398,8 @@ class _Stopwatch:
 
 def _spread(seconds: Sequence[float]) -> dict[str, float]:
     return dict(zip(("p10", "median", "p90"), np.percentile(seconds, (10, 50, 90)).tolist(), strict=True))
+
+
+def _cell(spread: dict[str, float]) -> str:
+    low, median, high = (1000 * spread[name] for name in ("p10", "median", "p90"))
+    return f"{median:,.1f} ({low:,.1f} to {high:,.1f})"

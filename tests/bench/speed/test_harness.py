@@ -103,6 +103,9 @@ def test_what_is_beside_comes_after_each_round(fake):
     contenders = [Contender(name, fake.worker(name, 1)) for name in "ab"]
     run_rounds(contenders, Schedule(rounds=2), beside=lambda: fake.log.append("|"), clock=fake.clock)
     assert "".join(fake.log) == "ab|ba|"
+    fake.log.clear()
+    run_rounds(contenders, Schedule(rounds=2, rotate=False), clock=fake.clock)
+    assert "".join(fake.log) == "abab"
 
 
 def test_both_clocks_are_read_without_what_reading_them_costs(fake):
