@@ -4,9 +4,9 @@ import os
 
 __version__ = "0.1.0"
 
-# In a checkout the rooms (train, export, runtime, bench) lie beside this folder, not in it, and `python -c` or
-# `python -m` at its root finds this folder before the installed package.
-_above = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if not os.path.isdir(os.path.join(__path__[0], "runtime")) and os.path.isfile(os.path.join(_above, "pyproject.toml")):
-    __path__.append(_above)
-del _above
+# In a checkout the rooms (train, export, runtime, bench) lie beside this folder, not in it, and Python that is started
+# at its root (`python`, -c, -m, a notebook) finds this folder before the installed package.
+if not os.path.isdir(os.path.join(__path__[0], "runtime")):
+    from queryopt import checkout
+
+    checkout.enter(__path__, __version__)
