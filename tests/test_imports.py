@@ -144,6 +144,14 @@ def test_importing_the_runtime_pulls_in_numpy_alone(tmp_path: Path) -> None:
     assert top_level_modules_after("import queryopt.runtime", tmp_path) - bare <= {"queryopt", "numpy"}
 
 
+@pytest.mark.parametrize("name", ["HammingIndex", "HashIndex", "Hasher", "find_model", "open_backend"])
+def test_what_hashes_and_searches_loads_numpy_alone(name: str, tmp_path: Path) -> None:
+    """Not click, rich or Pillow, nor what runs models: that comes when it is needed."""
+    bare = top_level_modules_after("pass", tmp_path)
+    loaded = top_level_modules_after(f"from queryopt.runtime import {name}", tmp_path) - bare
+    assert loaded == {"queryopt", "numpy"}
+
+
 @pytest.mark.parametrize("room", ["train", "export", "bench"])
 def test_importing_a_room_does_not_load_torch(room: str, tmp_path: Path) -> None:
     assert "torch" not in top_level_modules_after(f"import queryopt.{room}", tmp_path)

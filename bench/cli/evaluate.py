@@ -17,7 +17,7 @@ from queryopt.bench.quality.pictures import DataSource, EvaluationPictures, labe
 from queryopt.cli import Command, Output, batch_option, common_options, option_group, threads_option
 from queryopt.codes import MAX_BITS
 from queryopt.errors import DataError, ExitCode, MissingError, UsageError
-from queryopt.runtime.cli.backend import backend_option
+from queryopt.runtime.cli.options import backend_option
 from queryopt.runtime.search.ranked import RANKS
 from queryopt.text import counted, display_path, install_extra
 

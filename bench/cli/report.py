@@ -10,7 +10,7 @@ import click
 
 from queryopt.cli import Command, Output, batch_option, common_options, device_option, option_group, threads_option
 from queryopt.errors import DataError, ExitCode, MissingError, UsageError
-from queryopt.runtime.cli.backend import backend_option
+from queryopt.runtime.cli.options import backend_option
 from queryopt.text import counted, display_path, install_extra
 from queryopt.train.run_files import find_checkpoint
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.cli import Command, Output, batch_option, common_options, device_option, threads_option
+from queryopt.cli import Command, Output, common_options, option_group
 from queryopt.errors import ExitCode, InputError, UsageError
-from queryopt.runtime.cli.backend import backend_option
+from queryopt.runtime.cli.options import HasherOptions, hasher_options, model_option
 from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
@@ -55,49 +55,70 @@ class _Summary:
         return len(self.failed) + len(self.stale)
 
 
+@dataclass(frozen=True)
+class TargetOptions:
+    """Where codes go: into an index, unless no_index, and to a file of out_path, where one is given."""
+
+    index_path: Path | None
+    no_index: bool
+    out_path: Path | None
+
+    @property
+    def index(self) -> Path:
+        return self.index_path or Path("photos.db")
+
+
+_target_options = option_group(
+    "target",
+    TargetOptions,
+    click.option("--index", "index_path", type=click.Path(path_type=Path), help="The index.  [default: ./photos.db]"),
+    click.option("--no-index", is_flag=True, help="Keep no index; with --out."),
+    click.option("--out", "out_path", type=click.Path(path_type=Path), help="Write the codes: .npz, .csv or .parquet."),
+)
+
+
+@dataclass(frozen=True)
+class KeepingOptions:
+    """How an index is kept up to date: see HashIndex.update, and with `watch` FolderWatch."""
+
+    prune: bool
+    force: bool
+    watch: bool
+    settle: float
+
+
+_keeping_options = option_group(
+    "keeping",
+    KeepingOptions,
+    click.option("--prune", is_flag=True, help="Remove pictures from the index whose files are gone."),
+    click.option("--force", is_flag=True, help="With --prune: also where more than half of them are gone."),
+    click.option("--watch", is_flag=True, help="Go on: keep the index up to date until Ctrl-C or SIGTERM."),
+    click.option(
+        "--settle",
+        type=click.FloatRange(0.05, 3600),
+        default=1.0,
+        show_default=True,
+        help="With --watch: seconds that a file has to be left alone before it is hashed.",
+    ),
+)
+
+
 @click.command(cls=Command, name="qo-infer")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    help="model.onnx or model.plan.  [default: $QUERYOPT_MODEL, else one here, else the newest run's]",
-)
+@model_option("model.onnx or model.plan.  [default: $QUERYOPT_MODEL, else one here, else the newest run's]")
 @click.option(
     "--rebuild", is_flag=True, help="Where a model.plan doesn't fit here, build it again from the model.onnx beside it."
 )
-@click.option("--index", "index_path", type=click.Path(path_type=Path), help="The index.  [default: ./photos.db]")
-@click.option("--no-index", is_flag=True, help="Keep no index; with --out.")
-@click.option("--out", "out_path", type=click.Path(path_type=Path), help="Write the codes: .npz, .csv or .parquet.")
-@click.option("--prune", is_flag=True, help="Remove pictures from the index whose files are gone.")
-@click.option("--force", is_flag=True, help="With --prune: also where more than half of them are gone.")
-@click.option("--watch", is_flag=True, help="Go on: keep the index up to date until Ctrl-C or SIGTERM.")
-@click.option(
-    "--settle",
-    type=click.FloatRange(0.05, 3600),
-    default=1.0,
-    show_default=True,
-    help="With --watch: seconds that a file has to be left alone before it is hashed.",
-)
-@backend_option
-@device_option("cpu")
-@batch_option(32)
-@threads_option
+@_target_options
+@_keeping_options
+@hasher_options(batch=32)
 @common_options
 def main(
     folder: Path,
-    model: Path | None,
     rebuild: bool,
-    index_path: Path | None,
-    no_index: bool,
-    out_path: Path | None,
-    prune: bool,
-    force: bool,
-    watch: bool,
-    settle: float,
-    backend: str,
-    device: str,
-    batch: int,
-    threads: int | None,
+    target: TargetOptions,
+    keeping: KeepingOptions,
+    hashing: HasherOptions,
     out: Output,
 ) -> ExitCode:
     """Hash the pictures of FOLDER and its sub-folders into an index.
@@ -127,84 +148,87 @@ def main(
       3  no pictures, or none that can be read; no model
       4  a package that is needed is missing
     """
-    from queryopt.runtime.hasher import Hasher, find_model
+    from queryopt.runtime.hasher import find_model
+
+    _check(folder, target, keeping)
+    started = time.monotonic()
+    model = find_model(hashing.model)
+    if rebuild:
+        _rebuild(model, out)
+    with hashing.open(model) as hasher:
+        out.log(f"model: {display_path(hasher.model_path)} ({hasher.card.bits} bits, {hasher.backend})")
+        out.log(f"backend: {hasher.choice.name} ({hasher.choice.reason})")
+        if keeping.watch:
+            return _watch(folder, hasher, target, keeping, out)
+        summary = _Summary(os.path.abspath(folder), str(hasher.model_path), hasher.backend)
+        if target.no_index:
+            _hash_to_file(folder, hasher, target, summary, out)
+        else:
+            _update(folder, hasher, target, keeping, summary, out)
+    summary.seconds = time.monotonic() - started
+    _report(summary, out)
+    return ExitCode.SOME_FAILED if summary.bad else ExitCode.DONE
+
+
+def _check(folder: Path, target: TargetOptions, keeping: KeepingOptions) -> None:
+    """Raise what can be said before a model is looked for."""
     from queryopt.runtime.outputs import check_output
     from queryopt.runtime.watch import check_watching
 
-    if no_index and out_path is None:
+    if target.no_index and target.out_path is None:
         raise UsageError("--no-index without --out would keep nothing: give --out codes.npz, say")
-    if no_index and (index_path is not None or prune):
+    if target.no_index and (target.index_path is not None or keeping.prune):
         raise UsageError("--no-index doesn't go with --index or --prune")
-    if force and not (prune or watch):
+    if keeping.force and not (keeping.prune or keeping.watch):
         raise UsageError("--force goes with --prune, or with --watch")
-    if watch:
-        if no_index or out_path is not None:
+    if keeping.watch:
+        if target.no_index or target.out_path is not None:
             raise UsageError("--watch keeps an index: it doesn't go with --no-index or --out")
         check_watching()
-    if out_path is not None:
-        check_output(out_path)
+    if target.out_path is not None:
+        check_output(target.out_path)
     if not folder.exists():
         raise InputError(f"{display_path(folder)}: no such folder")
     if not folder.is_dir():
         raise InputError(
             f"{display_path(folder)}: not a folder. To search with one picture: qo-search {display_path(folder)}"
         )
-    started = time.monotonic()
-    found = find_model(model)
-    if rebuild:
-        _rebuild(found, out)
-    with Hasher(found, backend, threads, batch) as hasher:
-        out.log(f"model: {display_path(hasher.model_path)} ({hasher.card.bits} bits, {hasher.backend})")
-        out.log(f"backend: {hasher.choice.name} ({hasher.choice.reason})")
-        if watch:
-            return _watch(folder, hasher, index_path or Path("photos.db"), prune, force, settle, out)
-        summary = _Summary(os.path.abspath(folder), str(hasher.model_path), hasher.backend)
-        if no_index:
-            assert out_path is not None
-            _hash_to_file(folder, hasher, out_path, summary, out)
-        else:
-            _update(folder, hasher, index_path or Path("photos.db"), out_path, prune, force, summary, out)
-    summary.seconds = time.monotonic() - started
-    _report(summary, out)
-    return ExitCode.SOME_FAILED if summary.bad else ExitCode.DONE
 
 
 def _update(
     folder: Path,
     hasher: "Hasher",
-    index_path: Path,
-    out_path: Path | None,
-    prune: bool,
-    force: bool,
+    target: TargetOptions,
+    keeping: KeepingOptions,
     summary: _Summary,
     out: Output,
 ) -> None:
-    index, new = _open_for(folder, hasher, index_path, out)
+    index, new = _open_for(folder, hasher, target.index, out)
     with index:
-        report = index.update(hasher, prune=prune, force=force, progress=out.progress)
+        report = index.update(hasher, prune=keeping.prune, force=keeping.force, progress=out.progress)
         summary.index, summary.images = str(index.path), len(index)
         summary.hashed, summary.updated, summary.unchanged = report.hashed, report.updated, report.unchanged
         summary.failed, summary.stale = dict(report.failed), dict(report.stale)
         summary.vanished, summary.removed = list(report.vanished), report.removed
         summary.precisions = list(report.precisions)
         _name(summary, out)
-        if out_path is not None and summary.images:
-            index.export(out_path, out.progress)
-            summary.out = os.path.abspath(out_path)
+        if target.out_path is not None and summary.images:
+            index.export(target.out_path, out.progress)
+            summary.out = os.path.abspath(target.out_path)
     if new and not summary.images:
         # An index of nothing, made a moment ago: as if it had not been.
-        os.unlink(index_path)
+        os.unlink(target.index)
     _require_codes(summary)
 
 
-def _watch(
-    folder: Path, hasher: "Hasher", index_path: Path, prune: bool, force: bool, settle: float, out: Output
-) -> ExitCode:
+def _watch(folder: Path, hasher: "Hasher", target: TargetOptions, keeping: KeepingOptions, out: Output) -> ExitCode:
     from queryopt.runtime.cli.watch import watch_folder
+    from queryopt.runtime.watch import FolderWatch
 
-    index, _ = _open_for(folder, hasher, index_path, out)
+    index, _ = _open_for(folder, hasher, target.index, out)
     with index:
-        return watch_folder(index, hasher, prune, force, settle, out)
+        watching = FolderWatch(index, hasher, keeping.prune, keeping.force, keeping.settle, out.progress)
+        return watch_folder(watching, out)
 
 
 def _open_for(folder: Path, hasher: "Hasher", index_path: Path, out: Output) -> "tuple[HashIndex, bool]":
@@ -245,7 +269,7 @@ def _rebuild(model: Path, out: Output) -> None:
     out.log("engine: fits as it is" if built is None else f"engine: built again in {built.seconds:.0f} s")
 
 
-def _hash_to_file(folder: Path, hasher: "Hasher", out_path: Path, summary: _Summary, out: Output) -> None:
+def _hash_to_file(folder: Path, hasher: "Hasher", target: TargetOptions, summary: _Summary, out: Output) -> None:
     from queryopt.images import NOT_FOLLOWED, find_images
     from queryopt.runtime.outputs import writing_codes
 
@@ -256,10 +280,11 @@ def _hash_to_file(folder: Path, hasher: "Hasher", out_path: Path, summary: _Summ
         else:
             summary.failed[where] = reason
 
+    assert target.out_path is not None
     paths = find_images(folder, skip)
-    summary.out = os.path.abspath(out_path)
+    summary.out = os.path.abspath(target.out_path)
     with ExitStack() as stack:
-        write = stack.enter_context(writing_codes(out_path, hasher.card))
+        write = stack.enter_context(writing_codes(target.out_path, hasher.card))
         advance = stack.enter_context(out.progress("hash", len(paths)))
         for done in _write_stream(folder, paths, hasher, write, summary):
             advance(done)

@@ -5,15 +5,17 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from queryopt.cli import Command, Output, batch_option, common_options, device_option, threads_option
+from queryopt.cli import Command, Output, common_options, option_group
 from queryopt.errors import ExitCode, InputError, UsageError
-from queryopt.runtime.cli.backend import backend_option
+from queryopt.progress import Advance, no_progress
+from queryopt.runtime.cli.options import HasherOptions, hasher_options, model_option
 from queryopt.runtime.search.ranked import RANKS, Rank
 from queryopt.text import counted, display_path, from_here
 
@@ -47,6 +49,87 @@ _PAGE_QUERIES = 500
 """Queries that a page shows: with 10 hits each it has some 50 MB then, about what a browser still opens gladly."""
 
 
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is searched for: see `search_files`. Without k and radius, the 10 nearest."""
+
+    k: int | None
+    radius: int | None
+    rank: Rank
+    exclude_self: bool
+
+    def __post_init__(self) -> None:
+        if self.k is None and self.radius is None:
+            object.__setattr__(self, "k", _DEFAULT_K)
+
+    @property
+    def text(self) -> str:
+        """In words: "the 10 nearest within 2 bits"."""
+        ranked = self.rank != "hamming"
+        wanted = "all" if self.k is None else f"the first {self.k}" if ranked else f"the {self.k} nearest"
+        within = "" if self.radius is None else f" within {counted(self.radius, 'bit', 'bits')}"
+        return wanted + within + (f", ranked {self.rank}" if ranked else "")
+
+
+_search_options = option_group(
+    "search",
+    SearchOptions,
+    click.option(
+        "-k", type=click.IntRange(0), help=f"Show the K nearest pictures.  [default: {_DEFAULT_K}, with --radius all]"
+    ),
+    click.option("--radius", type=click.IntRange(0), help="Show only pictures that differ in at most RADIUS bits."),
+    click.option(
+        "--rank",
+        type=click.Choice(RANKS),
+        default="hamming",
+        show_default=True,
+        help="The order: by distance; by how sure the query was of the bits that differ; or that among equal "
+        "distances.",
+    ),
+    click.option("--exclude-self", is_flag=True, help="Leave a query that is in the index out of its own hits."),
+)
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """Where results go: a page, if any; lines of JSON or CSV in place of tables, if any."""
+
+    show: bool
+    page_path: Path | None
+    lines_path: Path | None
+
+    def check(self, out: Output) -> None:
+        """UsageError for what doesn't go together, or a file that can't be written."""
+        from queryopt.runtime.result_files import check_results
+
+        if self.lines_path is not None and self.lines_path != _STDOUT:
+            check_results(self.lines_path)
+        if out.json and self.lines_path == _STDOUT:
+            raise UsageError("--json and --out - both write to stdout: give --out a file, or leave one of them out")
+        if self.show and (out.json or self.lines_path is not None):
+            raise UsageError("--show goes with the tables: leave out --json and --out")
+
+
+_result_options = option_group(
+    "results",
+    ResultOptions,
+    click.option("--show", is_flag=True, help="Show the pictures in the terminal, too, where it can."),
+    click.option(
+        "--html",
+        "page_path",
+        type=click.Path(path_type=Path),
+        help="Write a page with the pictures: one file that needs no other.",
+    ),
+    click.option(
+        "--out",
+        "lines_path",
+        type=click.Path(path_type=Path, allow_dash=True),
+        help="Write the results in place of tables: .jsonl has a line of JSON a query (- for stdout), .csv a row a "
+        "hit.",
+    ),
+)
+
+
 @click.command(cls=Command, name="qo-search")
 @click.argument("queries", metavar="IMAGE...", nargs=-1, required=True, type=_PICTURES)
 @click.option(
@@ -55,56 +138,17 @@ _PAGE_QUERIES = 500
     type=click.Path(path_type=Path),
     help="The index.  [default: ./photos.db, else the only *.db here]",
 )
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    help="The model, for pictures that the index doesn't hold.  [default: the index's own]",
-)
-@click.option(
-    "-k", type=click.IntRange(0), help=f"Show the K nearest pictures.  [default: {_DEFAULT_K}, with --radius all]"
-)
-@click.option("--radius", type=click.IntRange(0), help="Show only pictures that differ in at most RADIUS bits.")
-@click.option(
-    "--rank",
-    type=click.Choice(RANKS),
-    default="hamming",
-    show_default=True,
-    help="The order: by distance; by how sure the query was of the bits that differ; or that among equal distances.",
-)
-@click.option("--exclude-self", is_flag=True, help="Leave a query that is in the index out of its own hits.")
-@click.option("--show", is_flag=True, help="Show the pictures in the terminal, too, where it can.")
-@click.option(
-    "--html",
-    "page_path",
-    type=click.Path(path_type=Path),
-    help="Write a page with the pictures: one file that needs no other.",
-)
-@click.option(
-    "--out",
-    "lines_path",
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="Write the results in place of tables: .jsonl has a line of JSON a query (- for stdout), .csv a row a hit.",
-)
-@device_option("cpu")
-@backend_option
-@batch_option(32)
-@threads_option
+@model_option("The model, for pictures that the index doesn't hold.  [default: the index's own]")
+@_search_options
+@_result_options
+@hasher_options(batch=32)
 @common_options
 def main(
     queries: tuple[bytes, ...],
     index_path: Path | None,
-    model: Path | None,
-    k: int | None,
-    radius: int | None,
-    rank: Rank,
-    exclude_self: bool,
-    show: bool,
-    page_path: Path | None,
-    lines_path: Path | None,
-    device: str,
-    backend: str,
-    batch: int,
-    threads: int | None,
+    search: SearchOptions,
+    results: ResultOptions,
+    hashing: HasherOptions,
     out: Output,
 ) -> ExitCode:
     """Find the pictures of an index that are nearest to each IMAGE (or to each picture in a folder).
@@ -134,79 +178,100 @@ def main(
       3  no query could be read, or no index
       4  a package that is needed to hash is missing
     """
-    from queryopt.runtime.hits import FailedQuery, QueryResult
     from queryopt.runtime.index import HashIndex
     from queryopt.runtime.query import search_files
-    from queryopt.runtime.result_files import check_results, result_line, writing_results
 
-    if lines_path is not None and lines_path != _STDOUT:
-        check_results(lines_path)
-    if out.json and lines_path == _STDOUT:
-        raise UsageError("--json and --out - both write to stdout: give --out a file, or leave one of them out")
-    if show and (out.json or lines_path is not None):
-        raise UsageError("--show goes with the tables: leave out --json and --out")
-    if k is None and radius is None:
-        k = _DEFAULT_K
-    pictures = _terminal(out) if show else None
+    results.check(out)
+    pictures = _terminal(out) if results.show else None
     paths = _query_paths(queries)
-    results: list[QueryResult | FailedQuery] = []
-    failed: dict[bytes, str] = {}
-    hits = 0
+    answers = _Answers()
     with ExitStack() as stack:
         index = stack.enter_context(HashIndex.open(index_path or default_index(), readonly=True))
         out.log(f"index: {display_path(index.path)} ({counted(len(index), 'picture', 'pictures')})")
-        sinks: list[Sink] = []
-        if lines_path == _STDOUT:
-            sinks.append(lambda result: click.echo(result_line(result), nl=False))
-        elif lines_path is not None:
-            sinks.append(stack.enter_context(writing_results(lines_path)))
-        elif out.json:
-            sinks.append(results.append)
-        else:
-            sinks.append(lambda result: _print_table(result, out, pictures))
-        if page_path is not None:
-            sinks.append(stack.enter_context(_page(page_path, index, k, radius, rank)))
-        # On a terminal, a bar and results would write over each other.
-        silent = out.json if lines_path is None else lines_path != _STDOUT or not sys.stdout.isatty()
-        bar = stack.enter_context(out.progress("search", len(paths), "queries")) if silent else None
-        for result in search_files(
-            index,
-            paths,
-            lambda: stack.enter_context(_open_hasher(index, model, backend, batch, threads, out)),
-            k=k,
-            radius=radius,
-            exclude_self=exclude_self,
-            rank=rank,
-        ):
-            if isinstance(result, FailedQuery):
-                failed[result.path] = result.reason
-                out.warn(f"{display_path(result.path)}: {result.reason}")
-            else:
-                hits += len(result.hits)
+        sinks = stack.enter_context(_sinks(index, search, results, answers, pictures, out))
+        bar = stack.enter_context(_bar(len(paths), results.lines_path, out))
+
+        def open_hasher() -> "Hasher":
+            return stack.enter_context(_open_hasher(index, hashing, out))
+
+        for result in search_files(index, paths, open_hasher, **vars(search)):
             for sink in sinks:
                 sink(result)
-            if bar is not None:
-                bar()
-        if len(failed) == len(set(paths)):
+            bar()
+        if len(answers.failed) == len(set(paths)):
             raise InputError("none of the queries could be read: each is named above, with its reason")
+    _report(index.path, len(paths), answers, results, out)
+    return ExitCode.SOME_FAILED if answers.failed else ExitCode.DONE
+
+
+@dataclass
+class _Answers:
+    """What came of the queries. results: kept for --json alone."""
+
+    hits: int = 0
+    failed: dict[bytes, str] = field(default_factory=dict)
+    results: "list[QueryResult | FailedQuery]" = field(default_factory=list)
+
+
+@contextmanager
+def _sinks(
+    index: "HashIndex",
+    search: SearchOptions,
+    results: ResultOptions,
+    answers: _Answers,
+    pictures: "TerminalPictures | None",
+    out: Output,
+) -> Iterator[list["Sink"]]:
+    """Who takes each result, in this order."""
+    from queryopt.runtime.hits import FailedQuery
+    from queryopt.runtime.result_files import result_line, writing_results
+
+    def count(result: "QueryResult | FailedQuery") -> None:
+        if isinstance(result, FailedQuery):
+            answers.failed[result.path] = result.reason
+            out.warn(f"{display_path(result.path)}: {result.reason}")
+        else:
+            answers.hits += len(result.hits)
+
+    with ExitStack() as stack:
+        sinks: list[Sink] = [count]
+        if results.lines_path == _STDOUT:
+            sinks.append(lambda result: click.echo(result_line(result), nl=False))
+        elif results.lines_path is not None:
+            sinks.append(stack.enter_context(writing_results(results.lines_path)))
+        elif out.json:
+            sinks.append(answers.results.append)
+        else:
+            sinks.append(lambda result: _print_table(result, out, pictures))
+        if results.page_path is not None:
+            sinks.append(stack.enter_context(_page(results.page_path, index, search)))
+        yield sinks
+
+
+def _bar(queries: int, lines_path: Path | None, out: Output) -> AbstractContextManager[Advance]:
+    """A bar where results don't go to the same terminal: they would write over each other."""
+    silent = out.json if lines_path is None else lines_path != _STDOUT or not sys.stdout.isatty()
+    return (out.progress if silent else no_progress)("search", queries, "queries")
+
+
+def _report(index: Path, queries: int, answers: _Answers, results: ResultOptions, out: Output) -> None:
+    lines_path, page_path = results.lines_path, results.page_path
     out.result(
         {
-            "index": str(index.path),
-            "queries": len(paths),
-            "hits": hits,
-            "failed": failed,
+            "index": str(index),
+            "queries": queries,
+            "hits": answers.hits,
+            "failed": answers.failed,
             "out": lines_path,
             "html": page_path,
         }
-        | ({} if lines_path else {"results": [result.to_dict() for result in results]})
+        | ({} if lines_path else {"results": [result.to_dict() for result in answers.results]})
     )
     if lines_path is not None and lines_path != _STDOUT:
-        out.log(
-            f"{counted(len(paths), 'query', 'queries')}, {counted(hits, 'hit', 'hits')}: {display_path(lines_path)}"
-        )
+        found = f"{counted(queries, 'query', 'queries')}, {counted(answers.hits, 'hit', 'hits')}"
+        out.log(f"{found}: {display_path(lines_path)}")
     if page_path is not None:
         out.log(f"page: {display_path(page_path)}")
-    return ExitCode.SOME_FAILED if failed else ExitCode.DONE
 
 
 def _query_paths(given: tuple[bytes, ...]) -> list[bytes]:
@@ -240,11 +305,10 @@ def default_index(option: str = "--index") -> Path:
     )
 
 
-def _open_hasher(
-    index: "HashIndex", model: Path | None, backend: str, batch: int, threads: int | None, out: Output
-) -> "Hasher":
-    from queryopt.runtime.hasher import Hasher, find_model
+def _open_hasher(index: "HashIndex", hashing: HasherOptions, out: Output) -> "Hasher":
+    from queryopt.runtime.hasher import find_model
 
+    model = hashing.model
     if model is None and index.model_path is not None and index.model_path.exists():
         model = index.model_path
     elif model is None:
@@ -252,11 +316,11 @@ def _open_hasher(
             out.warn(f"{display_path(index.model_path)}, the model of the index, is gone: looking for another copy")
         model = find_model(None)
     out.log(f"model: {display_path(model)}")
-    return Hasher(model, backend, threads, batch)
+    return hashing.open(model)
 
 
 @contextmanager
-def _page(path: Path, index: "HashIndex", k: int | None, radius: int | None, rank: Rank) -> Iterator["Sink"]:
+def _page(path: Path, index: "HashIndex", search: SearchOptions) -> Iterator["Sink"]:
     """Writes the page."""
     import io
 
@@ -265,14 +329,11 @@ def _page(path: Path, index: "HashIndex", k: int | None, radius: int | None, ran
     from queryopt.runtime.html import HtmlPage
 
     card = index.card
-    asked = "all" if k is None else f"the {k} nearest" if rank == "hamming" else f"the first {k}"
-    within = "" if radius is None else f" within {counted(radius, 'bit', 'bits')}"
-    order = "" if rank == "hamming" else f", ranked {rank}"
     facts = {
         "Index": f"{index.path.name}, {counted(len(index), 'picture', 'pictures')}",
         "Model": f"{card.backbone}, {card.bits} bits, {card.precision}",
         "Fingerprint": card.fingerprint[:12],
-        "Search": f"{asked}{within}{order}",
+        "Search": search.text,
         "Made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
     with replacing(path, over=b"<!doctype html>") as file:
@@ -348,13 +409,13 @@ def _table(result: "QueryResult") -> "Iterator[RenderableType]":
     fields = {field.name: field for field in HIT_FIELDS}
     shown = [fields[name] for name in _COLUMNS if any(fields[name].value(hit) is not None for hit in result.hits)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for field in shown:
-        if field.type in (int, int | None):
-            table.add_column(_COLUMNS[field.name], justify="right")
+    for column in shown:
+        if column.type in (int, int | None):
+            table.add_column(_COLUMNS[column.name], justify="right")
         else:
-            table.add_column(_COLUMNS[field.name], overflow="fold")
+            table.add_column(_COLUMNS[column.name], overflow="fold")
     for hit in result.hits:
-        table.add_row(*(_cell(hit, field) for field in shown))
+        table.add_row(*(_cell(hit, column) for column in shown))
     yield table
     if result.ties:
         yield Text(_ties(result.ties, result.hits[-1].distance), "dim")

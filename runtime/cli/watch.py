@@ -13,22 +13,17 @@ from queryopt.errors import ExitCode
 from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
-    from queryopt.runtime.hasher import Hasher
     from queryopt.runtime.index import HashIndex
-    from queryopt.runtime.watch import WatchEvent
+    from queryopt.runtime.watch import FolderWatch, WatchEvent
 
 __all__ = ["watch_folder"]
 
 
-def watch_folder(
-    index: "HashIndex", hasher: "Hasher", prune: bool, force: bool, settle: float, out: Output
-) -> ExitCode:
-    """Keep the index up to date until Ctrl-C or SIGTERM, and say what happens, with --json a line of JSON each."""
-    from queryopt.runtime.watch import FolderWatch
-
+def watch_folder(watching: "FolderWatch", out: Output) -> ExitCode:
+    """Watch until Ctrl-C or SIGTERM, and say what happens, with --json a line of JSON each."""
+    index = watching.index
     total = {"hashed": 0, "updated": 0, "removed": 0, "stale": 0}
     failed: dict[str, str] = {}
-    watching = FolderWatch(index, hasher, prune, force, settle, out.progress)
     with _terminable():
         try:
             for event in watching.run():
