@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from queryopt.bench.cli.options import show
 from queryopt.cli import Command, Output, common_options
 from queryopt.codes import check_bits
 from queryopt.errors import MissingError, UsageError
-from queryopt.text import counted, display_path, install_extra
+from queryopt.text import display_path, install_extra, json_text
 from queryopt.train.run_files import find_checkpoint
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from queryopt.bench.speed.flops import FlopReport
     from queryopt.train.network_config import NetworkConfig
 
@@ -50,11 +49,7 @@ def command(out: Output, ckpt: str | None, folder: str | None, **settings: Any) 
     from queryopt.bench.speed.flops import flop_report
 
     report = flop_report(_config(ckpt, given))
-    out.result(report.to_dict())
-    out.print(_network(report))
-    for table in (_totals(report), *([_beside_the_paper(report)] if report.like_the_papers else []), _parts(report)):
-        out.print(table, "")
-    out.print(report.conventions)
+    show(out, report)
     if folder is not None:
         for path in _write(report, Path(folder)):
             out.log(f"wrote {display_path(path)}")
@@ -84,62 +79,11 @@ def _config(ckpt: str | None, given: dict[str, Any]) -> "NetworkConfig":
     return load_checkpoint(ckpt).config.network
 
 
-def _network(report: "FlopReport") -> str:
-    config = report.config
-    return (
-        f"{config.backbone}, {config.bits} bits, {config.image_size} x {config.image_size} pixels, "
-        f"{counted(config.branches, 'branch', 'branches')} in training\n"
-        f"{report.trainable:,} trainable parameters, {report.parameters:,} in all\n"
-    )
-
-
-def _parts(report: "FlopReport") -> "Table":
-    branches = counted(report.config.branches, "branch", "branches")
-    title = f"By part, in millions; training with {branches}"
-    table = _table(title, "part", "parameters", "inference", "(torch's)", "training", "(torch's)")
-    inference, training = report.inference, report.training
-    for name, part in inference.parts.items():
-        trained = training.parts[name]
-        counts = (part.parameters, part.paper, part.torch, trained.paper, trained.torch)
-        table.add_row(name, *(f"{count / 1e6:,.2f}" for count in counts))
-    table.add_section()
-    totals = (report.parameters, inference.paper, inference.torch, training.paper, training.torch)
-    table.add_row("total", *(f"{count / 1e6:,.2f}" for count in totals))
-    return table
-
-
-def _totals(report: "FlopReport") -> "Table":
-    table = _table("Multiply-adds of a picture", "", "queries", "paper's convention", "torch's convention")
-    for name, count in report.passes().items():
-        table.add_row(name, *(f"{n:,}" for n in (count.queries, count.paper, count.torch)))
-    return table
-
-
-def _beside_the_paper(report: "FlopReport") -> "Table":
-    table = _table("Beside the paper's Table 4", "method", "trainable parameters", "training", "inference")
-    for row in report.comparison():
-        counts = (f"{row.parameters / 1e6:.2f} M", f"{row.training / 1e9:.2f} G", f"{row.inference / 1e9:.2f} G")
-        table.add_row(row.name, *counts)
-    return table
-
-
-def _table(title: str, first: str, *numbers: str) -> "Table":
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    table.add_column(first, no_wrap=True)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _write(report: "FlopReport", folder: Path) -> list[Path]:
-    import json
-
     from queryopt.bench.speed.flops_plot import plot_flops
 
     folder.mkdir(parents=True, exist_ok=True)
     numbers, picture = folder / "flops.json", folder / "flops.png"
-    numbers.write_text(json.dumps(report.to_dict(), indent=2) + "\n", "utf-8")
+    numbers.write_text(json_text(report.to_dict()) + "\n", "utf-8")
     plot_flops(report, picture)
     return [numbers, picture]

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from queryopt.bench.machine import Report
 from queryopt.cli import Output, option_group
 from queryopt.errors import MissingError, UsageError
 from queryopt.text import display_path, install_extra
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 __all__ = [
     "ModelFiles",
@@ -128,7 +130,15 @@ def check_picture(picture: Path) -> None:
         raise UsageError(f"--png: there is no folder {display_path(picture.parent)}")
 
 
-def show(out: Output, report: Report) -> None:
+class Shown(Protocol):
+    """What a command prints: see bench.machine.Report, which most are."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+    def render(self) -> "Iterator[RenderableType]": ...
+
+
+def show(out: Output, report: Shown) -> None:
     """Print a report: as JSON, or for people."""
     out.result(report.to_dict())
     for part in report.render():

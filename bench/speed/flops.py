@@ -17,17 +17,22 @@ Counts are of the forward pass for one picture. "training" is what the forward p
 queries; the backward pass, about twice as much, is in no count here, nor in the paper's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from queryopt.bench.tables import figures_table
+from queryopt.text import counted
 from queryopt.train.methods import build_network
 from queryopt.train.network import QueryOpt
 from queryopt.train.network_config import NetworkConfig
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 __all__ = ["PAPER_TABLE_4", "FlopCount", "FlopReport", "PartCount", "TableRow", "count_flops", "flop_report"]
 
@@ -59,12 +64,10 @@ class FlopCount:
 
     @property
     def paper(self) -> int:
-        """Total in the paper's convention."""
         return sum(part.paper for part in self.parts.values()) + self.mask
 
     @property
     def torch(self) -> int:
-        """Total in torch's convention."""
         return sum(part.torch for part in self.parts.values())
 
 
@@ -97,7 +100,6 @@ class FlopReport:
 
     @property
     def parameters(self) -> int:
-        """All parameters."""
         return sum(part.parameters for part in self.inference.parts.values())
 
     @property
@@ -138,8 +140,6 @@ class FlopReport:
         return [*PAPER_TABLE_4, *ours]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values."""
-
         def totals(count: FlopCount) -> dict[str, Any]:
             return {"paper": count.paper, "torch": count.torch, **asdict(count)}
 
@@ -153,6 +153,39 @@ class FlopReport:
             "training_one_branch": totals(self.training_one_branch),
             "paper_table_4": [asdict(row) for row in PAPER_TABLE_4],
         }
+
+    def render(self) -> "Iterator[RenderableType]":
+        config, passes = self.config, self.passes()
+        branches = counted(config.branches, "branch", "branches")
+        yield (
+            f"{config.backbone}, {config.bits} bits, {config.image_size} x {config.image_size} pixels, {branches} in "
+            f"training\n{self.trainable:,} trainable parameters, {self.parameters:,} in all\n"
+        )
+        conventions = ("paper's convention", "torch's convention")
+        totals = figures_table("Multiply-adds of a picture", "", "queries", *conventions)
+        for name, count in passes.items():
+            totals.add_row(name, *(f"{number:,}" for number in (count.queries, count.paper, count.torch)))
+        yield from (totals, "")
+        if self.like_the_papers:
+            sizes = ("trainable parameters", "training", "inference")
+            beside = figures_table("Beside the paper's Table 4", "method", *sizes)
+            for row in self.comparison():
+                costs = (f"{row.training / 1e9:.2f} G", f"{row.inference / 1e9:.2f} G")
+                beside.add_row(row.name, f"{row.parameters / 1e6:.2f} M", *costs)
+            yield from (beside, "")
+        columns = ("part", "parameters", "inference", "(torch's)", "training", "(torch's)")
+        parts = figures_table(f"By part, in millions; training with {branches}", *columns)
+
+        def add(name: str, parameters: int, *counts: PartCount | FlopCount) -> None:
+            numbers = (parameters, *(number for count in counts for number in (count.paper, count.torch)))
+            parts.add_row(name, *(f"{number / 1e6:,.2f}" for number in numbers))
+
+        for name, part in self.inference.parts.items():
+            add(name, part.parameters, part, self.training.parts[name])
+        parts.add_section()
+        add("total", self.parameters, self.inference, self.training)
+        yield from (parts, "")
+        yield self.conventions
 
 
 def flop_report(config: NetworkConfig) -> FlopReport:

@@ -1,8 +1,12 @@
 """A picture of a FlopReport: where the multiply-adds go, beside the paper's Table 4."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from queryopt.bench.speed.flops import PAPER_TABLE_4, FlopCount, FlopReport
+from queryopt.bench.speed.flops import PAPER_TABLE_4, FlopReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["plot_flops"]
 
@@ -21,35 +25,24 @@ def plot_flops(report: FlopReport, path: Path) -> None:
     """Write a PNG: multiply-adds by part and trainable parameters of this network; the paper's rows above one like
     theirs.
     """
-    # The Agg canvas directly: no display, and none of pyplot's global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # without pyplot: no display, and none of its global state
 
     counts = report.passes()
     paper, (scale, unit) = (PAPER_TABLE_4, (1e9, "G")) if report.like_the_papers else ((), (1e6, "M"))
-    names = [row.name for row in paper] + [f"this network, {name}" for name in counts]
     figure = Figure(figsize=(11, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
     costs, sizes = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
     for y, row in enumerate(paper):
-        costs.barh(y, row.inference / scale, color=_PAPER, label="the paper's figures for inference" if not y else None)
-        sizes.barh(y, row.parameters / 1e6, color=_PAPER)
-        costs.text(row.inference / scale, y, f" {row.inference / scale:.2f}", va="center")
-        sizes.text(row.parameters / 1e6, y, f" {row.parameters / 1e6:.2f}", va="center")
+        label = None if y else "the paper's figures for inference"
+        cost, size = row.inference / scale, row.parameters / 1e6
+        _bar(costs, y, {"paper": cost}, cost, {"paper": label})
+        _bar(sizes, y, {"paper": size}, size)
     for y, count in enumerate(counts.values(), start=len(paper)):
-        left = 0.0
-        for name, value in _costs(count, scale).items():
-            costs.barh(y, value, left=left, color=_PARTS[name], label=name if count is report.inference else None)
-            left += value
-        costs.text(left, y, f" {left:.2f}", va="center")
-    y = len(paper)
-    left = 0.0
-    for name in _PARTS:
-        if name in report.inference.parts:
-            value = report.inference.parts[name].trainable / 1e6
-            sizes.barh(y, value, left=left, color=_PARTS[name])
-            left += value
-    sizes.text(report.trainable / 1e6, y, f" {report.trainable / 1e6:.2f}", va="center")
+        parts = {name: count.parts[name].paper / scale for name in _PARTS if name in count.parts}
+        _bar(costs, y, parts, sum(parts.values()), {name: name for name in parts if count is report.inference})
+    inference = report.inference.parts
+    trainable = {name: inference[name].trainable / 1e6 for name in _PARTS if name in inference}
+    _bar(sizes, len(paper), trainable, report.trainable / 1e6)
+    names = [row.name for row in paper] + [f"this network, {name}" for name in counts]
     costs.set_yticks(range(len(names)), names)
     costs.invert_yaxis()
     costs.set_xlabel(f"multiply-adds of one picture, forward pass [{unit}], the paper's convention")
@@ -65,6 +58,12 @@ def plot_flops(report: FlopReport, path: Path) -> None:
     figure.savefig(path, dpi=130, format="png")
 
 
-def _costs(count: FlopCount, scale: float) -> dict[str, float]:
-    """Multiply-adds by part, divided by `scale`."""
-    return {name: count.parts[name].paper / scale for name in _PARTS if name in count.parts}
+def _bar(
+    axes: "Axes", y: int, parts: dict[str, float], total: float, labels: dict[str, str | None] | None = None
+) -> None:
+    """One bar of parts in their colours, with the total behind it."""
+    left = 0.0
+    for name, value in parts.items():
+        axes.barh(y, value, left=left, color=_PARTS.get(name, _PAPER), label=(labels or {}).get(name))
+        left += value
+    axes.text(left, y, f" {total:.2f}", va="center")

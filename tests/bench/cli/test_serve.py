@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from queryopt.bench.cli.bench import main
-from queryopt.bench.speed.serve.generated import generate_index
+from queryopt.bench.speed.serve_load import generate_index
 from queryopt.runtime import Hasher, HashIndex
 
 DATA = Path(__file__).parents[2] / "data"

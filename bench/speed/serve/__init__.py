@@ -1,1 +1,0 @@
-"""How many requests qo-serve answers, and how long they take."""
