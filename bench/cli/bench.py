@@ -34,15 +34,8 @@ def main() -> None:
     """
 
 
-main.add_command(ablation.command)
-main.add_command(evaluation.command)
-main.add_command(flops.command)
-main.add_command(gpu.command)
-main.add_command(latency.command)
-main.add_command(parity.command)
-main.add_command(search.command)
-main.add_command(serve.command)
-main.add_command(solver.command)
-main.add_command(throughput.command)
-main.add_command(train_step.command)
-main.add_command(welch.command)
+for module in (
+    *(ablation, evaluation, flops, gpu, latency, parity),
+    *(search, serve, solver, throughput, train_step, welch),
+):
+    main.add_command(module.command)

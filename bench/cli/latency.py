@@ -11,7 +11,6 @@ import click
 
 from queryopt.bench.cli.options import (
     ModelFiles,
-    Untrained,
     check_picture,
     count,
     listed,
@@ -19,6 +18,7 @@ from queryopt.bench.cli.options import (
     show,
     untrained_options,
 )
+from queryopt.bench.speed.untrained import Untrained
 from queryopt.cli import Command, Output, common_options, option_group, threads_option
 from queryopt.errors import MissingError, UsageError
 from queryopt.text import did_you_mean, display_path
@@ -46,14 +46,14 @@ class LineUp:
 
     def open(self, out: Output, threads: int, stack: contextlib.ExitStack) -> "list[ModelContender]":
         """Peers first: the first of them is the reference. All are closed by the stack."""
-        from queryopt.bench.speed.latency.contenders import Subject, check_peers, open_model, open_peer
+        from queryopt.bench.speed.latency.contenders import check_peers, open_model, open_peer
 
         peers = () if self.peers == ("none",) else self.peers
         check_peers(peers)
         network = self.untrained or Untrained()
         opened: list[ModelContender] = []
         for peer in peers:
-            opened.append(open_peer(peer, Subject(network.bits, network.backbone, threads)))
+            opened.append(open_peer(peer, network, threads))
             stack.callback(opened[-1].close)
         for path, name, backend in self.files if self.files.models else self._untrained(out, network, stack):
             try:
@@ -69,7 +69,7 @@ class LineUp:
     def _untrained(
         self, out: Output, network: Untrained, stack: contextlib.ExitStack
     ) -> Iterator[tuple[Path, str, str]]:
-        from queryopt.bench.speed.untrained import in_precision, untrained_model
+        from queryopt.bench.speed.untrained import in_precision
         from queryopt.export.precision import PRECISIONS
 
         precisions = self.precisions or ("fp32",)
@@ -79,11 +79,11 @@ class LineUp:
                 raise UsageError(f"--precision {precision}: one of {known}{did_you_mean(precision, PRECISIONS)}")
         out.log(f"exporting an untrained {network.backbone}: {', '.join(precisions)}")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="queryopt-latency-")))
-        folded = untrained_model(folder / "folded.onnx", network.backbone, network.bits)
+        folded = network.export(folder / "folded.onnx")
         made: list[tuple[Path, str]] = []
         for precision in precisions:
             if precision == "fp32":
-                plain = untrained_model(folder / "plain.onnx", network.backbone, network.bits, fold=False)
+                plain = network.export(folder / "plain.onnx", fold=False)
                 made += [(plain, "plain"), (folded, "folded")]
             else:
                 made.append((in_precision(folded, folder / f"{precision}.onnx", precision), f"folded, {precision}"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from queryopt.bench.speed.untrained import Untrained
 from queryopt.cli import Output, option_group
 from queryopt.errors import MissingError, UsageError
 from queryopt.text import display_path, install_extra
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ModelFiles",
-    "Untrained",
     "check_picture",
     "count",
     "listed",
@@ -97,18 +97,11 @@ def model_files_options(help: str) -> Callable[[Callable[..., Any]], Callable[..
     )
 
 
-@dataclass(frozen=True)
-class Untrained:
-    """A network with random weights, as fast as a trained one."""
-
-    backbone: str = "resnet50"
-    bits: int = 12
-
-
 def _untrained(backbone: str | None, bits: int | None) -> Untrained | None:
     if backbone is None and bits is None:
         return None
-    return Untrained(backbone or "resnet50", bits or 12)
+    usual = Untrained()
+    return Untrained(backbone or usual.backbone, bits or usual.bits)
 
 
 untrained_options = option_group(

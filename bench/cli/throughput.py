@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from queryopt.bench.cli.options import Untrained, show, untrained_options
+from queryopt.bench.cli.options import show, untrained_options
+from queryopt.bench.speed.untrained import Untrained
 from queryopt.cli import Command, Output, batch_option, common_options, threads_option
 from queryopt.errors import InputError, UsageError
 from queryopt.text import display_path
@@ -55,7 +56,6 @@ def command(
     if model is not None and untrained is not None:
         raise UsageError("--backbone and --bits are of an untrained model: leave them out, or leave out --model")
     from queryopt.bench.speed.throughput import make_pictures, measure
-    from queryopt.bench.speed.untrained import untrained_model
 
     with tempfile.TemporaryDirectory(prefix="queryopt-throughput-") as temporary:
         place = Path(temporary)
@@ -63,7 +63,7 @@ def command(
         if model is None:
             made = untrained or Untrained()
             out.log(f"exporting an untrained {made.backbone}")
-            model = untrained_model(place / "model.onnx", made.backbone, made.bits)
+            model = made.export(place / "model.onnx")
         with out.progress("measure", rounds, unit="rounds") as advance:
             report = measure(model, paths, rounds=rounds, obvious=peers == "dataloader", progress=advance, **settings)
     show(out, report)

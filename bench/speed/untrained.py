@@ -1,6 +1,6 @@
 """Models with random weights: as fast as trained ones, and made without data."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from queryopt.train.checkpoint import Checkpoint
     from queryopt.train.network_config import NetworkConfig
 
-__all__ = ["in_precision", "network_config", "untrained_checkpoint", "untrained_model"]
+__all__ = ["Untrained", "in_precision", "network_config"]
 
 _NOISE_PICTURES = 4
 """That int8 is calibrated on: ranges change no time."""
@@ -32,34 +32,36 @@ def network_config(
     return preset_config(preset, bits=bits, backbone=backbone, branches=branches, image_size=image_size).network
 
 
-def untrained_checkpoint(backbone: str = "resnet50", bits: int = 12) -> "Checkpoint":
-    """A network with random weights, drawn from one seed. UsageError as network_config."""
-    import torch
+@dataclass(frozen=True)
+class Untrained:
+    """A network with random weights, drawn from one seed. UsageError as network_config, when it is made."""
 
-    from queryopt.train.checkpoint import Checkpoint
-    from queryopt.train.config import TrainConfig
-    from queryopt.train.network import QueryOpt
+    backbone: str = "resnet50"
+    bits: int = 12
 
-    config = network_config(bits, backbone)
-    torch.manual_seed(0)
-    return Checkpoint(TrainConfig(config), QueryOpt(config).eval().state_dict(), Path("untrained.safetensors"))
+    def checkpoint(self) -> "Checkpoint":
+        import torch
 
+        from queryopt.train.checkpoint import Checkpoint
+        from queryopt.train.config import TrainConfig
+        from queryopt.train.network import QueryOpt
 
-def untrained_model(path: Path, backbone: str = "resnet50", bits: int = 12, *, fold: bool = True) -> Path:
-    """Export a network with random weights to `path`, in float32. MissingError without torch and onnx.
+        config = network_config(self.bits, self.backbone)
+        torch.manual_seed(0)
+        return Checkpoint(TrainConfig(config), QueryOpt(config).eval().state_dict(), Path("untrained.safetensors"))
 
-    fold: see queryopt.export.export_onnx.
-    """
-    try:
-        from queryopt.export import export_onnx
+    def export(self, path: Path, *, fold: bool = True) -> Path:
+        """Write it to `path`, in float32. MissingError without torch and onnx. fold: as in export_onnx."""
+        try:
+            from queryopt.export import export_onnx
 
-        checkpoint = untrained_checkpoint(backbone, bits)
-        export_onnx(checkpoint, path, parity=False, fold=fold)
-    except ImportError as error:
-        raise MissingError(
-            f"an untrained network needs the packages of training ({error}): {install_extra('train')}; or give --model"
-        ) from None
-    return path
+            export_onnx(self.checkpoint(), path, parity=False, fold=fold)
+        except ImportError as error:
+            extra = install_extra("train")
+            raise MissingError(
+                f"an untrained network needs the packages of training ({error}): {extra}; or give --model"
+            ) from None
+        return path
 
 
 def in_precision(source: Path, target: Path, precision: str) -> Path:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from queryopt.bench.speed.untrained import untrained_checkpoint
+from queryopt.bench.speed.untrained import Untrained
 from queryopt.text import display_path
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
 
@@ -14,7 +14,7 @@ def load_subject(run: Path | None, backbone: str, bits: int) -> tuple[Checkpoint
 
     Raises CheckpointError as load_checkpoint.
     """
-    checkpoint = untrained_checkpoint(backbone, bits) if run is None else load_checkpoint(run)
+    checkpoint = Untrained(backbone, bits).checkpoint() if run is None else load_checkpoint(run)
     config = checkpoint.config.network
     what = "untrained" if run is None else display_path(run)
     return checkpoint, f"{what}: {config.backbone}, {config.bits} bits, {config.image_size} px"

@@ -5,7 +5,6 @@ To add a peer, write a class with the ModelContender protocol and name it in PEE
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.bench.speed.untrained import Untrained, network_config
 from queryopt.errors import MissingError, ModelError, UsageError
 from queryopt.runtime.backends import open_backend
 from queryopt.text import counted, did_you_mean, display_path, install_extra
@@ -20,7 +20,7 @@ from queryopt.text import counted, did_you_mean, display_path, install_extra
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["PEERS", "ModelContender", "Pixels", "Subject", "check_peers", "cpu_options", "open_model", "open_peer"]
+__all__ = ["PEERS", "ModelContender", "Pixels", "check_peers", "cpu_options", "open_model", "open_peer"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -57,15 +57,6 @@ class ModelContender(Protocol):
         """Free what it holds."""
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What peers are peers of: bits and backbone of an untrained network, and the threads of everybody."""
-
-    bits: int = 12
-    backbone: str = "resnet50"
-    threads: int = 1
-
-
 class BackendContender:
     """A model.onnx or model.plan in one of the runtime's backends. Raises as open_backend."""
 
@@ -93,19 +84,18 @@ class EagerContender:
 
     graph = None
 
-    def __init__(self, subject: Subject, precision: str) -> None:
+    def __init__(self, subject: Untrained, threads: int, precision: str) -> None:
         import torch
 
-        from queryopt.bench.speed.untrained import network_config
         from queryopt.train.methods import build_network
 
-        torch.set_num_threads(subject.threads)
+        torch.set_num_threads(threads)
         torch.manual_seed(0)
         config = network_config(subject.bits, subject.backbone)
         self._network = build_network(config).eval()
         self._dtype = {"fp32": None, "bf16": torch.bfloat16}[precision]
         self.name = "PyTorch eager" if precision == "fp32" else f"PyTorch eager, {precision} autocast"
-        self.runs_on = f"torch {torch.__version__.split('+')[0]} (CPU, {counted(subject.threads, 'thread', 'threads')})"
+        self.runs_on = f"torch {torch.__version__.split('+')[0]} (CPU, {counted(threads, 'thread', 'threads')})"
         self.precision = precision
         self.image_size = config.image_size
 
@@ -134,7 +124,7 @@ class PlainResNet:
     precision = "fp32"
     image_size = 224
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Untrained, threads: int) -> None:
         import onnx
         import onnxruntime
         import torch
@@ -154,10 +144,10 @@ class PlainResNet:
         assert program is not None
         onnx.save(program.model_proto, self.graph)
         self._session = onnxruntime.InferenceSession(
-            str(self.graph), cpu_options(subject.threads), providers=["CPUExecutionProvider"]
+            str(self.graph), cpu_options(threads), providers=["CPUExecutionProvider"]
         )
         self._input = self._session.get_inputs()[0].name
-        self.runs_on = f"onnxruntime {onnxruntime.__version__} (CPU, {counted(subject.threads, 'thread', 'threads')})"
+        self.runs_on = f"onnxruntime {onnxruntime.__version__} (CPU, {counted(threads, 'thread', 'threads')})"
 
     def prepare(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """Float32 [b, 3, s, s]."""
@@ -172,7 +162,7 @@ class PlainResNet:
         self._folder.cleanup()
 
 
-PEERS: dict[str, Callable[[Subject], ModelContender]] = {
+PEERS: dict[str, Callable[[Untrained, int], ModelContender]] = {
     "eager": partial(EagerContender, precision="fp32"),
     "eager-bf16": partial(EagerContender, precision="bf16"),
     "resnet50": PlainResNet,
@@ -196,10 +186,10 @@ def check_peers(names: tuple[str, ...]) -> None:
             raise UsageError(f"no peer is called {name!r}: there are {', '.join(PEERS)}{did_you_mean(name, PEERS)}")
 
 
-def open_peer(name: str, subject: Subject) -> ModelContender:
-    """The peer of this name. MissingError where its packages are not installed."""
+def open_peer(name: str, subject: Untrained, threads: int) -> ModelContender:
+    """The peer of this name and of this network. MissingError where its packages are not installed."""
     try:
-        return PEERS[name](subject)
+        return PEERS[name](subject, threads)
     except ImportError as error:
         raise MissingError(f"{name} needs the packages of training ({error}): {install_extra('train')}") from None
 

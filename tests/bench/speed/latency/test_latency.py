@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from queryopt.bench.speed.harness import Schedule
-from queryopt.bench.speed.latency.contenders import PEERS, Subject, check_peers, open_model, open_peer
+from queryopt.bench.speed.latency.contenders import PEERS, check_peers, open_model, open_peer
 from queryopt.bench.speed.latency.layers import profile_layers
 from queryopt.bench.speed.latency.peak import Machine
 from queryopt.bench.speed.latency.plot import plot_latency
 from queryopt.bench.speed.latency.report import measure_latency, time_models
+from queryopt.bench.speed.untrained import Untrained
 from queryopt.errors import ModelError, UsageError
 from queryopt.export.count import count_multiply_adds
 
@@ -51,8 +52,8 @@ def test_all_get_the_same_batch_in_turn() -> None:
 
 def test_report(tmp_path: Path) -> None:
     contenders = [
-        open_peer("eager", Subject(12, "tiny", 1)),
-        open_peer("eager-bf16", Subject(12, "tiny", 1)),
+        open_peer("eager", Untrained("tiny"), 1),
+        open_peer("eager-bf16", Untrained("tiny"), 1),
         open_model(MODEL, "auto", 1),
     ]
     report = measure_latency(contenders, [1, 4], threads=1, rounds=2, seconds=0.01, layers=True)
@@ -89,7 +90,7 @@ def test_layers_hold_all_the_products_of_the_graph() -> None:
 
 
 def test_plain_resnet() -> None:
-    contender: Any = open_peer("resnet50", Subject(threads=1))
+    contender: Any = open_peer("resnet50", Untrained(), 1)
     scores = contender.run(contender.prepare(np.zeros((1, 224, 224, 3), np.uint8)))
     assert scores[0].shape == (1, 1000)
     assert contender.graph is not None
