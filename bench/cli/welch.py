@@ -2,20 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from queryopt.bench.tables import figures_table
 from queryopt.cli import Command, Output, common_options, threads_option
-from queryopt.errors import DataError, ExitCode, MissingError
+from queryopt.errors import ExitCode, MissingError
 from queryopt.text import display_path, install_extra
-from queryopt.train.run_files import LAST, find_checkpoint
+from queryopt.train.run_files import find_checkpoint
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from queryopt.bench.quality.welch import WelchReport
-    from queryopt.progress import Progress
+    from queryopt.bench.quality.welch import CodesOf, WelchReport
 
 __all__ = ["command"]
 
@@ -46,7 +46,7 @@ __all__ = ["command"]
 def command(
     out: Output,
     checkpoints: tuple[str, ...],
-    codes_of: str,
+    codes_of: "CodesOf | Literal['auto']",
     data: str | None,
     folder: Path | None,
     threads: int | None,
@@ -68,7 +68,9 @@ def command(
         import torch  # noqa: F401
     except ImportError:
         raise MissingError(f"reading a checkpoint needs torch: {install_extra('train')}") from None
-    reports = [_report(name, codes_of, data, threads, out.progress) for name in checkpoints]
+    from queryopt.bench.quality.welch import welch_of_run
+
+    reports = [welch_of_run(name, codes_of, data, threads=threads, progress=out.progress) for name in checkpoints]
     reports.sort(key=lambda report: (report.bits, report.branches))
     out.result({"runs": [report.to_dict() for report in reports]})
     out.print(_table(reports))
@@ -82,49 +84,24 @@ def command(
     return ExitCode.DONE
 
 
-def _report(name: str, codes_of: str, data: str | None, threads: int | None, progress: "Progress") -> "WelchReport":
-    from queryopt.bench.quality.welch import network_class_codes, solved_class_codes, welch_report
-    from queryopt.train.checkpoint import load_checkpoint
-    from queryopt.train.data import split_validation
-    from queryopt.train.open_set import hold_out_classes
-    from queryopt.train.sources import load_data
-
-    checkpoint = load_checkpoint(name)
-    config = checkpoint.config
-    if not (where := data or config.data):
-        raise DataError(f"{display_path(name)}: its configuration doesn't say where its pictures lie: give --data")
-    splits = load_data(where, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
-    seen = hold_out_classes(splits, config.open_set, config.seed).seen
-    images, _ = split_validation(seen.train, config.validation_fraction, config.seed)
-    run = Path(name) if Path(name).is_dir() or Path(name).name == LAST else checkpoint.folder
-    last = run / LAST if run.is_dir() else run
-    if codes_of == "solved" or (codes_of == "auto" and last.is_file()):
-        codes = solved_class_codes(run, images)
-    else:
-        codes = network_class_codes(checkpoint, images, threads=threads, progress=progress)
-    return welch_report(display_path(name), config.method, codes)
-
-
 def _table(reports: "list[WelchReport]") -> "Table":
-    from rich.table import Table
-
-    table = Table(title="Cosines between the classes' codes", title_justify="left")
-    table.add_column("run", no_wrap=True)
-    for name in ("codes", "classes", "bits", "N", "distinct codes"):
-        table.add_column(name, justify="right")
-    for which in ("all columns", "the code"):
-        for name in ("Welch bound", "rms", "largest"):
-            table.add_column(f"{which}:\n{name}", justify="right")
+    numbers = ("codes", "classes", "bits", "N", "distinct codes")
+    cosines = (
+        f"{which}:\n{name}" for which in ("all columns", "the code") for name in ("Welch bound", "rms", "largest")
+    )
+    table = figures_table("Cosines between the classes' codes", "run", *numbers, *cosines)
     for report in reports:
-        numbers = (report.all_columns.classes, report.bits, report.branches, report.distinct)
-        parts = (report.all_columns, report.code)
-        cosines = [f"{value:.3f}" for part in parts for value in (part.bound, part.rms, part.largest)]
-        table.add_row(report.source, report.codes_of, *(f"{number:,}" for number in numbers), *cosines)
+        every, code = report.all_columns, report.code
+        counts = (every.classes, report.bits, report.branches, report.distinct)
+        values = (value for part in (every, code) for value in (part.bound, part.rms, part.largest))
+        table.add_row(
+            report.source, report.codes_of, *(f"{n:,}" for n in counts), *(f"{value:.3f}" for value in values)
+        )
     return table
 
 
 def _write(out: Output, reports: "list[WelchReport]", folder: Path) -> None:
-    from queryopt.bench.quality.welch_plot import plot_welch
+    from queryopt.bench.quality.welch import plot_welch
     from queryopt.files import replacing
 
     folder.mkdir(parents=True, exist_ok=True)

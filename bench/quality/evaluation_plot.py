@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, BinaryIO
 
+from queryopt.bench.figure import new_figure, plain
 from queryopt.bench.quality.evaluate import Evaluation
 from queryopt.text import display_path
 
@@ -19,12 +20,7 @@ _NAME_LENGTH = 34
 
 def plot_evaluations(evaluations: Mapping[str, Evaluation], file: BinaryIO) -> None:
     """Write a PNG of evaluations, by their titles, the first of which orders the classes."""
-    # The Agg canvas directly: no display, and none of pyplot's global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(15, 4.6)
     curve, radius, ordered, named = figure.subplots(1, 4)
     lines = draw_curve(curve, evaluations)
     curve.set_title("one point a radius, mean over queries", fontsize=10)
@@ -83,8 +79,7 @@ def draw_worst(axes: "Axes", evaluations: Mapping[str, Evaluation]) -> None:
         rows = [i + n * height for i in range(len(worst))]
         axes.barh(rows, [scores_of.get(score.label, 0.0) for score in worst], height, color=f"C{n}")
     middle = (len(evaluations) - 1) * height / 2
-    # Without mathtext: a class may be called $x$.
-    names = [_short(str(score.label)).replace("$", r"\$") for score in worst]
+    names = [plain(str(score.label), _NAME_LENGTH) for score in worst]
     axes.set_yticks([i + middle for i in range(len(worst))], names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.02)
@@ -97,8 +92,3 @@ def _share(axes: "Axes", x: str, y: str) -> None:
     axes.set_ylabel(y)
     axes.set_ylim(-0.02, 1.02)
     axes.grid(alpha=0.25)
-
-
-def _short(name: str) -> str:
-    shown = display_path(name)
-    return shown if len(shown) <= _NAME_LENGTH else f"{shown[: _NAME_LENGTH - 1]}…"

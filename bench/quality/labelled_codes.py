@@ -25,6 +25,7 @@ __all__ = [
     "hash_labelled",
     "hash_network",
     "index_codes",
+    "network_logits",
     "own_rows",
 ]
 
@@ -125,7 +126,22 @@ def hash_network(
     threads: int | None = None,
     batch: int = 64,
 ) -> LabelledCodes:
-    """The same with a trained network, on the device that it is on: what its export gives, where there is none yet.
+    """The same with a trained network, on the device that it is on: what its export gives, where there is none yet."""
+    logits, rows, failures = network_logits(network, images, progress, description, threads=threads, batch=batch)
+    return _of_rows(images, rows, network.config.bits, pack_codes(logits >= 0), failures, logits)
+
+
+def network_logits(
+    network: "HashNetwork",
+    images: LabelledImages,
+    progress: Progress,
+    description: str,
+    *,
+    branches: int = 1,
+    threads: int | None = None,
+    batch: int = 64,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp], dict[bytes, str]]:
+    """Logits float32 [n, bits * branches], whose pictures they are (rows of images [n]), and what could not be read.
 
     network: in eval mode.
     """
@@ -148,15 +164,13 @@ def hash_network(
                 kept.append(part.kept)
                 if part.kept.any():
                     pictures = to_input(part.pictures, preprocessing, device, False)
-                    logits.append(network(pictures, branches=1).cpu().numpy())
+                    logits.append(network(pictures, branches=branches).cpu().numpy())
                 advance(len(part.kept))
         finally:
             source.close()
-    values = np.concatenate(logits)
     root = os.path.abspath(os.fsencode(images.root))
     failures = {os.path.join(root, os.fsencode(path)): reason for path, reason in source.failures.items()}
-    rows = np.flatnonzero(np.concatenate(kept))
-    return _of_rows(images, rows, network.config.bits, pack_codes(values >= 0), failures, values)
+    return np.concatenate(logits), np.flatnonzero(np.concatenate(kept)), failures
 
 
 def index_codes(index: "HashIndex") -> LabelledCodes:

@@ -14,6 +14,7 @@ from queryopt.train.data import LabelledImages
 
 if TYPE_CHECKING:
     from queryopt.train.config import TrainConfig
+    from queryopt.train.open_set import OpenSet
 
 __all__ = ["DataSource", "EvaluationPictures", "full_paths", "labelled_folder"]
 
@@ -71,7 +72,7 @@ class DataSource:
     def of_config(cls, config: "TrainConfig", run: str | os.PathLike[str], data: str | None = None) -> "DataSource":
         """As a run of this configuration divides its data. run: names it in errors."""
         if not (data := data or config.data):
-            raise DataError(f"{display_path(run)}: its config.json doesn't say where its pictures lie: give --data")
+            raise DataError(f"{display_path(run)}: its configuration doesn't say where its pictures lie: give --data")
         return cls(data, config.seed, config.test_fraction, config.validation_fraction, config.open_set)
 
     def pictures(
@@ -87,11 +88,8 @@ class DataSource:
         DataError where there are no queries.
         """
         from queryopt.train.data import split_validation
-        from queryopt.train.open_set import hold_out_classes
-        from queryopt.train.sources import load_data
 
-        splits = load_data(self.data, seed=self.seed, test_fraction=self.test_fraction, progress=progress)
-        divided = hold_out_classes(splits, self.open_set, self.seed)
+        divided = self._divided(progress)
         gallery, queries = divided.seen.train, divided.seen.test
         if split == "validation" or trained_only:
             gallery, held_back = split_validation(gallery, self.validation_fraction, self.seed)
@@ -104,6 +102,19 @@ class DataSource:
         if not len(divided.unseen.test):
             raise DataError(f"{display_path(self.data)}: there are no test pictures of the unseen classes")
         return EvaluationPictures(gallery, queries, (divided.unseen.train, divided.unseen.test))
+
+    def training_pictures(self, progress: Progress | None = None) -> LabelledImages:
+        """What a run trains on: without what it sets aside, and without the classes that it holds out."""
+        from queryopt.train.data import split_validation
+
+        return split_validation(self._divided(progress).seen.train, self.validation_fraction, self.seed)[0]
+
+    def _divided(self, progress: Progress | None) -> "OpenSet":
+        from queryopt.train.open_set import hold_out_classes
+        from queryopt.train.sources import load_data
+
+        splits = load_data(self.data, seed=self.seed, test_fraction=self.test_fraction, progress=progress)
+        return hold_out_classes(splits, self.open_set, self.seed)
 
 
 def labelled_folder(folder: str | os.PathLike[str]) -> tuple[LabelledImages, int]:

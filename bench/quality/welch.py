@@ -7,13 +7,15 @@ that is the figure that can come near to the bound; the largest one is 1 as soon
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.bench.figure import new_figure
 from queryopt.errors import CheckpointError, MismatchError, UsageError
 from queryopt.progress import Progress, no_progress
 from queryopt.text import display_path
@@ -32,16 +34,18 @@ __all__ = [
     "cosine_matrix",
     "distinct_codes",
     "network_class_codes",
+    "plot_welch",
     "solved_class_codes",
     "welch_bound",
+    "welch_of_run",
     "welch_report",
 ]
 
 CodesOf: TypeAlias = Literal["solved", "network"]
 """Whose codes: B, which the run solved from labels for its training pictures, or the network's relaxed ones of them."""
 
-_BATCH = 64
 _PICTURES = 20
+_BOUND, _RMS, _LARGEST = "#5f6773", "#33608c", "#c6543c"
 
 _Floats = npt.NDArray[np.float64]
 
@@ -90,7 +94,6 @@ class WelchReport:
     distinct: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
         return asdict(self)
 
 
@@ -178,40 +181,80 @@ def network_class_codes(
 
     Pictures that can't be read are left out. DataError where none of them can.
     """
-    import torch
-
-    from queryopt.train.inputs import to_input
-    from queryopt.train.pictures import PictureSource
+    from queryopt.bench.quality.labelled_codes import network_logits
 
     config = checkpoint.config.network
-    network = checkpoint.network()
-    preprocessing = config.preprocessing
-    rows = np.sort(np.concatenate([np.flatnonzero(images.labels == k)[:pictures] for k in range(len(images.classes))]))
-    batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
-    source = PictureSource(images, preprocessing, threads=threads)
-    outputs, kept = [], []
-    with (progress or no_progress)("class codes", len(rows), "images") as advance, torch.inference_mode():
-        for asked, batch in zip(batches, source.plain_batches(batches), strict=True):
-            if batch.kept.any():
-                logits = network(to_input(batch.pictures, preprocessing, "cpu", False), branches=config.branches)
-                outputs.append(torch.tanh(logits).double().numpy())
-                kept.append(asked[batch.kept])
-            advance(len(asked))
-    source.close()
-    means = class_means(np.concatenate(outputs), images.labels[np.concatenate(kept)])
-    return ClassCodes(means, config.bits, config.branches, "network")
+    first = [np.flatnonzero(images.labels == label)[:pictures] for label in range(len(images.classes))]
+    chosen = images.subset(np.sort(np.concatenate(first)))
+    logits, rows, _ = network_logits(
+        checkpoint.network(),
+        chosen,
+        progress or no_progress,
+        "class codes",
+        branches=config.branches,
+        threads=threads,
+    )
+    return ClassCodes(class_means(np.tanh(logits), chosen.labels[rows]), config.bits, config.branches, "network")
 
 
 def welch_report(source: str, method: str, codes: ClassCodes) -> WelchReport:
     """What there is to say about these class codes."""
     code = codes.values[:, : codes.bits]
-    return WelchReport(
-        source,
-        codes.codes_of,
-        method,
-        codes.bits,
-        codes.branches,
-        coherence(codes.values),
-        coherence(code),
-        distinct_codes(code),
-    )
+    whose = codes.codes_of, method, codes.bits, codes.branches
+    return WelchReport(source, *whose, coherence(codes.values), coherence(code), distinct_codes(code))
+
+
+def welch_of_run(
+    checkpoint: str | os.PathLike[str],
+    codes_of: CodesOf | Literal["auto"] = "auto",
+    data: str | None = None,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> WelchReport:
+    """The class codes of a run folder or checkpoint.
+
+    codes_of: auto: those that the run solved, where there is a last.pt, else the network's.
+    data: where its training pictures lie now, None for where they were.
+    """
+    from queryopt.bench.quality.pictures import DataSource
+    from queryopt.train.checkpoint import load_checkpoint
+    from queryopt.train.run_files import LAST
+
+    loaded = load_checkpoint(checkpoint)
+    images = DataSource.of_config(loaded.config, checkpoint, data).training_pictures(progress)
+    path = Path(checkpoint)
+    run = path if path.is_dir() or path.name == LAST else loaded.folder
+    last = run / LAST if run.is_dir() else run
+    if codes_of == "solved" or (codes_of == "auto" and last.is_file()):
+        codes = solved_class_codes(run, images)
+    else:
+        codes = network_class_codes(loaded, images, threads=threads, progress=progress)
+    return welch_report(display_path(checkpoint), loaded.config.method, codes)
+
+
+def plot_welch(reports: Sequence[WelchReport], file: BinaryIO) -> None:
+    """Draw Figure 3 as a PNG, of at least one report: cosines over N, all columns of training on the left, the deployed
+    bits on the right.
+    """
+    figure = new_figure(10, 4)
+    axes = figure.subplots(1, 2, sharey=True)
+    at = [report.branches for report in reports]
+    most = max(at)
+    shown = range(1, most + 1)
+    for part, axis in zip(("all_columns", "code"), axes, strict=True):
+        found = [getattr(report, part) for report in reports]
+        axis.scatter(at, [one.rms for one in found], color=_RMS, label="root mean square", zorder=3)
+        axis.scatter(at, [one.largest for one in found], color=_LARGEST, marker="^", label="largest", zorder=3)
+        for classes, bits in sorted({(r.all_columns.classes, r.bits) for r in reports}):
+            bound = [welch_bound(classes, bits * (n if part == "all_columns" else 1)) for n in shown]
+            label = f"Welch bound, {classes} classes, {bits} bits" + (" x N" if part == "all_columns" else "")
+            axis.plot(shown, bound, color=_BOUND, marker="." if most == 1 else None, label=label)
+        axis.set_title("all columns of training, d = bits x N" if part == "all_columns" else "the code's own bits")
+        axis.set_xlabel("branches N")
+        axis.set_ylim(0, 1.03)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    axes[0].set_ylabel("|cosine| between two classes' codes")
+    figure.savefig(file, dpi=130, format="png")

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from queryopt.bench.quality.ablation.studies import Arm
+from queryopt.bench.quality.ablation.studies import Arm, Study, select_arms
 from queryopt.errors import UsageError
 from queryopt.text import did_you_mean, display_path
 from queryopt.train.config import TrainConfig
 from queryopt.train.methods import DEFAULT_METHOD, find_method
 from queryopt.train.presets import find_preset, preset_config
 
-__all__ = ["BUDGETS", "PlannedRun", "arm_config", "check_folders", "only_arms", "plan_runs"]
+__all__ = ["BUDGETS", "Ablation", "PlannedRun", "arm_config", "only_arms", "plan_runs"]
 
 BUDGETS: Mapping[str, Mapping[str, int]] = {"small": {"iterations": 18, "epochs": 2, "samples": 1200}}
 """Of every run, by preset, where nothing else is said: less than 4 minutes on two idle CPU cores. Other presets have
@@ -79,15 +79,45 @@ def only_arms(arms: Sequence[Arm], names: Sequence[str]) -> tuple[Arm, ...]:
     return tuple(known[name] for name in names) if names else tuple(arms)
 
 
-def check_folders(runs: Sequence[PlannedRun], out: Path) -> None:
-    """UsageError where a run's folder holds a run of another configuration: one table has one budget."""
-    from queryopt.train.checkpoint import read_run_config
+@dataclass(frozen=True)
+class Ablation:
+    """Studies with one budget.
 
-    for run in runs:
-        folder = out / run.folder
-        begun = read_run_config(folder) if folder.is_dir() else None
-        if begun is not None and (differences := begun.differences(run.config)):
-            raise UsageError(
-                f"{display_path(folder)}: a run of another configuration ({'; '.join(differences)}): give the options "
-                "that it began with, or another --out"
-            )
+    preset: where the options of the runs start from.
+    settings: what the user gave beside it, by the names of the configuration's fields; bits among them.
+    folder: where the runs lie, a folder each.
+    data_set: the name of an official data set, "" for other pictures.
+    """
+
+    studies: tuple[Study, ...]
+    preset: str
+    settings: Mapping[str, Any]
+    folder: Path
+    data_set: str = ""
+
+    @property
+    def bits(self) -> int:
+        return int(self.settings["bits"])
+
+    def runs(self, seeds: int, only: Sequence[str] = ()) -> tuple[PlannedRun, ...]:
+        """Those of every arm, or of the arms of these names."""
+        arms = only_arms(select_arms(self.studies, self.bits), only)
+        return plan_runs(arms, self.preset, self.settings, seeds)
+
+    def most_seeds(self) -> int:
+        """The largest seed that a run in the folder has, at least 1."""
+        seeds = [path.name.rpartition("-seed")[2] for path in self.folder.iterdir() if path.is_dir()]
+        return max((int(seed) for seed in seeds if seed.isascii() and seed.isdigit() and len(seed) < 5), default=1)
+
+    def check_folders(self, runs: Sequence[PlannedRun]) -> None:
+        """UsageError where a run's folder holds a run of another configuration: one table has one budget."""
+        from queryopt.train.checkpoint import read_run_config
+
+        for run in runs:
+            folder = self.folder / run.folder
+            begun = read_run_config(folder) if folder.is_dir() else None
+            if begun is not None and (differences := begun.differences(run.config)):
+                raise UsageError(
+                    f"{display_path(folder)}: a run of another configuration ({'; '.join(differences)}): give the "
+                    "options that it began with, or another --out"
+                )

@@ -3,12 +3,24 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
+from queryopt.bench.figure import new_figure
 from queryopt.bench.quality.ablation.paper import paper_map
 from queryopt.bench.quality.ablation.studies import Study
 
-__all__ = ["COLUMNS", "LEGEND", "Column", "Row", "StudyTable", "Value", "cells", "markdown", "study_table"]
+__all__ = [
+    "COLUMNS",
+    "LEGEND",
+    "Column",
+    "Row",
+    "StudyTable",
+    "Value",
+    "cells",
+    "markdown",
+    "plot_study",
+    "study_table",
+]
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,13 @@ COLUMNS = (
 )
 """What a table shows of a row."""
 
+_SERIES = (
+    ("deployed", "seen classes, deployed", "#33608c"),
+    ("paper_protocol", "seen classes, gallery of solved codes", "#93c6d6"),
+    ("unseen", "unseen classes, deployed", "#e3a93f"),
+)
+_PAPER = "#c6543c"
+
 LEGEND = (
     "mAP over the orders of ties. deployed: network codes on both sides; by logits: the same, ranked by the query's "
     "logits; solved gallery: gallery codes solved from labels, as the paper ranks; codes' limit: if every picture had "
@@ -116,7 +135,6 @@ class StudyTable:
         return any(row.paper is not None for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
         return asdict(self)
 
 
@@ -162,3 +180,31 @@ def markdown(tables: Sequence[StudyTable], about: Sequence[str] = ()) -> str:
         if table.missing:
             parts.append(f"Not run yet: {', '.join(table.missing)}.")
     return "\n\n".join(parts) + "\n"
+
+
+def plot_study(table: StudyTable, file: BinaryIO) -> None:
+    """Draw a PNG: each arm's mAP with its seeds' range, seen and unseen classes apart, and what the paper reports."""
+    series = [part for part in _SERIES if any(part[0] in row.values for row in table.rows)]
+    figure = new_figure(9, 1.6 + 0.55 * max(1, len(table.rows)))
+    axes = figure.subplots()
+    height = 0.8 / max(1, len(series))
+    for n, (name, label, colour) in enumerate(series):
+        drawn = [(i, row.values[name]) for i, row in enumerate(table.rows) if name in row.values]
+        at = [i + (n - (len(series) - 1) / 2) * height for i, _ in drawn]
+        means = [value.mean for _, value in drawn]
+        ranges = [[v.mean - v.low for _, v in drawn], [v.high - v.mean for _, v in drawn]]
+        axes.barh(at, means, height * 0.92, xerr=ranges, color=colour, label=label, error_kw={"linewidth": 1})
+    marked = [(i, row.paper / 100) for i, row in enumerate(table.rows) if row.paper is not None]
+    if marked:
+        axes.scatter([x for _, x in marked], [i for i, _ in marked], marker="D", color=_PAPER, label="the paper")
+    labels = [f"{row.label}  ({len(row.seeds)})" for row in table.rows]
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("tie-aware mAP; whiskers: smallest and largest of the seeds (their number in brackets)")
+    axes.set_title(table.title, loc="left")
+    axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if table.rows:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=4, frameon=False, fontsize=8)
+    figure.savefig(file, dpi=130, format="png")

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from queryopt.bench.machine import load_average
+from queryopt.bench.machine import load_average, take_head
 from queryopt.bench.quality.ablation.measure import measure_run
-from queryopt.bench.quality.ablation.plan import PlannedRun
+from queryopt.bench.quality.ablation.plan import Ablation, PlannedRun
+from queryopt.bench.quality.ablation.report import StudyTable, markdown, plot_study, study_table
 from queryopt.errors import QueryOptError
 from queryopt.files import replacing
 from queryopt.progress import Advance, Progress, no_progress
@@ -19,7 +20,7 @@ from queryopt.train.config import TrainConfig
 from queryopt.train.loop import train
 from queryopt.train.threads import torch_threads
 
-__all__ = ["RESULT", "RunOutcome", "read_result", "run_all", "seconds_for"]
+__all__ = ["RESULT", "RunOutcome", "read_result", "run_all", "seconds_for", "write_tables"]
 
 RESULT = "result.json"
 """What a run's folder holds once it is measured."""
@@ -76,6 +77,34 @@ def read_result(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, QueryOptError):
         return None
     return values if same and values.get("format_version") == _FORMAT else None
+
+
+def write_tables(ablation: Ablation, data: str) -> tuple[list[StudyTable], list[str]]:
+    """Write the tables over all measured runs of these studies: studies.json, studies.md, and a PNG a study.
+
+    data: as it was given. Returns the tables, and the files' names.
+    """
+    runs = ablation.runs(ablation.most_seeds())
+    results = [r for run in runs if (r := read_result(ablation.folder / run.folder, run.config)) is not None]
+    tables = [study_table(study, ablation.bits, results, ablation.data_set) for study in ablation.studies]
+    head = take_head(None)
+    values = {
+        "format_version": 1,
+        **head.to_dict(),
+        "data": data,
+        "tables": [table.to_dict() for table in tables],
+        "runs": results,
+    }
+    about = [f"`{head.command}`", f"{head.machine}; torch {head.versions['torch']}"]
+    with replacing(ablation.folder / "studies.json") as file:
+        file.write(json.dumps(values, indent=2).encode() + b"\n")
+    with replacing(ablation.folder / "studies.md") as file:
+        file.write(markdown(tables, about).encode())
+    pictures = [f"{table.study}.png" for table in tables]
+    for table, name in zip(tables, pictures, strict=True):
+        with replacing(ablation.folder / name) as file:
+            plot_study(table, file)
+    return tables, ["studies.json", "studies.md", *pictures]
 
 
 def seconds_for(config: TrainConfig, images: int, threads: int | None = None) -> float:

@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.bench.figure import new_figure
 from queryopt.bench.quality.bit_cards import AttributeMatch, BitCard
-from queryopt.bench.quality.report.figures import new_figure
 from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study
 from queryopt.bench.quality.report.tiles import Row, Strip, Tile

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.quality.report.figures import new_figure, plain
+from queryopt.bench.figure import new_figure, plain
 from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study, spread
 from queryopt.bench.quality.welch import cosine_matrix

@@ -18,7 +18,7 @@ from queryopt.text import display_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "Chart", "Figures", "new_figure", "plain", "styled"]
+__all__ = ["COLORS", "Chart", "Figures", "styled"]
 
 COLORS = ("#3b7dc4", "#d9603b", "#3a9a6b", "#9069c9", "#c99a2e", "#5f9ea8", "#c4598f", "#7d7d7d")
 """Of lines, in their order: each reads on white and on black."""
@@ -60,25 +60,6 @@ def styled() -> Iterator[None]:
     }
     with matplotlib.rc_context(style):
         yield
-
-
-def plain(text: str, most: int = 60) -> str:
-    """A name as matplotlib shows it unchanged, cut after so many characters: a class may be called $x$."""
-    shown = display_path(text)
-    return (shown if len(shown) <= most else f"{shown[: most - 1]}…").replace("$", r"\$")
-
-
-def new_figure(width: float = 6.0, height: float = 3.9, fitted: bool = True) -> "Figure":
-    """An empty figure of so many inches, on the Agg canvas: no display, and none of pyplot's global state.
-
-    fitted: axes make room for their labels.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained" if fitted else None)
-    FigureCanvasAgg(figure)
-    return figure
 
 
 @dataclass(frozen=True)

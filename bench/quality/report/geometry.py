@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from queryopt.bench.quality.report.figures import new_figure
+from queryopt.bench.figure import new_figure
 from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study
 from queryopt.bench.quality.welch import (

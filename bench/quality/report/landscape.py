@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.quality.report.figures import new_figure
+from queryopt.bench.figure import new_figure
 from queryopt.bench.quality.report.model import RunModel
 from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.bench.figure import new_figure, plain
 from queryopt.bench.quality.evaluation_plot import draw_classes, draw_curve, draw_radius, draw_worst
-from queryopt.bench.quality.report.figures import new_figure, plain
 from queryopt.bench.quality.report.page import Section
 from queryopt.bench.quality.report.study import Study
 from queryopt.bench.quality.report.tiles import Row, Strip, Tile

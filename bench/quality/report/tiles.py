@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.quality.report.figures import Figures, new_figure, plain
+from queryopt.bench.figure import new_figure, plain
+from queryopt.bench.quality.report.figures import Figures
 from queryopt.bench.quality.report.page import PACKAGE
 from queryopt.errors import ImageError
 from queryopt.runtime.pages import Markup, render

@@ -5,8 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from queryopt.bench.quality.ablation.plot import plot_study
-from queryopt.bench.quality.ablation.report import cells, markdown, study_table
+from queryopt.bench.quality.ablation.report import cells, markdown, plot_study, study_table
 from queryopt.bench.quality.ablation.studies import find_study
 
 
