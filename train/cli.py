@@ -6,19 +6,36 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.cli import Command, Output, common_options, threads_option
+from queryopt.cli import Command, Output, common_options
 from queryopt.codes import check_bits
 from queryopt.errors import ExitCode, MissingError, UsageError
 from queryopt.text import counted, display_path, install_extra
 from queryopt.train.datasets import dataset_names
 from queryopt.train.launch import launched, muted, say_once
-from queryopt.train.methods import find_method, method_names
+from queryopt.train.method_rules import find_rules, method_names
+from queryopt.train.options import (
+    SECTIONS,
+    CodeOptions,
+    DataOptions,
+    LearningOptions,
+    NetworkOptions,
+    PictureOptions,
+    RunOptions,
+    SpeedOptions,
+    code_options,
+    data_options,
+    learning_options,
+    network_options,
+    picture_options,
+    run_options,
+    settings_of,
+    speed_options,
+)
 from queryopt.train.presets import PRESETS, find_preset, preset_table
 from queryopt.train.run_files import LAST, check_unused
 from queryopt.train.sources import check_source, load_data, official_source, with_root
@@ -29,16 +46,6 @@ if TYPE_CHECKING:
     from queryopt.train.loop import TrainResult
 
 __all__ = ["main"]
-
-
-def _named_number(text: str) -> tuple[str, float]:
-    name, equals, number = text.partition("=")
-    try:
-        if name and equals:
-            return name, float(number)
-    except ValueError:
-        pass
-    raise click.BadParameter(f"{text}: a name and a number, as in eta=10")
 
 
 _EPILOG = f"""\b
@@ -74,8 +81,18 @@ Presets:
 )
 
 
+_NO_DATA = "Missing option '--data': a folder with one sub-folder a class, or synthetic:birds"
+
+
 class _TrainCommand(Command):
-    """Started several times by torchrun, it speaks once."""
+    """Started several times by torchrun, it speaks once. Its --help has a section for each group of options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {parameter.name: parameter.get_help_record(ctx) for parameter in self.get_params(ctx)}
+        sections = {title: [records.pop(each.name) for each in fields(group)] for title, group in SECTIONS.items()}
+        for title, lines in {**sections, "Options": list(records.values())}.items():
+            with formatter.section(title):
+                formatter.write_dl([line for line in lines if line is not None])
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         self._stderr = sys.stderr
@@ -90,99 +107,23 @@ class _TrainCommand(Command):
 
 
 @click.command(cls=_TrainCommand, name="qo-train", epilog=_EPILOG, context_settings={"max_content_width": 110})
-@click.option(
-    "--data",
-    help="A folder with one sub-folder a class (or train/ and test/ with those), the name of an official data set "
-    "(see below), or synthetic:birds.",
-)
-@click.option("--root", type=click.Path(), help="The folder of an official data set, or the one that holds it.")
-@click.option("--any-size", is_flag=True, help="Take a part of an official data set: its counts are not checked.")
-@click.option(
-    "--download", is_flag=True, help="Fetch the data set into --root first if it isn't there (aircraft, food101)."
-)
-@click.option("--out", "folder", required=True, type=click.Path(), help="The run folder to write.")
-@click.option(
-    "--preset",
-    help="Where the other options start from; see below.  [default: on a GPU default, or paper-NAME for an official "
-    "data set; on a CPU small]",
-)
-@click.option("--resume", is_flag=True, help="Continue the run in --out, if there is one; its own options are kept.")
-@click.option("--method", help=f"How codes are learnt: {', '.join(method_names())}.  [default: queryopt]")
-@click.option(
-    "--method-option",
-    "method_options",
-    metavar="NAME=NUMBER",
-    multiple=True,
-    callback=lambda context, parameter, values: dict(map(_named_number, values)) or None,
-    help="A hyper-parameter of the method that is not the published one; can be given several times.",
-)
-@click.option("--bits", type=int, help="Length of a code, 1 to 64.")
-@click.option("--backbone", help="resnet50, resnet18, resnet34, resnet101, small or tiny.")
-@click.option("--weights", help="Backbone weights to start from: imagenet, none, or a file.")
-@click.option("--image-size", type=int, help="Pixels of the square input.")
-@click.option("--dim", type=int, help="Width of tokens and queries.")
-@click.option("--heads", type=int, help="Heads of an attention.")
-@click.option("--feedforward", type=int, help="Hidden width of the feed-forward blocks.")
-@click.option("--branches", type=int, help="N, the queries and their rolled copies in training, 1 to 384.")
-@click.option("--fusion/--no-fusion", default=None, help="Top-down fusion and encoder (off: an ablation).")
-@click.option("--queries/--no-queries", default=None, help="A query a bit (off: an ablation).")
-@click.option("--freeze/--no-freeze", default=None, help="Keep a ResNet's first layers as they are.")
-@click.option("--iterations", type=int, help="Outer iterations; 0 writes the untrained network.")
-@click.option("--epochs", type=int, help="Inner epochs of an outer iteration.")
-@click.option("--samples", type=int, help="Pictures drawn for an outer iteration (at most all).")
-@click.option("--batch", type=int, help="Pictures in one step.")
-@click.option("--optimizer", help="sgd or adamw.")
-@click.option("--lr", type=float, help="Learning rate (the peak of one-cycle).")
-@click.option("--schedule", help="steps, one-cycle or constant.")
-@click.option(
-    "--lr-step",
-    "lr_steps",
-    type=int,
-    multiple=True,
-    help="Outer iteration at which the schedule steps multiplies the rate by 0.1; can be given several times.",
-)
-@click.option("--weight-decay", type=float, help="Of the optimizer.")
-@click.option("--gamma", type=float, help="Weight of the quantisation term, as it is (presets may scale theirs).")
-@click.option("--scale-gamma/--no-scale-gamma", default=None, help="Lower it on sets smaller than CUB-200-2011.")
-@click.option(
-    "--classification-weight",
-    type=float,
-    help="Also learn to classify from the code, with this weight (the paper's Table 5; 0 for not). Not exported.",
-)
-@click.option("--codes", help="How the training pictures' codes start: noise (the paper), separated or visual.")
-@click.option(
-    "--warm-up", type=int, help="With visual codes: outer iterations that train the trunk before they are read."
-)
-@click.option("--hold", type=int, help="Outer iterations, from the first, that leave these codes as they start.")
-@click.option("--hold-solver/--no-hold-solver", default=None, help="Leave these codes as they start for good.")
-@click.option("--crop-scale", type=float, nargs=2, help="Smallest and largest share of a picture in a random crop.")
-@click.option("--flip/--no-flip", default=None, help="Mirror training pictures at random.")
-@click.option("--validation-fraction", type=float, help="Share of the training pictures that choose the checkpoint.")
-@click.option("--test-fraction", type=float, help="Share of each class kept for tests where there is no test part.")
-@click.option(
-    "--open-set",
-    type=float,
-    help="Classes that are never trained on, which qo-eval --run then measures apart: how many, or a share below 1.",
-)
-@click.option("--seed", type=int, help="What every random draw derives from.")
-@click.option("--channels-last/--no-channels-last", default=None, help="Memory layout of the pictures on a GPU.")
-@click.option("--amp", help="bf16: train in bfloat16 but for weights, head and loss (autocast); or none.")
-@click.option("--compile/--no-compile", default=None, help="Compile the network for training (torch.compile).")
-@click.option("--device", help="auto, cpu or cuda.")
-@click.option("--strict", is_flag=True, help="Stop at the first picture that can't be read.")
-@threads_option
+@data_options
+@run_options
+@network_options
+@learning_options
+@code_options
+@picture_options
+@speed_options
 @common_options
 def main(
-    data: str | None,
-    root: str | None,
-    any_size: bool,
-    download: bool,
-    folder: str,
-    preset: str | None,
-    resume: bool,
-    strict: bool,
+    data: DataOptions,
+    run: RunOptions,
+    network: NetworkOptions,
+    learning: LearningOptions,
+    codes: CodeOptions,
+    pictures: PictureOptions,
+    speed: SpeedOptions,
     out: Output,
-    **options: Any,
 ) -> ExitCode:
     """Train codes on labelled pictures and write a run folder.
 
@@ -192,8 +133,8 @@ def main(
     What is not given is the preset's. `torchrun --nproc-per-node N -m queryopt.train …` trains in N processes, with the
     same result but for rounding: --batch is shared among them.
     """
-    run = Path(folder)
-    source = _check(run, data, root, any_size, preset, resume, download, options)
+    settings = settings_of(network, learning, codes, pictures, speed)
+    settings["data"] = _check(data, run, settings)
     # By default OpenMP's threads spin at every barrier: with anything else running on the machine, a training step took
     # many times as long. Read when torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -202,18 +143,18 @@ def main(
             raise MissingError(f"training needs {package}, which is not installed: {install_extra('train')}")
     from queryopt.train.distributed import joined
 
-    config, chosen = _config(run, preset, resume, {**options, "data": source})
+    config, chosen = _config(run, settings)
     with joined(config.device) as processes:
-        splits = processes.first_on_machine(lambda: _load(config, download, out))
+        splits = processes.first_on_machine(lambda: _load(config, data.download, out))
         if chosen is not None:
             out.log(f"preset: {chosen} ({PRESETS[chosen].summary}) Others: qo-train --help")
         if processes.count > 1:
             out.log(f"{processes.count} processes train together, each with a share of every batch of {config.batch}")
-        code = _train(config, splits, run, resume, strict, out)
+        code = _train(config, splits, run, out)
         return code if processes.first else ExitCode.DONE
 
 
-def _train(config: "TrainConfig", splits: "DataSplits", run: Path, resume: bool, strict: bool, out: Output) -> ExitCode:
+def _train(config: "TrainConfig", splits: "DataSplits", run: RunOptions, out: Output) -> ExitCode:
     from queryopt.train.loop import train
     from queryopt.train.open_set import hold_out_classes
 
@@ -231,15 +172,15 @@ def _train(config: "TrainConfig", splits: "DataSplits", run: Path, resume: bool,
         result = train(
             config,
             splits,
-            out=run,
-            resume=resume,
-            strict=strict,
+            out=run.folder,
+            resume=run.resume,
+            strict=run.strict,
             progress=out.progress,
             report=lambda line: _log_line(out, line, config),
         )
     except KeyboardInterrupt:
-        if (run / LAST).is_file():
-            out.log(f"stopped; continue with: qo-train --out {display_path(run)} --resume")
+        if (run.folder / LAST).is_file():
+            out.log(f"stopped; continue with: qo-train --out {display_path(run.folder)} --resume")
         raise
     for path, reason in sorted(result.skipped.items()):
         out.warn(f"{display_path(path)}: {reason}: left out")
@@ -256,33 +197,24 @@ def _train(config: "TrainConfig", splits: "DataSplits", run: Path, resume: bool,
     return ExitCode.SOME_FAILED if result.skipped else ExitCode.DONE
 
 
-def _check(
-    run: Path,
-    data: str | None,
-    root: str | None,
-    any_size: bool,
-    preset: str | None,
-    resume: bool,
-    download: bool,
-    options: dict[str, Any],
-) -> str | None:
+def _check(data: DataOptions, run: RunOptions, settings: dict[str, Any]) -> str | None:
     """Raise what can be said without torch, whose import takes seconds. Returns what --data and its options mean."""
-    check_unused(run, resume)
-    if preset is not None:
-        find_preset(preset)
-    if options["bits"] is not None:
-        check_bits(options["bits"])
-    if options["method"] is not None and options["method"] not in method_names():
-        find_method(options["method"])
-    source = with_root(data, root, any_size)
-    if source is not None and not download:
+    check_unused(run.folder, run.resume)
+    if run.preset is not None:
+        find_preset(run.preset)
+    if settings["bits"] is not None:
+        check_bits(settings["bits"])
+    if settings["method"] is not None and settings["method"] not in method_names():
+        find_rules(settings["method"])
+    source = with_root(data.data, data.root, data.any_size)
+    if source is not None and not data.download:
         check_source(source)
-    if source is None and not (resume and run.is_dir()):
-        raise UsageError("Missing option '--data': a folder with one sub-folder a class, or synthetic:birds")
+    if source is None and not (run.resume and run.folder.is_dir()):
+        raise UsageError(_NO_DATA)
     return source
 
 
-def _config(run: Path, preset: str | None, resume: bool, options: dict[str, Any]) -> tuple["TrainConfig", str | None]:
+def _config(run: RunOptions, settings: dict[str, Any]) -> tuple["TrainConfig", str | None]:
     """The configuration that the options mean: a preset's, or, with --resume, the run's own, with these changed.
 
     And the name of the preset, where it was chosen here.
@@ -290,18 +222,17 @@ def _config(run: Path, preset: str | None, resume: bool, options: dict[str, Any]
     from queryopt.train.checkpoint import read_run_config
     from queryopt.train.presets import default_preset, preset_config
 
-    options = {**options, "lr_steps": options["lr_steps"] or None}
-    begun = read_run_config(run) if resume else None
-    if begun is not None and preset is None:
-        return begun.override(**options), None
+    begun = read_run_config(run.folder) if run.resume else None
+    if begun is not None and run.preset is None:
+        return begun.override(**settings), None
     chosen = None
-    if preset is None:
-        official = official_source(options["data"]) if options["data"] else None
-        chosen = default_preset(options["device"] or "auto", official.dataset.name if official is not None else "")
-    config = preset_config(preset or chosen or "", **options)
+    if run.preset is None:
+        official = official_source(settings["data"]) if settings["data"] else None
+        chosen = default_preset(settings["device"] or "auto", official.dataset.name if official is not None else "")
+    config = preset_config(run.preset or chosen or "", **settings)
     if not config.data:
-        raise UsageError("Missing option '--data': a folder with one sub-folder a class, or synthetic:birds")
-    if options.get("test_fraction") is not None and official_source(config.data) is not None:
+        raise UsageError(_NO_DATA)
+    if settings["test_fraction"] is not None and official_source(config.data) is not None:
         raise UsageError(f"--test-fraction is not for {config.data}: an official data set has its own test pictures")
     return config, chosen
 

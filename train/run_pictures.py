@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from queryopt.card import Preprocessing
 from queryopt.errors import DataError
 from queryopt.text import display_path
 from queryopt.train.config import TrainConfig
@@ -53,9 +52,8 @@ class RunPictures:
         self.skipped: dict[str, str] = {}
         self._seed, self._processes, self._strict = config.seed, processes, strict
         threads = processes.threads(config.threads)
-        preprocessing = Preprocessing.for_size(config.network.image_size)
         self._for_training = PictureSource.for_training(replace(config, threads=threads), self.images)
-        self._for_validation = PictureSource(self.validation, preprocessing, threads=threads)
+        self._for_validation = PictureSource(self.validation, config.network.preprocessing, threads=threads)
 
     def close(self) -> None:
         self._for_training.close()
