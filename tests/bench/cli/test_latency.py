@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from queryopt.bench.cli.bench import main
@@ -28,27 +30,35 @@ def test_a_model_beside_eager_torch(tmp_path: Path) -> None:
     assert picture.stat().st_size > 0
 
 
-def test_an_untrained_network_plain_and_folded() -> None:
-    result = run("--backbone", "small", "--peers", "none", "--reference", "2", *QUICK, "--json")
+@pytest.fixture(scope="module")
+def untrained() -> tuple[dict[str, Any], str]:
+    """An untrained network in all precisions, exported once: the report, and what was said."""
+    options = ["--backbone", "small", "--precision", "fp32,bf16,int8", "--backend", "onnxruntime,openvino"]
+    result = run(*options, "--peers", "none", "--reference", "3", *QUICK, "--json")
     assert result.exit_code == 0, result.output
-    report = json.loads(result.stdout)
-    assert [row["name"] for row in report["rows"]] == ["plain", "folded"]
+    return json.loads(result.stdout), result.stderr
+
+
+def test_an_untrained_network_plain_and_folded(untrained: tuple[dict[str, Any], str]) -> None:
+    report, _ = untrained
+    plain, folded = (row for row in report["rows"] if row["precision"] == "fp32" and "onnxruntime" in row["runs_on"])
+    assert (plain["name"], folded["name"]) == ("plain", "folded")
     assert report["reference"] == "folded"
-    assert report["rows"][1]["multiply_adds"] < report["rows"][0]["multiply_adds"]
+    assert folded["wall_ratio"] == folded["cpu_ratio"] == 1
+    assert folded["multiply_adds"] < plain["multiply_adds"]
 
 
-def test_an_untrained_network_in_other_precisions() -> None:
-    options = ["--backbone", "tiny", "--precision", "bf16,int8", "--backend", "onnxruntime,openvino"]
-    result = run(*options, "--peers", "none", *QUICK, "--json")
-    assert result.exit_code == 0, result.output
-    rows = [(row["name"], row["runs_on"].split()[0], row["precision"]) for row in json.loads(result.stdout)["rows"]]
-    assert [row for row in rows if row[2] != "bf16"] == [
+def test_an_untrained_network_in_other_precisions(untrained: tuple[dict[str, Any], str]) -> None:
+    report, said = untrained
+    rows = [(row["name"], row["runs_on"].split()[0], row["precision"]) for row in report["rows"]]
+    assert [row for row in rows if row[2] == "int8"] == [
         ("folded, int8", "onnxruntime", "int8"),
         ("folded, int8", "openvino", "int8"),
     ]
     # No backend has every precision, and OpenVINO has this one on some processors.
-    assert "without folded, bf16 on onnxruntime" in result.stderr
+    assert "without folded, bf16 on onnxruntime" in said
     assert {row[1] for row in rows if row[2] == "bf16"} <= {"openvino"}
+    assert {row[2] for row in rows} <= {"fp32", "bf16", "int8"}
 
 
 def test_wrong_usage(tmp_path: Path) -> None:

@@ -40,9 +40,14 @@ def test_table() -> None:
 
 
 def test_the_obvious_way() -> None:
-    done = run(DATA / "pictures", "--model", MODEL, "--rounds", 1, "--threads", 1, "--peers", "dataloader")
+    done = run(DATA / "pictures", "--model", MODEL, "--rounds", 3, "--threads", 1, "--peers", "dataloader", "--json")
     assert done.exit_code == 0, done.output
-    assert "files to codes / DataLoader + eager" in done.stdout
+    values = json.loads(done.stdout)
+    rounds = values["rounds"]
+    for one in rounds:
+        assert one["gain"] == one["end_to_end"] / one["obvious"]
+    assert values["obvious"] == sorted(one["obvious"] for one in rounds)[1]
+    assert values["gain"] == sorted(one["gain"] for one in rounds)[1]
 
 
 def test_its_own_pictures_and_an_untrained_network_leave_nothing(

@@ -1,14 +1,22 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.table import Table
 
-from queryopt.bench.speed.throughput import PICTURE_SIZES, make_pictures, measure
+from queryopt.bench.speed.harness import Timing
+from queryopt.bench.speed.throughput import PICTURE_SIZES, Throughput, make_pictures, measure
 from queryopt.errors import InputError, ModelError, UsageError
 
 MODEL = Path(__file__).parents[2] / "data" / "v1" / "model.onnx"
+
+
+def names_of_rows(report: Throughput) -> list[str]:
+    (table,) = (part for part in report.render() if isinstance(part, Table))
+    return [str(cell) for cell in table.columns[0].cells]
 
 
 def test_measure(tmp_path: Path) -> None:
@@ -20,7 +28,7 @@ def test_measure(tmp_path: Path) -> None:
         ticks.append(count)
 
     given = [*paths, tmp_path / "bad.jpg"]
-    report = measure(MODEL, given, threads=1, batch=2, rounds=3, obvious=True, progress=tick)
+    report = measure(MODEL, given, threads=1, batch=2, rounds=3, progress=tick)
     assert (report.pictures, report.threads, report.batch, report.bits, report.image_size) == (5, 1, 2, 12, 32)
     assert ticks == [1, 1, 1]
     assert report.megabytes == pytest.approx(sum(os.stat(p).st_size for p in paths) / 5e6)
@@ -32,11 +40,14 @@ def test_measure(tmp_path: Path) -> None:
     assert [one["copy"] for one in rounds] == [None] * 3
     # Medians of the rounds, not of something else.
     names = {"model": "model_alone", "decode": "decode_alone", "write": "write_alone"}
-    for way in ("end_to_end", "model", "decode", "write", "obvious", "ratio", "gain"):
+    for way in ("end_to_end", "model", "decode", "write", "ratio"):
         assert values[names.get(way, way)] == sorted(one[way] for one in rounds)[1]
     for one in rounds:
         assert one["ratio"] == one["end_to_end"] / one["model"]
-        assert one["gain"] == one["end_to_end"] / one["obvious"]
+    assert [values["gain"], values["obvious"], *(one["gain"] for one in rounds)] == [None] * 5
+    assert not any("DataLoader" in name for name in names_of_rows(report))
+    timings = report.timings | {"obvious": Timing([[10.0]] * 3, [[10.0]] * 3)}
+    assert names_of_rows(replace(report, timings=timings))[-1] == "files to codes / DataLoader + eager"
 
 
 def test_what_cannot_be_measured(tmp_path: Path) -> None:
