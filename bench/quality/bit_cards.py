@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.bench.quality.attribute_match import BitsAndAttributes, Match, holm, match_attributes
 from queryopt.bench.quality.labelled_codes import LabelledCodes, own_rows
 from queryopt.bench.quality.pictures import full_paths
+from queryopt.bit_quality import bit_quality, drop_losses
 from queryopt.codes import unpack_codes
 from queryopt.text import display_path
-from queryopt.train.attribute_match import BitsAndAttributes, Match, holm, match_attributes
-from queryopt.train.bit_quality import bit_quality, drop_losses
 from queryopt.train.data import LabelledImages
 from queryopt.train.datasets.attributes import ImageAttributes
 from queryopt.train.sources import has_attributes, load_attributes
@@ -27,7 +27,7 @@ _NOT_VISIBLE = 1
 
 @dataclass(frozen=True)
 class AttributeMatch:
-    """A bit's best attribute; the figures are those of `queryopt.train.attribute_match.Match`.
+    """A bit's best attribute; the figures are those of `queryopt.bench.quality.attribute_match.Match`.
 
     p_holm: the p-value adjusted for the number of bits.
     """

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from queryopt.bench.machine import Report, load_average, take_head
 from queryopt.bench.speed.harness import Contender, Schedule, Timing, WallCpu, run_rounds
 from queryopt.bench.tables import figures_table
+from queryopt.bit_quality import bit_quality, drop_losses
 from queryopt.codes import check_bits, pack_codes, unpack_codes
 from queryopt.errors import UsageError
 from queryopt.metrics import class_scores, retrieval_metrics
 from queryopt.progress import Advance, no_advance
-from queryopt.train.bit_quality import bit_quality, drop_losses
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from queryopt.errors import DataError, MismatchError, UsageError
-from queryopt.train.attribute_match import (
+from queryopt.bench.quality.attribute_match import (
     BitsAndAttributes,
     balanced_accuracy,
     holm,
     match_attributes,
     mutual_information,
 )
+from queryopt.errors import DataError, MismatchError, UsageError
 
 
 def entropy(values):

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from queryopt.bit_quality import bit_quality, drop_losses
 from queryopt.codes import pack_codes
 from queryopt.errors import MismatchError, UsageError
 from queryopt.metrics import retrieval_metrics
-from queryopt.train.bit_quality import bit_quality, drop_losses
 
 
 def test_statistics_are_what_plain_loops_find():
