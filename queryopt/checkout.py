@@ -6,6 +6,7 @@ the checkout's sources, where the rooms lie beside queryopt/, and searches are N
 """
 
 import importlib.util
+import math
 import os
 import sys
 import warnings
@@ -71,7 +72,8 @@ def _changed_file(root: Path, package: Path) -> str:
             if not copy.is_file() or copy.read_bytes() != path.read_bytes():
                 return str(path.relative_to(root))
     core = next((package / "runtime" / "search").glob("_core.*.so"), None)
-    for path in sorted((root / _NATIVE).rglob("*")) if core else ():
-        if path.stat().st_mtime > core.stat().st_mtime:
+    built = core.stat().st_mtime if core is not None else math.inf
+    for path in sorted((root / _NATIVE).rglob("*")):
+        if path.stat().st_mtime > built:
             return str(path.relative_to(root))
     return ""
