@@ -1,7 +1,6 @@
 """`qo-search`: find the pictures of an index that are nearest to some others."""
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,16 +16,13 @@ from queryopt.errors import ExitCode, InputError, UsageError
 from queryopt.progress import Advance, no_progress
 from queryopt.runtime.cli.options import HasherOptions, hasher_options, model_option
 from queryopt.runtime.search.ranked import RANKS, Rank
-from queryopt.text import counted, display_path, from_here
+from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.text import Text
-
     from queryopt.runtime.hasher import Hasher
-    from queryopt.runtime.hits import FailedQuery, Hit, HitField, QueryResult
+    from queryopt.runtime.hits import FailedQuery, QueryResult
     from queryopt.runtime.index import HashIndex
-    from queryopt.runtime.terminal import Captioned, TerminalPictures
+    from queryopt.runtime.terminal import TerminalPictures
 
     Sink: TypeAlias = Callable[[QueryResult | FailedQuery], object]
 
@@ -36,15 +32,6 @@ _DEFAULT_K = 10
 _PICTURES = click.Path(path_type=bytes, readable=False)
 """One that can't be read is named like any other bad picture, and does not keep the others from being searched."""
 _STDOUT = Path("-")
-_COLUMNS = {
-    "rank": "rank",
-    "distance": "distance",
-    "score": "score",
-    "label": "label",
-    "differs": "bits",
-    "path": "path",
-}
-"""Fields of a hit that the table shows, with its heads; those that no hit has are left out."""
 _PAGE_QUERIES = 500
 """Queries that a page shows: with 10 hits each it has some 50 MB then, about what a browser still opens gladly."""
 
@@ -182,7 +169,11 @@ def main(
     from queryopt.runtime.query import search_files
 
     results.check(out)
-    pictures = _terminal(out) if results.show else None
+    pictures = None
+    if results.show:
+        from queryopt.runtime.cli.hit_table import open_pictures
+
+        pictures = open_pictures(out)
     paths = _query_paths(queries)
     answers = _Answers()
     with ExitStack() as stack:
@@ -242,7 +233,9 @@ def _sinks(
         elif out.json:
             sinks.append(answers.results.append)
         else:
-            sinks.append(lambda result: _print_table(result, out, pictures))
+            from queryopt.runtime.cli.hit_table import print_hits
+
+            sinks.append(lambda result: print_hits(result, out, pictures))
         if results.page_path is not None:
             sinks.append(stack.enter_context(_page(results.page_path, index, search)))
         yield sinks
@@ -353,99 +346,3 @@ def _page(path: Path, index: "HashIndex", search: SearchOptions) -> Iterator["Si
         hidden = seen - _PAGE_QUERIES
         page.finish(f"{counted(hidden, 'more query is', 'more queries are')} not shown." if hidden > 0 else None)
         text.detach()
-
-
-def _terminal(out: Output) -> "TerminalPictures | None":
-    """What shows pictures here; None, and a word on why, where nothing can."""
-    from queryopt.runtime.terminal import TerminalPictures, why_not_shown
-
-    if why_not := why_not_shown():
-        out.warn(f"--show: {why_not}: no pictures; --html hits.html writes a page with them")
-        return None
-    pictures = TerminalPictures(shutil.get_terminal_size().columns)
-    if pictures.protocol == "half blocks":
-        out.log("--show: this terminal has neither kitty's graphics nor sixels: pictures are drawn with half blocks")
-    return pictures
-
-
-def _print_table(result: "QueryResult | FailedQuery", out: Output, pictures: "TerminalPictures | None" = None) -> None:
-    from queryopt.runtime.hits import FailedQuery
-
-    if isinstance(result, FailedQuery):
-        return
-    title, *others = _table(result)
-    out.print(title)
-    if pictures is not None:
-        for row in pictures.rows(list(_captioned(result))):
-            out.print(row)
-    for part in others:
-        out.print(part)
-
-
-def _captioned(result: "QueryResult") -> "Iterator[Captioned]":
-    """The query and its hits, each with a line that says which it is."""
-    from queryopt.runtime.terminal import Captioned
-
-    yield Captioned(result.path, "query")
-    for hit in result.hits:
-        same = " ✓" if hit.label is not None and hit.label == result.label else ""
-        yield Captioned(hit.path, f"{hit.rank}: {counted(hit.distance, 'bit', 'bits')}{same}")
-
-
-def _table(result: "QueryResult") -> "Iterator[RenderableType]":
-    """A line on the query, its hits as a table, and an empty line."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from queryopt.runtime.hits import HIT_FIELDS, code_hex
-
-    title = Text().append(display_path(result.path), "bold")
-    title.append(f"  {display_path(result.label)}" if result.label is not None else "")
-    title.append(f"  {code_hex(result.code)}{' (stored)' if result.stored else ''}", "dim")
-    yield title
-    if not result.hits:
-        yield Text("no hits\n", "dim")
-        return
-    fields = {field.name: field for field in HIT_FIELDS}
-    shown = [fields[name] for name in _COLUMNS if any(fields[name].value(hit) is not None for hit in result.hits)]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in shown:
-        if column.type in (int, int | None):
-            table.add_column(_COLUMNS[column.name], justify="right")
-        else:
-            table.add_column(_COLUMNS[column.name], overflow="fold")
-    for hit in result.hits:
-        table.add_row(*(_cell(hit, column) for column in shown))
-    yield table
-    if result.ties:
-        yield Text(_ties(result.ties, result.hits[-1].distance), "dim")
-    yield Text("")
-
-
-def _ties(more: int, distance: int) -> str:
-    """What a person should know about hits that only their ids put before others."""
-    why = (
-        "with the very same code, in the order of ids"
-        if distance == 0
-        else "equal distances are in the order of ids (--rank tiebreak orders them by the query's logits)"
-    )
-    return f"and {more:,} more at distance {distance}: {why}"
-
-
-def _cell(hit: "Hit", field: "HitField") -> "Text":
-    from rich.text import Text
-
-    value = field.value(hit)
-    if field.name == "differs":
-        return Text(" ".join(f"{'+' if own else '-'}{bit}" for bit, _, own in hit.changes))
-    if field.name == "path":
-        path = Text(from_here(os.fsdecode(value)))
-        return path.append("".join(f"  ({problem})" for problem in _problems(hit)), "yellow")
-    return Text("" if value is None else display_path(str(value)))
-
-
-def _problems(hit: "Hit") -> Iterator[str]:
-    if hit.missing:
-        yield "gone"
-    if hit.stale:
-        yield "code of an earlier state"
