@@ -7,7 +7,8 @@ import those of queryopt.runtime.
 
 Text and paths (as bytes, too) appear as `display_path` shows them: undecodable bytes, line breaks and characters that
 turn text around are visible escapes, so that a page is valid UTF-8 whatever files are called. `_FILTERS` and `_NAMES`
-are there in every template.
+are there in every template. Text and markup are written beside each other, never joined with `~`: that would escape the
+text, but not make it visible.
 """
 
 import base64

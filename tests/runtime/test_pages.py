@@ -1,12 +1,14 @@
 """Templates: what they show of names, what they refuse, and where they are found."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
 
+import queryopt
 from queryopt.runtime.pages import Markup, breakable, render, templates
 
 EVIL = "<img src=x onerror=alert(1)>\"'&\n\u202e" + os.fsdecode(b"\xff")
@@ -41,6 +43,14 @@ def test_markup_and_numbers_stay() -> None:
 def test_names_break_after_their_separators() -> None:
     assert breakable("a/b_c--d.jpg") == "a/<wbr>b_<wbr>c--<wbr>d.<wbr>jpg"
     assert breakable("<a>/") == "&lt;a&gt;/"
+
+
+def test_no_template_leaves_a_way_around() -> None:
+    found = list(Path(queryopt.__file__).parent.rglob("*.jinja"))
+    assert len({path.parent for path in found}) > 1
+    for path in found:
+        source = path.read_text("utf-8")
+        assert not re.findall(r"\|\s*safe\b|\bautoescape\b|\bxmlattr\b|\s[\w-]+=(?:\{\{|')", source), path
 
 
 def test_a_value_that_is_not_there_is_an_error() -> None:
