@@ -4,13 +4,15 @@ import importlib.util
 import json
 import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from queryopt.bench.cli.data import data_option
 from queryopt.bench.quality.evaluate import PROTOCOLS, EvaluationOptions, EvaluationReport, evaluate_model
 from queryopt.bench.quality.labelled_codes import SolvedGallery
 from queryopt.bench.quality.pictures import DataSource, EvaluationPictures, labelled_folder
@@ -22,11 +24,12 @@ from queryopt.runtime.search.ranked import RANKS
 from queryopt.text import counted, display_path, install_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.table import Table
 
-    from queryopt.bench.quality.evaluate import Evaluation
+    from queryopt.bench.quality.bit_cards import BitCards
+    from queryopt.bench.quality.evaluate import Evaluation, ModelEvaluation
     from queryopt.runtime import HashIndex
     from queryopt.train.datasets.attributes import ImageAttributes
 
@@ -39,10 +42,8 @@ _MOST = 2**31 - 1
 """The largest k or radius: more than any gallery holds."""
 
 
-def _numbers(
-    low: int, every: tuple[int, ...] = ()
-) -> "Callable[[click.Context, click.Parameter, str], tuple[int, ...]]":
-    """Parses whole numbers with commas between them; `every`: what "all" means."""
+def _numbers(low: int, every: tuple[int, ...] = ()) -> "Callable[..., tuple[int, ...]]":
+    """A callback that parses whole numbers with commas between them. every: what "all" means."""
 
     def parse(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
         if every and text == "all":
@@ -104,15 +105,13 @@ _model_options = option_group(
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class SubjectOptions:
     """What is searched in and with: folders or an index, or a data set, or a run's."""
 
     gallery: str | None
     index: str | None
     queries: str | None
     data: str | None
-    root: str | None
-    any_size: bool
     run: str | None
     split: str
 
@@ -141,20 +140,16 @@ class DataOptions:
                 "--protocol deployed"
             )
 
+    @cached_property
     def source(self) -> DataSource | None:
         """The data set to measure on, None where folders were given."""
-        from queryopt.train.sources import absolute_source, with_root
-
-        data = with_root(self.data, self.root, self.any_size)
         if self.split != _SPLITS[0] and self.run is None:
             raise UsageError(f"--split {self.split} depends on how a run was trained: give its folder with --run")
-        if data is not None:
-            data = absolute_source(data)
         if self.run is None:
-            return None if data is None else DataSource.plain(data)
+            return None if self.data is None else DataSource.plain(self.data)
         if importlib.util.find_spec("torch") is None:
             raise MissingError(f"--run needs torch, which is not installed: {install_extra('train')}; or give --data")
-        return DataSource.of_run(self.run, data)
+        return DataSource.of_run(self.run, self.data)
 
     def folders(self, out: Output) -> EvaluationPictures:
         """The pictures of --queries and --gallery."""
@@ -170,29 +165,31 @@ class DataOptions:
         assert queries is not None
         return EvaluationPictures(gallery, queries)
 
+    def report(
+        self, evaluated: "Sequence[ModelEvaluation]", solved: SolvedGallery | None, required_ratio: float | None
+    ) -> EvaluationReport:
+        return EvaluationReport(
+            tuple(evaluated),
+            gallery=self.gallery if self.gallery is not None else self.index,
+            queries=self.queries,
+            data=None if self.source is None else self.source.data,
+            split=None if self.source is None else self.split,
+            solved_after=None if solved is None else solved.iteration,
+            required_ratio=required_ratio,
+        )
+
     def open_index(self) -> "AbstractContextManager[HashIndex | None]":
         from queryopt.runtime import HashIndex
 
         return nullcontext() if self.index is None else HashIndex.open(self.index, readonly=True)
 
 
-_data_options = option_group(
-    "data",
-    DataOptions,
+_subject_options = option_group(
+    "subject",
+    SubjectOptions,
     click.option("--gallery", metavar="DIR", help="Pictures to search in, a sub-folder for each class."),
     click.option("--index", metavar="INDEX", help="Search in this index instead, with its labels."),
     click.option("--queries", metavar="DIR", help="Pictures to search with, likewise."),
-    click.option(
-        "--data",
-        metavar="DATA",
-        help="In place of both: what qo-train takes as --data. Its test pictures search its training pictures.",
-    ),
-    click.option(
-        "--root", metavar="DIR", help="With --data: the folder of an official data set, or that which holds it."
-    ),
-    click.option(
-        "--any-size", is_flag=True, help="With --data: a part of an official set; its counts are not checked."
-    ),
     click.option("--run", metavar="RUN", help="In place of both: the data (and the model) of this run folder."),
     click.option(
         "--split",
@@ -264,28 +261,35 @@ class ResultOptions:
                 f"{display_path(self.plot)}: is one of the pictures to measure on: give --plot another name"
             )
 
-    @property
-    def cards_as_json(self) -> bool:
-        return self.bits_out is not None and self.bits_out.endswith(".json")
+    @contextmanager
+    def open(self, out: Output) -> "Iterator[Callable[[EvaluationReport, ImageAttributes | None], None]]":
+        """Have the files opened before the minutes of work; what is given writes them."""
+        as_json = self.bits_out is not None and self.bits_out.endswith(".json")
+        with (
+            _writing(self.out_path, b"{") as results,
+            _writing(self.plot, _PNG) as picture,
+            _writing(self.bits_out, b'{\n  "bit_cards"' if as_json else b"# Bit cards") as cards,
+        ):
 
-    def write_cards(
-        self, file: BinaryIO, report: EvaluationReport, attributes: "ImageAttributes | None", out: Output
-    ) -> None:
-        """Look at the bits of the first model."""
+            def write(report: EvaluationReport, attributes: "ImageAttributes | None") -> None:
+                if results is not None:
+                    results.write(json.dumps(report.to_dict(), indent=2).encode() + b"\n")
+                if picture is not None:
+                    from queryopt.bench.quality.evaluation_plot import plot_evaluations
+
+                    plot_evaluations(report.titled(), picture)
+                if cards is not None:
+                    made = self._bit_cards(report.models[0], attributes, out)
+                    cards.write((made.to_json() if as_json else made.to_markdown()).encode())
+
+            yield write
+
+    def _bit_cards(self, model: "ModelEvaluation", attributes: "ImageAttributes | None", out: Output) -> "BitCards":
         from queryopt.bench.quality.bit_cards import make_bit_cards
 
-        first = report.models[0]
-        gallery, queries = first.codes.galleries["deployed"], first.codes.queries
-        with out.progress("bit cards", gallery.bits + 1, unit="rankings") as advance:
-            cards = make_bit_cards(
-                display_path(first.model),
-                gallery,
-                queries,
-                attributes,
-                permutations=self.permutations,
-                progress=advance,
-            )
-        file.write((cards.to_json() if self.cards_as_json else cards.to_markdown()).encode())
+        name, codes = display_path(model.model), (model.codes.galleries["deployed"], model.codes.queries)
+        with out.progress("bit cards", codes[0].bits + 1, unit="rankings") as advance:
+            return make_bit_cards(name, *codes, attributes, permutations=self.permutations, progress=advance)
 
 
 _result_options = option_group(
@@ -318,7 +322,8 @@ _result_options = option_group(
 
 @click.command("qo-eval", cls=Command)
 @_model_options
-@_data_options
+@data_option("In place of both: what qo-train takes as --data. Its test pictures search its training pictures.")
+@_subject_options
 @_evaluation_options
 @_result_options
 @backend_option
@@ -327,7 +332,7 @@ _result_options = option_group(
 @common_options
 def main(
     models: ModelOptions,
-    data: DataOptions,
+    subject: SubjectOptions,
     options: EvaluationOptions,
     results: ResultOptions,
     backend: str,
@@ -368,59 +373,38 @@ def main(
     """
     from queryopt.runtime import Hasher
 
-    data.check(models, options)
+    subject.check(models, options)
     results.check(options)
-    source = data.source()
-    pictures, solved, attributes = _subject(data, source, options, results, out)
-    with (
-        data.open_index() as index,
-        _writing(results.out_path, b"{") as written,
-        _writing(results.plot, _PNG) as drawn,
-        _writing(results.bits_out, b'{\n  "bit_cards"' if results.cards_as_json else b"# Bit cards") as carded,
-    ):
+    pictures, solved, attributes = _measured_on(subject, options, results, out)
+    with subject.open_index() as index, results.open(out) as write:
         evaluated = []
-        for path in models.paths(data.run, index):
+        for path in models.paths(subject.run, index):
             with Hasher(path, backend, threads, batch) as hasher:
                 out.log(f"model: {display_path(path)} ({hasher.card.precision}, {hasher.backend})")
-                evaluated.append(
-                    evaluate_model(path, hasher, pictures, options, out.progress, solved=solved, index=index)
-                )
-        report = EvaluationReport(
-            tuple(evaluated),
-            gallery=data.gallery if data.gallery is not None else data.index,
-            queries=data.queries,
-            data=None if source is None else source.data,
-            split=None if source is None else data.split,
-            solved_after=None if solved is None else solved.iteration,
-            required_ratio=models.require_ratio,
-        )
+                one = evaluate_model(path, hasher, pictures, options, out.progress, solved=solved, index=index)
+            evaluated.append(one)
+        report = subject.report(evaluated, solved, models.require_ratio)
         _warn(report, out)
-        if written is not None:
-            written.write(json.dumps(report.to_dict(), indent=2).encode() + b"\n")
-        if drawn is not None:
-            from queryopt.bench.quality.evaluation_plot import plot_evaluations
-
-            plot_evaluations(report.titled(), drawn)
-        if carded is not None:
-            results.write_cards(carded, report, attributes, out)
+        write(report, attributes)
     out.result(report.to_dict())
     _print(report, results.worst, out)
     return _exit_code(report)
 
 
-def _subject(
-    data: DataOptions, source: DataSource | None, options: EvaluationOptions, results: ResultOptions, out: Output
+def _measured_on(
+    subject: SubjectOptions, options: EvaluationOptions, results: ResultOptions, out: Output
 ) -> "tuple[EvaluationPictures, SolvedGallery | None, ImageAttributes | None]":
-    """What is measured on: the pictures, the run's solved codes of them, and their attributes, for bit cards."""
+    """The pictures, the run's solved codes of them, and their attributes, for bit cards."""
     solved = attributes = None
+    source = subject.source
     if source is None:
-        pictures = data.folders(out)
+        pictures = subject.folders(out)
     else:
         paper = "paper" in options.protocols
-        pictures = source.pictures(data.split, out.progress, trained_only=paper)
+        pictures = source.pictures(subject.split, out.progress, trained_only=paper)
         assert pictures.gallery is not None
-        if data.run is not None and paper:
-            solved = SolvedGallery.of_run(data.run, pictures.gallery)
+        if subject.run is not None and paper:
+            solved = SolvedGallery.of_run(subject.run, pictures.gallery)
             if pictures.unseen is not None:
                 out.log(
                     "unseen classes: the run solved no codes for them, so they are measured with the model's own alone"

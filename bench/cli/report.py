@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from queryopt.bench.cli.data import data_option
 from queryopt.cli import Command, Output, batch_option, common_options, device_option, option_group, threads_option
 from queryopt.errors import DataError, ExitCode, MissingError, UsageError
 from queryopt.runtime.cli.options import backend_option
@@ -26,22 +27,6 @@ _DEFAULT_NAME = "report.html"
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """Which pictures are looked at."""
-
-    data: str | None
-    root: str | None
-    any_size: bool
-
-    def absolute(self) -> str | None:
-        """As --data means in any folder, None where it is the run's."""
-        from queryopt.train.sources import absolute_source, with_root
-
-        data = with_root(self.data, self.root, self.any_size)
-        return None if data is None else absolute_source(data)
-
-
-@dataclass(frozen=True)
 class PageOptions:
     """What the page has, and where it goes."""
 
@@ -56,17 +41,6 @@ class PageOptions:
         return self.out_path or folder / _DEFAULT_NAME
 
 
-_data_options = option_group(
-    "pictures",
-    DataOptions,
-    click.option("--data", metavar="DATA", help="What qo-train takes as --data.  [default: the run's]"),
-    click.option(
-        "--root", metavar="DIR", help="With --data: the folder of an official data set, or that which holds it."
-    ),
-    click.option(
-        "--any-size", is_flag=True, help="With --data: a part of an official set; its counts are not checked."
-    ),
-)
 _page_options = option_group(
     "page",
     PageOptions,
@@ -88,7 +62,7 @@ _page_options = option_group(
 
 @click.command("qo-report", cls=Command)
 @click.argument("subject", metavar="RUN_OR_MODEL")
-@_data_options
+@data_option("What qo-train takes as --data.  [default: the run's]")
 @_page_options
 @device_option("cpu", "cuda")
 @backend_option
@@ -97,7 +71,7 @@ _page_options = option_group(
 @common_options
 def main(
     subject: str,
-    pictures: DataOptions,
+    data: str | None,
     page: PageOptions,
     device: str,
     backend: str,
@@ -133,7 +107,6 @@ def main(
     from queryopt.bench.quality.report.study import make_study
     from queryopt.files import replacing
 
-    data = pictures.absolute()
     is_model = is_model_file(subject)
     _check(subject, is_model, data, page.compare, device)
     target = page.target(subject)

@@ -83,14 +83,12 @@ class BitCards:
     attributes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
         values = {name: value for name, value in vars(self).items() if name not in ("cards", "correlation")}
         null = {} if self.permutations is None else {"null": _NULL}
         cards = [asdict(card) for card in self.cards]
         return values | null | {"cards": cards, "correlation": self.correlation.tolist()}
 
     def to_json(self) -> str:
-        """As text."""
         return json.dumps({"bit_cards": self.to_dict()}, indent=2, ensure_ascii=False) + "\n"
 
     def to_markdown(self) -> str:

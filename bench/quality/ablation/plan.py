@@ -32,7 +32,6 @@ class PlannedRun:
 
     @property
     def folder(self) -> str:
-        """`n8-seed1`."""
         return f"{self.arm.name}-seed{self.seed}"
 
     @property

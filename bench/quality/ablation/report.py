@@ -34,7 +34,6 @@ class Value:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Value":
-        """Over these, at least one."""
         spread = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), spread, min(values), max(values))
 

@@ -44,7 +44,6 @@ class Landscape:
 
     @property
     def centre(self) -> float:
-        """The loss of the trained weights."""
         return float(self.loss[len(self.at) // 2, len(self.at) // 2])
 
 

@@ -48,7 +48,6 @@ class Report:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def markup(self) -> str:
-        """The whole page."""
         style = "".join(
             importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8")
             for package, name in (("queryopt.runtime", "page.css"), (PACKAGE, "report.css"))

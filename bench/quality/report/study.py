@@ -103,7 +103,6 @@ class Study:
 
     @property
     def deployed(self) -> Evaluation:
-        """Network codes on both sides."""
         return self.evaluations["deployed"]
 
     @cached_property

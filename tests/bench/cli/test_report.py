@@ -21,8 +21,10 @@ from queryopt.bench.cli.evaluate import main as qo_eval
 from queryopt.bench.cli.report import main
 from queryopt.bench.quality.report import landscape
 from queryopt.errors import ExitCode
-from queryopt.export.cli import main as qo_export
 from queryopt.train import preset_config, train
+from queryopt.train.data import load_image_folder, split_validation
+
+from .conftest import SEED, VALIDATION
 
 HOSTILE = '<img src=x onerror=alert(1)>&"$x$'
 
@@ -75,19 +77,6 @@ class Page(HTMLParser):
 
     def of(self, name: str) -> list[dict[str, str | None]]:
         return [attributes for tag, attributes in self.tags if tag == name]
-
-
-@pytest.fixture(scope="module")
-def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """birds/, and run/ and plain/ (one branch) trained on it, run/ with its model.onnx. Not to be changed."""
-    folder = tmp_path_factory.mktemp("report")
-    data = f"synthetic:birds?classes=6&train=6&test=3&size=32&folder={folder / 'birds'}"
-    for name, branches in (("run", 2), ("plain", 1)):
-        config = preset_config("tiny", bits=6, branches=branches, data=data, iterations=2, samples=24, threads=1)
-        train(config, None, folder / name)
-    done = CliRunner().invoke(qo_export, ["--ckpt", str(folder / "run"), "--threads", "1", "--explain"])
-    assert done.exit_code == ExitCode.DONE, done.output
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -179,13 +168,12 @@ def test_a_model_alone_is_reported_on_without_torch_and_what_needs_the_run_is_na
 
 
 @pytest.mark.parametrize(("method", "paper"), [("adsh", True), ("hashnet", False)])
-def test_every_method_with_unseen_classes(birds: Path, tmp_path: Path, method: str, paper: bool) -> None:
-    data = f"synthetic:birds?classes=6&train=6&test=3&size=32&folder={birds / 'birds'}"
+def test_every_method_with_unseen_classes(birds_data: str, tmp_path: Path, method: str, paper: bool) -> None:
     config = preset_config(
         "tiny",
         method=method,
         bits=6,
-        data=data,
+        data=birds_data,
         iterations=1,
         samples=16,
         threads=1,
@@ -232,8 +220,8 @@ def test_data_that_is_not_the_runs_is_named_with_what_differs(birds: Path, tmp_p
     assert "5 classes, and the run had 6" in done.stderr
     assert "qo-report" in done.stderr
     shutil.copytree(birds / "birds", tmp_path / "renamed")
-    first = next((tmp_path / "renamed" / "train").rglob("*.jpg"))
-    first.rename(first.with_name("new.jpg"))
+    trained, _ = split_validation(load_image_folder(tmp_path / "renamed").train, VALIDATION, SEED)
+    trained.path(0).rename(trained.path(0).with_name("new.jpg"))
     done = report(birds / "run", "--data", tmp_path / "renamed")
     assert done.exit_code == ExitCode.USAGE
     assert "other names of files or classes" in done.stderr
