@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.bench.machine import Report, load_average, take_head
-from queryopt.bench.speed.harness import Contender, Schedule, Timing, WallCpu, run_rounds
+from queryopt.bench.speed.harness import Contender, Schedule, Timing, run_rounds
 from queryopt.bench.tables import figures_table
 from queryopt.bit_quality import bit_quality, drop_losses
 from queryopt.codes import check_bits, pack_codes, unpack_codes
@@ -37,6 +37,8 @@ WAYS = {
     "lean_loop": "loop over {sample:,} queries, labels as integers",
 }
 """What is timed. lean_loop compares labels as integers, which spares it the product of one-hot labels."""
+_OWN = ("deployed", "paper", "bits")
+"""Both protocols with all metrics, and the bits' quality: everything that qo-eval does."""
 
 _FLIP = 0.15
 """Share of a class's bits that a picture's code has otherwise."""
@@ -75,31 +77,27 @@ class EvaluationSpeed(Report):
     loop_map: float
     timings: dict[str, Timing]
 
-    @property
-    def everything(self) -> float:
-        """Seconds of both protocols with all metrics and of the bits' quality, the median."""
-        parts = [[one.wall for one in self.timings[way].rounds] for way in ("deployed", "paper", "bits")]
-        return statistics.median(map(sum, zip(*parts, strict=True)))
-
-    def ratio(self, way: str = "loop") -> WallCpu:
-        """How many times as long a loop over all queries takes as one protocol with all metrics."""
-        ratio = self.timings["deployed"].ratio_by_round(self.timings[way])
-        return WallCpu(ratio.wall * self.queries / self.sample, ratio.cpu * self.queries / self.sample)
-
     def to_dict(self) -> dict[str, Any]:
+        """All fields, and medians: what the loop would take for all queries, and how many times as long that is as one
+        protocol with all metrics.
+        """
         values = super().to_dict()
         del values["timings"]
-        rounds = zip(*(timing.rounds for timing in self.timings.values()), strict=True)
-        ratio, lean = self.ratio(), self.ratio("lean_loop")
+        rounds = [
+            dict(zip(self.timings, one, strict=True))
+            for one in zip(*(timing.rounds for timing in self.timings.values()), strict=True)
+        ]
+        deployed, whole = self.timings["deployed"], self.queries / self.sample
+        ratio, lean = (deployed.ratio_by_round(self.timings[way]) for way in ("loop", "lean_loop"))
         return values | {
-            "rounds": [dict(zip(self.timings, map(asdict, one), strict=True)) for one in rounds],
-            "everything": self.everything,
-            "deployed": self.timings["deployed"].median.wall,
-            "loop": self.timings["loop"].median.wall * self.queries / self.sample,
-            "ratio": ratio.wall,
-            "lean_ratio": lean.wall,
-            "cpu_ratio": ratio.cpu,
-            "lean_cpu_ratio": lean.cpu,
+            "rounds": [{way: asdict(taken) for way, taken in one.items()} for one in rounds],
+            "everything": statistics.median(sum(one[way].wall for way in _OWN) for one in rounds),
+            "deployed": deployed.median.wall,
+            "loop": self.timings["loop"].median.wall * whole,
+            "ratio": ratio.wall * whole,
+            "lean_ratio": lean.wall * whole,
+            "cpu_ratio": ratio.cpu * whole,
+            "lean_cpu_ratio": lean.cpu * whole,
         }
 
     def render(self) -> "Iterator[RenderableType]":
@@ -113,11 +111,14 @@ class EvaluationSpeed(Report):
             name = WAYS[way].format(drop_queries=self.drop_queries, sample=self.sample)
             table.add_row(name, *(f"{one.wall:.2f} ({one.cpu:.2f})" for one in timing.rounds))
         yield table
-        ratio, lean, loop = self.ratio(), self.ratio("lean_loop"), self.to_dict()["loop"]
+        values = self.to_dict()
+        ratio, cpu_ratio, lean, lean_cpu = (
+            f"{values[name]:.0f} x" for name in ("ratio", "cpu_ratio", "lean_ratio", "lean_cpu_ratio")
+        )
         yield (
-            f"everything: {self.everything:.1f} s (median). The loop would take {loop:.0f} s for the mAP of one "
-            f"protocol: {ratio.wall:.0f} x as long as all metrics of it here, {ratio.cpu:.0f} x the CPU time\n"
-            f"(with labels as integers {lean.wall:.0f} x and {lean.cpu:.0f} x).\n"
+            f"everything: {values['everything']:.1f} s (median). The loop would take {values['loop']:.0f} s for the "
+            f"mAP of one protocol: {ratio} as long as all metrics of it here, {cpu_ratio} the CPU time\n"
+            f"(with labels as integers {lean} and {lean_cpu}).\n"
             f"mAP of the sample: {self.map:.4f}, and {self.map_pessimistic:.4f} to {self.map_optimistic:.4f} by the "
             f"order of ties; the loop's order gave {self.loop_map:.4f}."
         )

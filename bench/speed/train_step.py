@@ -83,10 +83,6 @@ class StepTimes:
         parts = {part: _spread(seconds) | {"share": self.share(part)} for part, seconds in self.parts.items()}
         return parts | {"step": _spread(self.steps) | {"share": 1.0}}
 
-    def cpu_summary(self) -> dict[str, float]:
-        """Median, 10th and 90th percentile of a step's CPU seconds."""
-        return _spread(self.cpu)
-
 
 @dataclass(frozen=True)
 class StepSpeed(Report):
@@ -136,32 +132,24 @@ class StepSpeed(Report):
         """Of the median step, with its share of the solver."""
         return self.batch / (statistics.median(self.ways[way].steps) + self.solver_a_step)
 
-    def slowdown(self, way: str) -> float:
-        """How many times as long a step takes as with its pictures ready: the ratio of the medians."""
-        return statistics.median(self.ways[way].steps) / statistics.median(self.ways["ready"].steps)
-
-    def cpu_slowdown(self, way: str) -> float:
-        """The same of CPU seconds."""
-        return statistics.median(self.ways[way].cpu) / statistics.median(self.ways["ready"].cpu)
-
-    def waits(self, way: str) -> bool:
-        """Whether loading is the bottleneck."""
-        return self.ways[way].share("data") > LOADING_SHARE
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, and what follows from them."""
-        summaries = {
+    @property
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Of each way; slowdown: how many times as long a step takes as with its pictures ready, by the medians."""
+        ready = self.ways["ready"]
+        return {
             way: {
                 "parts": times.summary(),
-                "cpu": times.cpu_summary(),
+                "cpu": _spread(times.cpu),
                 "images_per_second": self.images_per_second(way),
-                "slowdown": self.slowdown(way),
-                "cpu_slowdown": self.cpu_slowdown(way),
-                "loading_is_the_bottleneck": self.waits(way),
+                "slowdown": statistics.median(times.steps) / statistics.median(ready.steps),
+                "cpu_slowdown": statistics.median(times.cpu) / statistics.median(ready.cpu),
+                "loading_is_the_bottleneck": times.share("data") > LOADING_SHARE,
             }
             for way, times in self.ways.items()
         }
-        return super().to_dict() | {"solver_a_step": self.solver_a_step, "summary": summaries}
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"solver_a_step": self.solver_a_step, "summary": self.summary}
 
     def render(self) -> "Iterator[RenderableType]":
         flags = {"compiled": self.compile, "channels last": self.channels_last}
@@ -179,11 +167,12 @@ class StepSpeed(Report):
             f"{self.kept:.0%} of the pictures"
         )
         for way in ("files", "memory"):
-            verdict = "loading is the bottleneck" if self.waits(way) else "loading is not the bottleneck"
+            summary = self.summary[way]
+            verdict = "is" if summary["loading_is_the_bottleneck"] else "is not"
             yield (
-                f"from {way}: {self.ways[way].share('data'):.1%} of a step is waiting for pictures, and a step takes "
-                f"{self.slowdown(way):.2f} x as long ({self.cpu_slowdown(way):.2f} x the CPU time) as with its "
-                f"pictures ready: {verdict}"
+                f"from {way}: {summary['parts']['data']['share']:.1%} of a step is waiting for pictures, and a step "
+                f"takes {summary['slowdown']:.2f} x as long ({summary['cpu_slowdown']:.2f} x the CPU time) as with its "
+                f"pictures ready: loading {verdict} the bottleneck"
             )
         if self.solver:
             iteration = f"{self.epochs} x {self.epoch_steps} steps"
@@ -194,18 +183,18 @@ class StepSpeed(Report):
         columns = [column for way in self.ways for column in (WAYS[way], "share")]
         table = figures_table("Milliseconds of a step: median (10th to 90th percentile), and share", "", *columns)
 
-        def add(name: str, *cells: str) -> None:
-            """Cells without a share."""
-            table.add_row(name, *(part for cell in cells for part in (cell, "")))
-
-        summaries = [times.summary() for times in self.ways.values()]
+        summaries = self.summary.values()
         for part in (*PARTS, "step"):
-            cells = [(_cell(summary[part]), f"{summary[part]['share']:.1%}") for summary in summaries]
-            table.add_row(part, *(text for cell in cells for text in cell))
-        add("CPU, all threads", *(_cell(times.cpu_summary()) for times in self.ways.values()))
+            spreads = [summary["parts"][part] for summary in summaries]
+            table.add_row(part, *(text for one in spreads for text in (_cell(one), f"{one['share']:.1%}")))
         solver = f"{1000 * self.solver_a_step:,.1f}" if self.solver else "none"
-        add("solver, divided by the steps", *[solver] * len(self.ways))
-        add("images/s", *(f"{self.images_per_second(way):,.1f}" for way in self.ways))
+        rows = {
+            "CPU, all threads": [_cell(summary["cpu"]) for summary in summaries],
+            "solver, divided by the steps": [solver for _ in summaries],
+            "images/s": [f"{summary['images_per_second']:,.1f}" for summary in summaries],
+        }
+        for name, cells in rows.items():
+            table.add_row(name, *(text for cell in cells for text in (cell, "")))  # they have no share
         return table
 
 
