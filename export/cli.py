@@ -2,25 +2,26 @@
 
 import contextlib
 import importlib.util
-import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import click
 
-from queryopt.cli import Command, Output, batch_option, common_options, threads_option
+from queryopt.cli import Command, Output, common_options
 from queryopt.errors import ExitCode, MissingError
-from queryopt.export.engine import EngineOptions, engine_options, engine_values
-from queryopt.export.parity import MIN_BITS
-from queryopt.export.parity_options import limit_options
-from queryopt.export.parity_text import print_parity
+from queryopt.export.engine import EngineOptions, engine_options
+from queryopt.export.gate import Comparison, GatedEngine, build_gated_engine, open_serving
+from queryopt.export.options import ExportOptions, export_options
+from queryopt.export.parity import ParitySide
 from queryopt.export.pictures import ParityPictures, labelled_in, parity_pictures
-from queryopt.progress import Progress
-from queryopt.text import counted, display_path, install_extra
+from queryopt.export.text import engine_values, export_values, print_engine, print_export
+from queryopt.export.torch_backend import TorchBackend
+from queryopt.text import display_path, install_extra
 from queryopt.train.run_files import find_checkpoint
 
 if TYPE_CHECKING:
-    from queryopt.export.engine_gate import Comparison
     from queryopt.export.onnx import ExportResult
     from queryopt.train.checkpoint import Checkpoint
 
@@ -44,50 +45,15 @@ Examples:
 @click.option("--ckpt", "checkpoint", metavar="RUN_OR_FILE", help="Run folder or checkpoint of qo-train.")
 @click.option("--onnx", metavar="FILE", help="Instead: a model.onnx; with --engine, on a machine without PyTorch.")
 @click.option("--out", "path", metavar="FILE", help="The model to write.  [default: model.onnx beside the checkpoint]")
-@click.option("--images", metavar="FOLDER", help="Pictures for the parity gate.  [default: the run's validation ones]")
-@limit_options
-@click.option(
-    "--precision",
-    metavar="NAME",
-    default="fp32",
-    show_default=True,
-    help="What is computed in: fp32, fp16, bf16 or int8.",
-)
-@click.option("--calibrate", metavar="FOLDER", help="Pictures for int8.  [default: some that the run was trained on]")
-@click.option(
-    "--activations",
-    type=click.Choice(["uint8", "int8"]),
-    help="Of int8: uint8 for CPUs, int8 for TensorRT.  [default: uint8; with --engine int8]",
-)
-@click.option(
-    "--backend",
-    metavar="NAME,…",
-    help="What the gate runs the model in: onnxruntime, openvino, cuda.  [default: each that would run it here]",
-)
-@click.option("--no-parity", is_flag=True, help="Don't compare on pictures; the model's card will say so.")
-@click.option("--no-fold", is_flag=True, help="Keep the trained network's own parts in the graph; slower, same codes.")
-@click.option("--explain", is_flag=True, help="Add the output `attention`: where in the picture each bit looked.")
+@export_options
 @engine_options
-@batch_option(32)
-@threads_option
 @common_options
 def main(
     checkpoint: str | None,
     onnx: str | None,
     path: str | None,
-    images: str | None,
-    max_flip_rate: float | None,
-    max_map_drop: float | None,
-    precision: str,
-    calibrate: str | None,
-    activations: str | None,
-    backend: str | None,
-    no_parity: bool,
-    no_fold: bool,
-    explain: bool,
+    options: ExportOptions,
     engine: EngineOptions | None,
-    batch: int,
-    threads: int | None,
     out: Output,
 ) -> ExitCode:
     """Export a training checkpoint to one self-describing model.onnx, and with --engine to a TensorRT engine.
@@ -106,36 +72,16 @@ def main(
         raise click.UsageError("give --ckpt RUN, or --onnx FILE with --engine: one of the two")
     if engine is not None:
         engine.check()
-    limits = (max_flip_rate, max_map_drop, batch, out.progress)
     if onnx is not None:
-        if engine is None:
-            raise click.UsageError("--onnx is for building an engine of it: give --engine too")
-        given = (path, calibrate, activations, backend, precision != "fp32", no_parity, no_fold, explain)
-        if any(given):
-            raise click.UsageError(
-                "--out, --precision, --calibrate, --activations, --backend, --no-parity, --no-fold and --explain go "
-                "with --ckpt: a model.onnx is taken as it is"
-            )
-        labelled = None if images is None else labelled_in(images)
-        with contextlib.ExitStack() as stack:
-            built = engine.build(Path(onnx), out, lambda: _beside_onnx(onnx, labelled, threads, stack, limits))
-        out.result(engine_values(built))
+        out.result(engine_values(_engine_of_onnx(onnx, path, options, engine, out)))
         return ExitCode.DONE
     assert checkpoint is not None
-    for package, extra in _PACKAGES.items():
-        if importlib.util.find_spec(package) is None:
-            raise MissingError(f"exporting needs {package}, which is not installed: {install_extra(extra)}")
-    if no_parity and images is not None:
-        raise click.UsageError("--images are for the parity gate, which --no-parity leaves out: drop one of them")
-    # What can be said without torch, whose import takes seconds.
-    find_checkpoint(checkpoint)
-    if images is not None:
-        labelled_in(images)
+    _check(checkpoint, options)
     from queryopt.export.onnx import export_onnx
     from queryopt.train.checkpoint import load_checkpoint
     from queryopt.train.runs import stopped_early
 
-    if no_parity:
+    if not options.parity:
         out.warn("--no-parity: the model is not compared with the network on any picture")
     loaded = load_checkpoint(checkpoint)
     stopped = stopped_early(loaded)
@@ -146,144 +92,80 @@ def main(
             f"with; qo-train --out {display_path(loaded.folder)} --resume goes on"
         )
     out.log(f"exporting {display_path(loaded.path)}: first the graph, then the pictures; a large network takes minutes")
-    result = export_onnx(
-        loaded,
-        path,
-        pictures=images,
-        parity=not no_parity,
-        max_flip_rate=max_flip_rate,
-        max_map_drop=max_map_drop,
-        precision=precision,
-        calibrate=calibrate,
-        activations=activations or ("int8" if engine is not None and precision == "int8" else None),
-        backend=None if backend is None else [name for part in backend.split(",") if (name := part.strip())],
-        fold=not no_fold,
-        explain=explain,
-        batch=batch,
-        threads=threads,
-        progress=out.progress,
-    )
-    failures = result.parity.failures if result.parity else {}
-    for name, reason in failures.items():
-        out.warn(f"{name}: {reason}: not compared")
-    if result.parity is not None and result.parity.distinct_codes == 1:
-        out.warn("the network gives every picture the same code: it tells nothing apart, and the parity gate little")
-    _print(out, result)
+    if engine is not None and options.precision == "int8" and options.activations is None:
+        options = replace(options, activations="int8")
+    result = export_onnx(loaded, path, **vars(options), progress=out.progress)
+    _warn(result, out)
+    print_export(out, result)
     gated = None
     if engine is not None:
-        gated = engine.build(
-            result.path, out, lambda: "--no-parity" if no_parity else _beside_network(loaded, images, threads, limits)
-        )
-    out.result({**_values(result, stopped), "engine": None if gated is None else engine_values(gated)})
-    return ExitCode.SOME_FAILED if failures else ExitCode.DONE
+        gated = _build(engine, result.path, out, lambda: _beside_network(loaded, options, out))
+    out.result(export_values(result, stopped) | {"engine": None if gated is None else engine_values(gated)})
+    return ExitCode.SOME_FAILED if result.parity is not None and result.parity.failures else ExitCode.DONE
 
 
-_Limits: TypeAlias = tuple[float | None, float | None, int, "Progress"]
-"""max_flip_rate, max_map_drop, batch and progress of a Comparison."""
+def _check(checkpoint: str, options: ExportOptions) -> None:
+    """Raise what can be said without torch, whose import takes seconds."""
+    for package, extra in _PACKAGES.items():
+        if importlib.util.find_spec(package) is None:
+            raise MissingError(f"exporting needs {package}, which is not installed: {install_extra(extra)}")
+    if options.pictures is not None and not options.parity:
+        raise click.UsageError("--images are for the parity gate, which --no-parity leaves out: drop one of them")
+    find_checkpoint(checkpoint)
+    if isinstance(options.pictures, str):
+        labelled_in(options.pictures)
 
 
-def _beside_network(checkpoint: "Checkpoint", images: str | None, threads: int | None, limits: _Limits) -> "Comparison":
-    """What an engine of a checkpoint is compared with: the network, on the pictures of the export's gate."""
-    from queryopt.export.engine_gate import Comparison
-    from queryopt.export.parity import ParitySide
-    from queryopt.export.torch_backend import TorchBackend
-
-    reference = ParitySide("the network", TorchBackend(checkpoint.network(), threads))
-    return Comparison(reference, parity_pictures(checkpoint, images, limits[-1]), *limits)
-
-
-def _beside_onnx(
-    onnx: str, pictures: "ParityPictures | None", threads: int | None, stack: contextlib.ExitStack, limits: _Limits
-) -> "Comparison | str":
-    """What an engine of a model.onnx is compared with: that file in what runs it here; or why there is nothing."""
-    from queryopt.export.engine_gate import Comparison
-    from queryopt.export.gate import open_serving
-
-    if pictures is None:
-        return "give pictures with --images FOLDER"
-    try:
-        sides, _ = open_serving(onnx, None, threads, stack)
-    except MissingError as error:
-        return f"nothing runs the model.onnx here ({error})"
-    return Comparison(next(iter(sides.values())), pictures, *limits)
-
-
-def _print(out: Output, result: "ExportResult") -> None:
-    card, fold, strip, parity = result.card, result.fold, result.strip, result.parity
-    where = display_path(result.path)
-    if result.replaced is not None:
-        same = "the same checkpoint" if result.replaced == card.fingerprint else "another checkpoint"
-        out.print(f"replaced: a model of {same} (fingerprint {result.replaced[:12]}…)")
-    size = card.preprocessing.image_size
-    method = "" if card.method == "queryopt" else f" ({card.method})"
-    out.print(
-        f"model:    {where}  ({result.size / 1e6:,.1f} MB, {card.precision}, fingerprint {card.fingerprint[:12]}…)"
-    )
-    out.print(f"code:     {card.bits} bits of {card.backbone}{method} at {size} x {size} pixels")
-    out.print("stripped: " + ("; ".join(f"{name} ({size})" for name, size in strip.stripped.items()) or "nothing"))
-    branches = counted(strip.branches, "branch", "branches")
-    out.print(
-        f"          {strip.multiply_adds_training:,} multiply-adds with {branches} -> "
-        f"{strip.multiply_adds:,} in the {strip.graph} graph; logits equal the training network's within "
-        f"{strip.max_logit_difference:.1e}"
-    )
-    if fold is None:
-        out.print(
-            f"folded:   no ({'--no-fold' if not method else f'nothing to rewrite in a network of {card.method}'})"
-        )
-    else:
-        out.print(
-            f"folded:   {fold.before:,} multiply-adds of the inference network -> {fold.after:,} "
-            f"({100 * (1 - fold.after / fold.before):.1f} % fewer)"
-        )
-        for step in sorted(fold.steps, key=lambda step: -step.saved):
-            if step.saved:
-                out.print(f"          {step.saved:>13,}  {step.name}")
-    if result.quantisation is not None:
-        done = result.quantisation
-        kept = ", ".join(done.kept) or "none"
-        out.print(
-            f"int8:     {len(done.layers) - len(done.kept)} of {len(done.layers)} layers, calibrated on "
-            f"{counted(done.pictures, 'picture', 'pictures')}; kept in fp32 by measurement: {kept}"
-        )
-        if done.refusals:
-            out.print(f"          so many since the gate refused fewer, {counted(done.refusals, 'time', 'times')}")
-        if done.kept:
-            worst = ", ".join(f"{name} {error:.1e}" for name, error in done.sensitivity[:3])
-            out.print(
-                f"          of the calibration pictures' bits {100 * done.first_flip_rate:.2f} % flipped before, "
-                f"{100 * done.flip_rate:.2f} % now; change of the logits when quantised alone: {worst}"
-            )
-    if parity is None:
-        out.print("parity:   not checked (--no-parity)")
+def _warn(result: "ExportResult", out: Output) -> None:
+    if result.parity is None:
         return
-    for number, report in enumerate(result.parities):
-        print_parity(out, report, "" if number else "parity:")
-    why = f", with flips and crops to reach {MIN_BITS:,} bits" if parity.views > parity.pictures else ""
-    out.print(
-        f"          {counted(parity.views, 'view', 'views')} of {counted(parity.pictures, 'picture', 'pictures')} "
-        f"({result.pictures}){why}; {100 * parity.near_zero:.2f} % of logits within "
-        f"{parity.near_zero_epsilon:g} of zero"
-    )
-    for name, reason in result.not_compared.items():
-        out.log(f"not compared on {name}: {reason}")
+    for name, reason in result.parity.failures.items():
+        out.warn(f"{name}: {reason}: not compared")
+    if result.parity.distinct_codes == 1:
+        out.warn("the network gives every picture the same code: it tells nothing apart, and the parity gate little")
 
 
-def _values(result: "ExportResult", stopped: tuple[int, int] | None) -> dict[str, object]:
-    parity = result.parity
-    return {
-        "model": result.path,
-        "bytes": result.size,
-        "bits": result.card.bits,
-        "fingerprint": result.card.fingerprint,
-        "replaced": result.replaced,
-        "fold": None if result.fold is None else result.fold.to_dict(),
-        "strip": result.strip.to_dict(),
-        "parity": None if parity is None else {**parity.to_dict(), "failures": dict(parity.failures)},
-        "parities": [one.to_dict() for one in result.parities],
-        "not_compared": dict(result.not_compared),
-        "quantisation": None if result.quantisation is None else result.quantisation.to_dict(),
-        "pictures": result.pictures,
-        "stopped_early": None if stopped is None else {"iterations_done": stopped[0], "iterations": stopped[1]},
-        "card": json.loads(result.card.to_json()),
-    }
+def _build(engine: EngineOptions, onnx: Path, out: Output, compare: Callable[[], Comparison | str]) -> GatedEngine:
+    out.log(f"building a TensorRT engine of {display_path(onnx)}: seconds to minutes")
+    gated = build_gated_engine(onnx, compare, **vars(engine))
+    print_engine(out, gated)
+    return gated
+
+
+def _beside_network(checkpoint: "Checkpoint", options: ExportOptions, out: Output) -> Comparison | str:
+    """What an engine of a checkpoint is compared with: the network, on the pictures of the export's gate."""
+    if not options.parity:
+        return "--no-parity"
+    reference = ParitySide("the network", TorchBackend(checkpoint.network(), options.threads))
+    return _comparison(reference, parity_pictures(checkpoint, options.pictures, out.progress), options, out)
+
+
+def _engine_of_onnx(
+    onnx: str, path: str | None, options: ExportOptions, engine: EngineOptions | None, out: Output
+) -> GatedEngine:
+    """Build the engine of a model.onnx; it is compared with that file, on --images, in what runs it here."""
+    if engine is None:
+        raise click.UsageError("--onnx is for building an engine of it: give --engine too")
+    of_graph = (options.calibrate, options.activations, options.precision != "fp32", not options.fold, options.explain)
+    if path or any(of_graph) or options.backend is not None or not options.parity:
+        raise click.UsageError(
+            "--out, --precision, --calibrate, --activations, --backend, --no-parity, --no-fold and --explain go "
+            "with --ckpt: a model.onnx is taken as it is"
+        )
+    pictures = labelled_in(options.pictures) if isinstance(options.pictures, str) else None
+    with contextlib.ExitStack() as stack:
+
+        def compare() -> Comparison | str:
+            if pictures is None:
+                return "give pictures with --images FOLDER"
+            try:
+                sides, _ = open_serving(onnx, None, options.threads, stack)
+            except MissingError as error:
+                return f"nothing runs the model.onnx here ({error})"
+            return _comparison(next(iter(sides.values())), pictures, options, out)
+
+        return _build(engine, Path(onnx), out, compare)
+
+
+def _comparison(reference: ParitySide, pictures: ParityPictures, options: ExportOptions, out: Output) -> Comparison:
+    return Comparison(reference, pictures, options.max_flip_rate, options.max_map_drop, options.batch, out.progress)

@@ -24,8 +24,11 @@ _SHAPE_DATA_LIMIT = 1024
 class GraphCount:
     """Multiply-adds of one run of a graph.
 
-    total: all of them but `packing`, the product with powers of two that packs bits into bytes: it belongs to the file
-    format, not to the network. by_operator: total split by ONNX operator. batch: the images of the run.
+    total: all of them but `packing`.
+    packing: the product with powers of two that packs bits into bytes: it belongs to the file format, not to the
+        network.
+    by_operator: total split by ONNX operator.
+    batch: the images of the run.
     """
 
     total: int

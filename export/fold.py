@@ -65,7 +65,6 @@ class FoldReport:
     steps: tuple[FoldStep, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
         return asdict(self)
 
 

@@ -6,47 +6,40 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 
 from queryopt import __version__
-from queryopt.card import ModelCard, Preprocessing
+from queryopt.card import ModelCard
 from queryopt.errors import DataError, ImageError, MissingError, ParityError, UsageError
 from queryopt.export.fold import FoldReport
 from queryopt.export.fold import fold as fold_network
-from queryopt.export.folded import FoldedNetwork
-from queryopt.export.gate import compare_serving, require_all
-from queryopt.export.parity import MAX_FLIP_RATES, MAX_MAP_DROPS, ParityReport
-from queryopt.export.parity_views import parity_views
-from queryopt.export.pictures import ParityPictures, PicturePath, calibration_pictures, parity_pictures
-from queryopt.export.precision import PRECISIONS, lower_precision
-from queryopt.export.quantize import (
-    ACTIVATIONS,
-    CALIBRATION_PICTURES,
-    CHECKED_BITS,
-    QuantisationReport,
-    Quantiser,
-)
+from queryopt.export.gate import GateResult, pass_gate
+from queryopt.export.options import ACTIVATIONS, ExportOptions
+from queryopt.export.parity import ParityReport
+from queryopt.export.pictures import PicturePath, calibration_pictures, parity_pictures, parity_views
+from queryopt.export.precision import lower_precision
+from queryopt.export.quantize import CALIBRATION_PICTURES, CHECKED_BITS, QuantisationReport, Quantiser
 from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
 from queryopt.export.torch_backend import network_card
 from queryopt.files import replacing
 from queryopt.images import load_image
 from queryopt.progress import Progress, no_progress
 from queryopt.runtime.backends import open_backend
-from queryopt.text import did_you_mean, display_path
+from queryopt.text import display_path
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
 from queryopt.train.network import QueryOpt
 from queryopt.train.threads import torch_threads
 
 if TYPE_CHECKING:
+    from queryopt.export.folded import FoldedNetwork
     from queryopt.train.hash_network import HashNetwork
 
 __all__ = ["OPSET", "ExportResult", "build_graph", "export_onnx", "model_card", "with_card"]
@@ -70,12 +63,16 @@ _MADE_BY = ("torch", "onnx", "onnxscript", "onnxruntime")
 class ExportResult:
     """A model.onnx that was written.
 
-    path, size (bytes): the file. card: what its metadata holds. fold: the multiply-adds that folding saved, None where
-    it was left out. strip: the proof that what only training uses is gone. parity: the comparison on real pictures, of
-    several backends that with most flipped bits, None where it was left out; parities: that in each backend;
-    not_compared: backends that are installed and can't run the model here, with the reason. pictures: in words, what
-    was compared. replaced: the fingerprint of the model that lay there before, None where there was none.
+    path, size: the file, and its bytes.
+    card: what its metadata holds.
+    fold: the multiply-adds that folding saved, None where it was left out.
+    strip: the proof that what only training uses is gone.
+    parity: the comparison on real pictures, of several backends that with most flipped bits; None where left out.
+    pictures: in words, what was compared.
+    replaced: the fingerprint of the model that lay there before, None where there was none.
     quantisation: what int8 quantised, None at other precisions.
+    parities: the comparison in each backend.
+    not_compared: backends that are installed and can't run the model here, with the reason.
     """
 
     path: Path
@@ -95,7 +92,7 @@ def export_onnx(
     checkpoint: "Checkpoint | str | os.PathLike[str]",
     path: str | os.PathLike[str] | None = None,
     *,
-    pictures: str | os.PathLike[str] | Sequence[str | bytes | os.PathLike[Any]] | None = None,
+    pictures: str | os.PathLike[str] | Sequence[PicturePath] | None = None,
     parity: bool = True,
     max_flip_rate: float | None = None,
     max_map_drop: float | None = None,
@@ -111,126 +108,160 @@ def export_onnx(
 ) -> ExportResult:
     """Export a checkpoint to one self-describing model.onnx.
 
-    checkpoint: a run folder, a checkpoint file, or what load_checkpoint gave. path: the file to write, or a folder for
-    a model.onnx in it; by default model.onnx beside the checkpoint. pictures: a folder or paths for the parity gate; by
-    default the run's own validation pictures. parity=False writes a model that was not compared on pictures (its card
-    says so). max_flip_rate (a share), max_map_drop (points): of the gate, by default those of MAX_FLIP_RATES and
-    MAX_MAP_DROPS for the precision. precision: one of PRECISIONS. calibrate: a folder of pictures for int8, by default
-    some that the run was trained on. activations: of int8, "uint8" (for CPUs, the default) or "int8" (for TensorRT):
-    see queryopt.export.quantize. backend: what the gate runs the model in, one or several of the runtime's, by default
-    every one that would run it here; the limits hold in each.
+    checkpoint: a run folder, a checkpoint file, or what load_checkpoint gave.
+    path: the file to write, or a folder for a model.onnx in it; by default model.onnx beside the checkpoint.
+    pictures: a folder or paths for the parity gate; by default the run's own validation pictures.
+    parity: False writes a model that was not compared on pictures; its card says so.
+    max_flip_rate, max_map_drop: limits of the gate, a share and points; by default those of MAX_FLIP_RATES and
+        MAX_MAP_DROPS for the precision.
+    precision: one of PRECISIONS.
+    calibrate: a folder of pictures for int8, by default some that the run was trained on.
+    activations: of int8, "uint8" (for CPUs, the default) or "int8" (for TensorRT): see queryopt.export.quantize.
+    backend: what the gate runs the model in, one or several of the runtime's, by default every one that would run it
+        here; the limits hold in each.
     fold: export what queryopt.export.fold makes of the network, or its own parts (networks of other methods than
-    queryopt have nothing that torch's exporter doesn't fold itself). explain: add the output `attention`. batch,
-    threads: of the parity gate (None: all that torch and the process have). progress: see Progress.
+        queryopt have nothing that torch's exporter doesn't fold itself).
+    explain: add the output `attention`.
+    batch, threads: of the parity gate (None: all that torch and the process have).
+    progress: see Progress.
 
     Nothing is written to `path` before everything is checked, and then in one step: a refused or interrupted export
     leaves what was there. Raises CheckpointError (the checkpoint), DataError (no pictures), ParityError (above
     max_flip_rate, or the strip is not exact), UsageError (path, or a value out of range), MissingError (packages).
     """
+    options = ExportOptions(
+        pictures=pictures,
+        parity=parity,
+        max_flip_rate=max_flip_rate,
+        max_map_drop=max_map_drop,
+        precision=precision,
+        calibrate=calibrate,
+        activations=activations,
+        backend=backend,
+        fold=fold,
+        explain=explain,
+        batch=batch,
+        threads=threads,
+    )
     _check_packages()
-    if precision not in PRECISIONS:
-        raise UsageError(
-            f"precision is {precision!r}: one of {', '.join(PRECISIONS)}{did_you_mean(precision, PRECISIONS)}"
-        )
-    if calibrate is not None and precision != "int8":
-        raise UsageError("calibration pictures are for precision int8: leave them out")
-    if activations is not None and precision != "int8":
-        raise UsageError("activations are of precision int8: leave them out")
-    if activations is not None and activations not in ACTIVATIONS:
-        raise UsageError(f"activations are {activations!r}: {' or '.join(ACTIVATIONS)}")
-    max_flip_rate = MAX_FLIP_RATES[precision] if max_flip_rate is None else max_flip_rate
-    max_map_drop = MAX_MAP_DROPS.get(precision) if max_map_drop is None else max_map_drop
-    if max_map_drop is not None and not 0 <= max_map_drop <= 100:
-        raise UsageError(f"the largest loss of mean average precision is {max_map_drop}: it is in points, 0 to 100")
-    if not 0 <= max_flip_rate <= 1:
-        raise UsageError(f"the largest flip rate is {max_flip_rate}: it is a share, 0 to 1")
-    for name, value in (("batch", batch), ("threads", threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is {value}: at least 1")
+    options.check()
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
-    target = _target(loaded, path)
+    return _export(loaded, _target(loaded, path), options, progress)
+
+
+def _export(checkpoint: Checkpoint, target: Path, options: ExportOptions, progress: Progress | None) -> ExportResult:
     replaced = _existing(target)
-    compared = parity_pictures(loaded, pictures, progress) if parity else ParityPictures([], [], "none")
-    calibrating = calibration_pictures(loaded, calibrate, CALIBRATION_PICTURES, progress) if precision == "int8" else []
-    network = loaded.network()
-    card = replace(model_card(network), precision=precision)
+    compared = parity_pictures(checkpoint, options.pictures, progress) if options.parity else None
+    calibrating: list[PicturePath] = []
+    if options.precision == "int8":
+        calibrating = calibration_pictures(checkpoint, options.calibrate, CALIBRATION_PICTURES, progress)
+    network = checkpoint.network()
+    card = replace(model_card(network), precision=options.precision)
     quantisation: QuantisationReport | None = None
-    foldable = network if fold and isinstance(network, QueryOpt) else None
-    show = progress or no_progress
-    reports: Mapping[str, ParityReport] = {}
-    not_compared: Mapping[str, str] = {}
-    with torch_threads(threads), _candidate(target) as candidate:
+    with torch_threads(options.threads), _candidate(target) as candidate:
+
+        def gate(model: onnx.ModelProto, card: ModelCard) -> GateResult:
+            candidate.write_bytes(with_card(model, card))
+            return GateResult() if compared is None else pass_gate(network, candidate, compared, options, progress)
+
         try:
-            with show("export", 3, "steps") as advance:
-                advance(0, "folding")
-                folded, saved = (None, None) if foldable is None else fold_network(foldable)
-                advance(1, "tracing the graph")
-                model = build_graph(folded or network, explain=explain)
-                candidate.write_bytes(with_card(model, replace(card, precision="fp32")))
-                advance(1, "proving that nothing of training is in it")
-                strip = _check_strip(network, model, candidate, threads, folded)
-                advance(1, "")
-            if precision in ("fp16", "bf16"):
-                model = lower_precision(model, precision)
-            quantiser = None
-            if precision == "int8":
-                quantiser = Quantiser(
-                    model,
-                    _pixels(calibrating, card.preprocessing),
-                    threads,
-                    activations or ACTIVATIONS[0],
-                    progress,
-                    checked=_views(calibrating, card),
-                    target_flip_rate=max_flip_rate / 2,
-                )
-            least_kept = refusals = 0
-            while True:
-                if quantiser is not None:
-                    model, quantisation = quantiser.quantise(least_kept)
-                    quantisation = replace(quantisation, refusals=refusals)
-                    card = replace(card, quantisation=quantisation.to_dict())
-                if precision != "fp32":
-                    candidate.write_bytes(with_card(model, card))
-                if not parity:
-                    break
-                reports, not_compared = compare_serving(
-                    network, candidate, compared, backend, batch=batch, threads=threads, progress=progress
-                )
-                try:
-                    require_all(reports, max_flip_rate, max_map_drop)
-                    break
-                except ParityError as error:
-                    if quantiser is None or quantisation is None or len(quantisation.kept) >= quantiser.most:
-                        raise
-                    refusals, least_kept = refusals + 1, min(max(1, 2 * len(quantisation.kept)), quantiser.most)
-                    _log.warning("%s: again with at least %d layers in float32", error, least_kept)
+            model, folding, strip = _proved_graph(network, candidate, card, options, progress)
+            if options.precision == "int8":
+                quantiser = _quantiser(model, calibrating, card, options, progress)
+                model, quantisation, passed = _quantise_until_passed(quantiser, gate, card)
+                card = replace(card, quantisation=quantisation.to_dict())
+            else:
+                model = model if options.precision == "fp32" else lower_precision(model, options.precision)
+                passed = gate(model, card)
         except ParityError as error:
             raise ParityError(f"{display_path(target)}: no model was written: {error}") from None
-        report = max(reports.values(), key=lambda one: one.flipped, default=None)
-        if report is not None:
-            described = {
-                "max_flip_rate": max_flip_rate,
-                "max_map_drop": max_map_drop,
-                "source": compared.source,
-                "backends": [one.to_dict() for one in reports.values()],
-            }
-            card = replace(card, parity={**report.to_dict(), **described})
-        content = with_card(model, card)
+    source = "none" if compared is None else compared.source
+    if passed.worst is not None:
+        described = {
+            "max_flip_rate": options.flip_limit,
+            "max_map_drop": options.map_limit,
+            "source": source,
+            "backends": [report.to_dict() for report in passed.reports.values()],
+        }
+        card = replace(card, parity=passed.worst.to_dict() | described)
+    content = with_card(model, card)
     with replacing(target) as file:
         file.write(content)
     return ExportResult(
-        target,
-        len(content),
-        card,
-        saved,
-        strip,
-        report,
-        compared.source,
-        replaced,
-        quantisation,
-        parities=tuple(reports.values()),
-        not_compared=not_compared,
+        path=target,
+        size=len(content),
+        card=card,
+        fold=folding,
+        strip=strip,
+        parity=passed.worst,
+        pictures=source,
+        replaced=replaced,
+        quantisation=quantisation,
+        parities=tuple(passed.reports.values()),
+        not_compared=passed.left_out,
     )
+
+
+def _proved_graph(
+    network: "HashNetwork", candidate: Path, card: ModelCard, options: ExportOptions, progress: Progress | None
+) -> tuple[onnx.ModelProto, FoldReport | None, StripReport]:
+    """The float32 graph, what folding saved, and the proof that the graph (it lies in `candidate`) is the network."""
+    with (progress or no_progress)("export", 3, "steps") as advance:
+        advance(0, "folding")
+        foldable = network if options.fold and isinstance(network, QueryOpt) else None
+        folded, folding = (None, None) if foldable is None else fold_network(foldable)
+        advance(1, "tracing the graph")
+        model = build_graph(folded or network, explain=options.explain)
+        candidate.write_bytes(with_card(model, replace(card, precision="fp32")))
+        advance(1, "proving that nothing of training is in it")
+        with contextlib.closing(open_backend(candidate, _BACKEND, options.threads)) as runner:
+            strip = check_strip(network, model, runner, folded)
+        advance(1, "")
+    return model, folding, strip
+
+
+def _quantiser(
+    model: onnx.ModelProto,
+    pictures: Sequence[PicturePath],
+    card: ModelCard,
+    options: ExportOptions,
+    progress: Progress | None,
+) -> Quantiser:
+    """Calibrated on the pictures' test crops. Views of them, as the gate compares them, decide what is quantised."""
+    pixels = []
+    for picture in pictures:
+        with contextlib.suppress(ImageError):
+            pixels.append(load_image(picture, card.preprocessing))
+    if not pixels:
+        raise DataError(f"none of {len(pictures):,} pictures for calibration can be read: give others with --calibrate")
+    count = max(_CHECKED_VIEWS, math.ceil(CHECKED_BITS / card.bits))
+    views = [view for _, view in parity_views(pictures, card.preprocessing, count, {})]
+    return Quantiser(
+        model,
+        np.stack(pixels),
+        options.threads,
+        options.activations or ACTIVATIONS[0],
+        progress,
+        checked=np.stack(views),
+        target_flip_rate=options.flip_limit / 2,
+    )
+
+
+def _quantise_until_passed(
+    quantiser: Quantiser, gate: Callable[[onnx.ModelProto, ModelCard], GateResult], card: ModelCard
+) -> tuple[onnx.ModelProto, QuantisationReport, GateResult]:
+    """Quantise; where the gate refuses, again with more layers in float32, until it doesn't or no more may be kept."""
+    least_kept = refusals = 0
+    while True:
+        model, report = quantiser.quantise(least_kept)
+        report = replace(report, refusals=refusals)
+        try:
+            return model, report, gate(model, replace(card, quantisation=report.to_dict()))
+        except ParityError as error:
+            if len(report.kept) >= quantiser.most:
+                raise
+            refusals, least_kept = refusals + 1, min(max(1, 2 * len(report.kept)), quantiser.most)
+            _log.warning("%s: again with at least %d layers in float32", error, least_kept)
 
 
 def build_graph(network: "HashNetwork | FoldedNetwork", explain: bool = False) -> onnx.ModelProto:
@@ -283,30 +314,6 @@ def with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
     content: bytes = model.SerializeToString(deterministic=True)
     del model.metadata_props[:]
     return content
-
-
-def _check_strip(
-    network: "HashNetwork", model: onnx.ModelProto, candidate: Path, threads: int | None, folded: FoldedNetwork | None
-) -> StripReport:
-    with contextlib.closing(open_backend(candidate, _BACKEND, threads)) as runner:
-        return check_strip(network, model, runner, folded)
-
-
-def _pixels(pictures: Sequence[PicturePath], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """The pictures that can be read, uint8 [n, s, s, 3]. DataError where none can."""
-    rows = []
-    for picture in pictures:
-        with contextlib.suppress(ImageError):
-            rows.append(load_image(picture, preprocessing))
-    if not rows:
-        raise DataError(f"none of {len(pictures):,} pictures for calibration can be read: give others with --calibrate")
-    return np.stack(rows)
-
-
-def _views(pictures: Sequence[PicturePath], card: ModelCard) -> npt.NDArray[np.uint8]:
-    """Views of the pictures as the gate compares them, uint8 [n, s, s, 3]: their codes decide what is quantised."""
-    count = max(_CHECKED_VIEWS, math.ceil(CHECKED_BITS / card.bits))
-    return np.stack([view for _, view in parity_views(pictures, card.preprocessing, count, {})])
 
 
 def _target(checkpoint: Checkpoint, path: str | os.PathLike[str] | None) -> Path:

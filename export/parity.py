@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.codes import codes_to_uint64, unpack_codes
+from queryopt.codes import unpack_codes
 from queryopt.errors import DataError, MismatchError, ParityError, UsageError
-from queryopt.export.parity_views import parity_views, spread, view_batches
+from queryopt.export.pictures import PicturePath, parity_views, spread, view_batches
+from queryopt.metrics import retrieval_metrics
 from queryopt.progress import Progress, no_progress
-from queryopt.runtime.backends.base import Backend, PipelinedBackend
+from queryopt.runtime import HammingIndex
+from queryopt.runtime.backends.base import Backend, BackendOutput, PipelinedBackend
 from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
@@ -59,17 +61,19 @@ NEAR_ZERO = 1e-4
 _OVERLAP_QUERIES = 1_000
 _ONE_SIDED_95 = 1.6448536269514722
 
-_Picture: TypeAlias = str | bytes | os.PathLike[Any]
-
 
 @dataclass(frozen=True)
 class MapChange:
     """Mean average precision (0 to 1, exact over ties) of the two sides on the same labelled pictures.
 
-    The test crop of each picture searches those of all others. reference, model: the two values. queries: pictures with
-    another one of their class, which the means are taken over. classes: of the labelled pictures. points:
-    100 x (model - reference). points_upper_95: one-sided upper bound of that, from the queries' own changes, which are
-    counted as independent; None below MIN_QUERIES queries.
+    The test crop of each picture searches those of all others.
+
+    reference, model: the two values.
+    queries: pictures with another one of their class, which the means are taken over.
+    classes: of the labelled pictures.
+    points: 100 x (model - reference).
+    points_upper_95: one-sided upper bound of that, from the queries' own changes, which are counted as independent;
+        None below MIN_QUERIES queries.
     """
 
     reference: float
@@ -84,15 +88,21 @@ class MapChange:
 class ParityReport:
     """How a model's codes compare with the reference's.
 
-    bits_compared: views x bits. flipped: bits that differ. flipped_sure: of those, the ones with |logit| >=
-    near_zero_epsilon in the reference, which rounding in float32 doesn't explain. flip_rate: flipped / bits_compared.
+    bits_compared: views x bits.
+    flipped: bits that differ.
+    flipped_sure: of those, the ones with |logit| >= near_zero_epsilon in the reference, which rounding in float32
+        doesn't explain.
+    flip_rate: flipped / bits_compared.
     flip_rate_upper_95: the exact one-sided Clopper-Pearson bound; views of one picture are counted as independent.
-    near_zero: share of the reference's logits with |logit| < near_zero_epsilon. max_logit_difference: the largest
-    |logit - logit|. top10_overlap: mean share of each view's ten nearest others, in (distance, id) order, that both
-    sides name. distinct_codes: of the reference, over all views; where it is 1, agreement says little. pictures, views:
-    distinct pictures, and views of them (test crop, then flips and crops) that were compared. backend: what ran the
-    model; reference: what ran the reference. precision, reference_precision: of the graphs. map: see MapChange; None
-    without labels of two classes. failures: pictures that could not be read, with the reason.
+    near_zero: share of the reference's logits with |logit| < near_zero_epsilon.
+    max_logit_difference: the largest |logit - logit|.
+    top10_overlap: mean share of each view's ten nearest others, in (distance, id) order, that both sides name.
+    distinct_codes: of the reference, over all views; where it is 1, agreement says little.
+    pictures, views: distinct pictures, and views of them (test crop, then flips and crops) that were compared.
+    backend, reference: what ran the model, and what the reference.
+    failures: pictures that could not be read, with the reason.
+    precision, reference_precision: of the graphs.
+    map: None without labels of two classes.
     """
 
     bits_compared: int
@@ -185,7 +195,7 @@ def max_map_drop_of(*precisions: str) -> float | None:
 def check_parity(
     reference: "_Model",
     model: "_Model",
-    pictures: Sequence[_Picture],
+    pictures: Sequence[PicturePath],
     *,
     backend: str = "auto",
     reference_backend: str = "auto",
@@ -198,12 +208,14 @@ def check_parity(
     """Compare the codes of two forms of one network: `queryopt.export.check_parity`.
 
     reference, model: each a HashNetwork (run in eval mode; its mode is put back), a loaded Checkpoint, or its run
-    folder or file, for PyTorch; a model.onnx or model.plan; or an open Backend, which stays open.
-    pictures: paths. Where they give fewer than `min_bits` bits, further views of the same pictures (flips and crops,
-    the same in every run) fill up; where they give more, an even spread of them is taken. labels: each picture's class,
-    None where it has none; from them the change of the mean average precision. backend, reference_backend: what runs a
-    model file, see open_backend. batch: pictures in a run; engines with smaller profiles get what they take. threads:
-    of what runs on the CPU.
+        folder or file, for PyTorch; a model.onnx or model.plan; or an open Backend, which stays open.
+    pictures: paths.
+    backend, reference_backend: what runs a model file, see open_backend.
+    labels: each picture's class, None where it has none; from them the change of the mean average precision.
+    min_bits: where the pictures give fewer, further views of them (flips and crops, the same in every run) fill up;
+        where they give more, an even spread of them is taken.
+    batch: pictures in a run; engines with smaller profiles get what they take.
+    threads: of what runs on the CPU.
 
     Raises DataError where no picture can be read, MismatchError where the two have other code lengths or come from
     different checkpoints, what open_backend and load_checkpoint raise. The report judges nothing: see
@@ -250,7 +262,7 @@ def open_side(
 def compare_sides(
     reference: ParitySide,
     models: Sequence[ParitySide],
-    pictures: Sequence[_Picture],
+    pictures: Sequence[PicturePath],
     *,
     labels: Sequence[str | None] | None = None,
     min_bits: int = MIN_BITS,
@@ -262,54 +274,38 @@ def compare_sides(
         raise UsageError(f"min_bits is {min_bits} and batch {batch}: both must be at least 1")
     if labels is not None and len(labels) != len(pictures):
         raise UsageError(f"{len(labels):,} labels for {len(pictures):,} pictures: one each, or none")
-    card = reference.backend.card
     for side in models:
         _check_same_network(reference, side)
-    wanted = math.ceil(min_bits / card.bits)
-    failures: dict[str, str] = {}
-    members: list[int] = []
-    outputs: list[list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]] = [[] for _ in range(1 + len(models))]
-    views = parity_views(pictures, card.preprocessing, wanted, failures)
-    with (progress or no_progress)("parity", wanted, "views") as advance:
-        for rows, pixels in view_batches(views, batch):
-            members += rows
-            for side, into in zip((reference, *models), outputs, strict=True):
-                into += _run(side.backend, pixels)
-            advance(len(rows))
-    if not members:
-        reason = f" (the first: {': '.join(next(iter(failures.items())))})" if failures else ""
-        raise DataError(
-            f"no picture of {len(pictures):,} for the parity check could be read{reason}: "
-            "pass others with --images FOLDER"
-        )
-    codes, logits = ([np.concatenate([part[at] for part in parts]) for parts in outputs] for at in (0, 1))
-    changes = _map_changes(members, codes, card.bits, labels)
-    expected, reference_bits = logits[0], unpack_codes(codes[0], card.bits)
-    distinct = len(np.unique(codes[0], axis=0))
+    backends = [side.backend for side in (reference, *models)]
+    outputs, members, failures = _run_all(backends, pictures, min_bits, batch, progress)
+    first, bits = outputs[0], reference.backend.card.bits
+    expected, size = unpack_codes(first.codes, bits), np.abs(first.logits)
     reports = []
-    for at, side in enumerate(models, 1):
-        differs = reference_bits != unpack_codes(codes[at], card.bits)
+    for backend, output, change in zip(
+        backends[1:], outputs[1:], _map_changes(members, outputs, bits, labels), strict=True
+    ):
+        differs = expected != unpack_codes(output.codes, bits)
         flipped = int(np.count_nonzero(differs))
         reports.append(
             ParityReport(
                 bits_compared=expected.size,
                 flipped=flipped,
-                flipped_sure=int(np.count_nonzero(differs & (np.abs(expected) >= NEAR_ZERO))),
+                flipped_sure=int(np.count_nonzero(differs & (size >= NEAR_ZERO))),
                 flip_rate=flipped / expected.size,
                 flip_rate_upper_95=flip_rate_upper_bound(flipped, expected.size),
-                near_zero=float(np.mean(np.abs(expected) < NEAR_ZERO)),
+                near_zero=float(np.mean(size < NEAR_ZERO)),
                 near_zero_epsilon=NEAR_ZERO,
-                max_logit_difference=float(np.abs(logits[at] - expected).max()),  # keeps a NaN
-                top10_overlap=top_k_overlap(codes[0], codes[at], card.bits),
-                distinct_codes=distinct,
+                max_logit_difference=float(np.abs(output.logits - first.logits).max()),  # keeps a NaN
+                top10_overlap=top_k_overlap(first.codes, output.codes, bits),
+                distinct_codes=len(np.unique(first.codes, axis=0)),
                 pictures=len(set(members)),
                 views=len(members),
-                backend=side.backend.name,
+                backend=backend.name,
                 failures=failures,
-                precision=side.backend.card.precision,
+                precision=backend.card.precision,
                 reference=reference.backend.name,
-                reference_precision=card.precision,
-                map=changes[at - 1],
+                reference_precision=reference.backend.card.precision,
+                map=change,
             )
         )
     return tuple(reports)
@@ -319,7 +315,8 @@ def flip_rate_upper_bound(flipped: int, compared: int, confidence: float = 0.95)
     """The exact (Clopper-Pearson, one-sided) upper bound of a rate of which `flipped` of `compared` were seen.
 
     It is the p at which seeing so few has a probability of 1 - confidence: sum over i <= flipped of
-    C(n, i) p^i (1 - p)^(n - i), solved by bisection. 1.0 where nothing was compared or everything flipped.
+    C(n, i) p^i (1 - p)^(n - i), solved by bisection (SciPy, which has it, comes with no extra that exports). 1.0 where
+    nothing was compared or everything flipped.
     """
     if not 0 <= flipped <= compared or not 0 < confidence < 1:
         raise UsageError(f"{flipped} of {compared} flipped at confidence {confidence}: not a rate")
@@ -327,14 +324,10 @@ def flip_rate_upper_bound(flipped: int, compared: int, confidence: float = 0.95)
         return 1.0
     i = np.arange(flipped + 1)
     log_choose = np.concatenate([[0.0], np.cumsum(np.log(compared - i[:-1]) - np.log(i[1:]))])
-    low, high, target = flipped / compared, 1.0, math.log1p(-confidence)
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        terms = log_choose + i * math.log(middle) + (compared - i) * math.log1p(-middle)
-        top = float(terms.max())
-        if top + math.log(float(np.exp(terms - top).sum())) > target:
+    low, high = flipped / compared, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        log_terms = log_choose + i * math.log(middle) + (compared - i) * math.log1p(-middle)
+        if np.logaddexp.reduce(log_terms) > math.log1p(-confidence):
             low = middle
         else:
             high = middle
@@ -353,18 +346,24 @@ def top_k_overlap(
     reference, codes: packed uint8 [n, ceil(bits / 8)], row i of both from the same picture. Each side searches its own
     codes with its own queries; at most `queries` rows, evenly spread, are queries. 1.0 where there are no others.
     """
-    sides = [codes_to_uint64(side, bits) for side in (reference, codes)]
-    n = len(sides[0])
-    k = min(k, n - 1)
+    k = min(k, len(reference) - 1)
     if k < 1:
         return 1.0
-    rows = spread(n, queries)
-    shared = 0
-    for start in range(0, len(rows), 64):  # a chunk's keys stay in the cache's reach: [64, n] int64
-        chunk = rows[start : start + 64]
-        near = [_nearest(side, chunk, k) for side in sides]
-        shared += int((near[0][:, :, None] == near[1][:, None, :]).sum())
-    return shared / (len(rows) * k)
+    rows = spread(len(reference), queries)
+    ours, theirs = (_nearest_others(side, bits, rows, k) for side in (reference, codes))
+    shared = np.count_nonzero(ours[:, :, None] == theirs[:, None, :])
+    return float(shared / (len(rows) * k))
+
+
+def _nearest_others(
+    codes: npt.NDArray[np.uint8], bits: int, rows: npt.NDArray[np.int64], k: int
+) -> npt.NDArray[np.int64]:
+    """The k nearest other rows of each row, int64 [rows, k]."""
+    near = HammingIndex(codes, bits).search(codes[rows], k + 1).ids
+    others = near != rows[:, None]
+    others[others.all(axis=1), -1] = False  # so many equal codes have lower ids that a row isn't among its own nearest
+    kept: npt.NDArray[np.int64] = near[others].reshape(-1, k)
+    return kept
 
 
 def _check_same_network(reference: ParitySide, side: ParitySide) -> None:
@@ -379,10 +378,41 @@ def _check_same_network(reference: ParitySide, side: ParitySide) -> None:
         )
 
 
-def _run(
-    backend: Backend, pixels: npt.NDArray[np.uint8]
-) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
-    """Codes and logits of a batch, in pieces that the backend takes: an engine's profile may end below it."""
+def _run_all(
+    backends: Sequence[Backend],
+    pictures: Sequence[PicturePath],
+    min_bits: int,
+    batch: int,
+    progress: Progress | None,
+) -> tuple[list[BackendOutput], list[int], dict[str, str]]:
+    """What each backend makes of the same views; the picture of each view; and what could not be read, with why."""
+    card = backends[0].card
+    wanted = math.ceil(min_bits / card.bits)
+    failures: dict[str, str] = {}
+    members: list[int] = []
+    parts: list[list[BackendOutput]] = [[] for _ in backends]
+    views = parity_views(pictures, card.preprocessing, wanted, failures)
+    with (progress or no_progress)("parity", wanted, "views") as advance:
+        for rows, pixels in view_batches(views, batch):
+            members += rows
+            for backend, outputs in zip(backends, parts, strict=True):
+                outputs += _run(backend, pixels)
+            advance(len(rows))
+    if not members:
+        reason = f" (the first: {': '.join(next(iter(failures.items())))})" if failures else ""
+        raise DataError(
+            f"no picture of {len(pictures):,} for the parity check could be read{reason}: "
+            "pass others with --images FOLDER"
+        )
+    whole = [
+        BackendOutput(np.concatenate([o.codes for o in outputs]), np.concatenate([o.logits for o in outputs]))
+        for outputs in parts
+    ]
+    return whole, members, failures
+
+
+def _run(backend: Backend, pixels: npt.NDArray[np.uint8]) -> list[BackendOutput]:
+    """A batch in pieces that the backend takes: an engine's profile may end below it."""
     size = len(pixels)
     while size > 1 and isinstance(backend, PipelinedBackend):
         try:
@@ -390,36 +420,29 @@ def _run(
             break
         except MismatchError:
             size = -(-size // 2)
-    parts = [backend.run(pixels[at : at + size]) for at in range(0, len(pixels), size)]
-    return [(part.codes, part.logits) for part in parts]
+    return [backend.run(pixels[at : at + size]) for at in range(0, len(pixels), size)]
 
 
 def _map_changes(
-    members: Sequence[int],
-    codes: Sequence[npt.NDArray[np.uint8]],
-    bits: int,
-    labels: Sequence[str | None] | None,
+    members: Sequence[int], outputs: Sequence[BackendOutput], bits: int, labels: Sequence[str | None] | None
 ) -> list[MapChange | None]:
     """Of each side but the first. members: the picture of each row of codes; its first row is the test crop."""
-    from queryopt.metrics import retrieval_metrics
-
-    nothing: list[MapChange | None] = [None] * (len(codes) - 1)
+    unknown: list[MapChange | None] = [None] * (len(outputs) - 1)
     if labels is None:
-        return nothing
+        return unknown
     crops = np.unique(members, return_index=True)[1].tolist()
     rows = [row for row in crops if labels[members[row]] is not None]
     classes = np.array([labels[members[row]] for row in rows], np.str_)
     counts = np.unique(classes, return_counts=True)[1]
     if len(counts) < 2 or counts.max() < 2:
-        return nothing
+        return unknown
     own = np.arange(len(rows))
-    sides = [
-        retrieval_metrics(side[rows], side[rows], bits, classes, classes, ks=(), radii=(), exclude_self=own)
-        for side in codes
-    ]
-    first = sides[0]
+    first, *others = (
+        retrieval_metrics(side.codes[rows], side.codes[rows], bits, classes, classes, ks=(), radii=(), exclude_self=own)
+        for side in outputs
+    )
     changes: list[MapChange | None] = []
-    for metrics in sides[1:]:
+    for metrics in others:
         each = 100 * (metrics.average_precision - first.average_precision)
         each = each[~np.isnan(each)]
         points, upper = float(each.mean()), None
@@ -427,12 +450,3 @@ def _map_changes(
             upper = points + _ONE_SIDED_95 * float(each.std(ddof=1)) / math.sqrt(len(each))
         changes.append(MapChange(first.map, metrics.map, len(each), len(counts), points, upper))
     return changes
-
-
-def _nearest(values: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
-    """The k nearest other rows of each row, unordered, int64 [rows, k]."""
-    n = len(values)
-    distances = np.bitwise_count(values[rows, None] ^ values[None, :]).astype(np.int64)
-    keys = distances * n + np.arange(n)  # unique, and ordered as (distance, id)
-    keys[np.arange(len(rows)), rows] = np.iinfo(np.int64).max
-    return np.argpartition(keys, k - 1, axis=1)[:, :k]

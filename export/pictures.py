@@ -1,21 +1,37 @@
-"""Which pictures the parity gate looks at."""
+"""Which pictures the parity gate looks at, and which views of them: the same in every run."""
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from queryopt.errors import DataError, QueryOptError
-from queryopt.images import find_images
+import numpy as np
+import numpy.typing as npt
+
+from queryopt import images
+from queryopt.card import Preprocessing
+from queryopt.errors import DataError, ImageError, QueryOptError
 from queryopt.progress import Progress
 from queryopt.text import display_path
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from queryopt.train.checkpoint import Checkpoint
     from queryopt.train.data import LabelledImages
 
-__all__ = ["ParityPictures", "PicturePath", "calibration_pictures", "labelled_in", "parity_pictures"]
+__all__ = [
+    "ParityPictures",
+    "PicturePath",
+    "calibration_pictures",
+    "labelled_in",
+    "parity_pictures",
+    "parity_views",
+    "spread",
+    "view_batches",
+]
 
 PicturePath = str | bytes | os.PathLike[Any]
 
@@ -31,22 +47,22 @@ class ParityPictures:
 
 def parity_pictures(
     checkpoint: "Checkpoint",
-    given: str | os.PathLike[str] | Sequence[PicturePath] | None = None,
+    pictures: str | os.PathLike[str] | Sequence[PicturePath] | None = None,
     progress: Progress | None = None,
 ) -> ParityPictures:
     """The pictures to compare on.
 
-    given: a folder (see labelled_in) or paths, which have no labels. None: the validation pictures of the run, drawn as
-    its training drew them; its training pictures where it set none aside (parity chooses nothing).
+    pictures: a folder (see labelled_in) or paths, which have no labels. None: the validation pictures of the run, drawn
+    as its training drew them; its training pictures where it set none aside (parity chooses nothing).
     progress: for a generated data set that has to be made again. DataError where there are none.
     """
-    if given is None:
+    if pictures is None:
         return _of_run(checkpoint, progress)
-    if isinstance(given, str | os.PathLike):
-        return labelled_in(given)
-    if not given:
+    if isinstance(pictures, str | os.PathLike):
+        return labelled_in(pictures)
+    if not pictures:
         raise DataError("no pictures were given for the parity check")
-    return ParityPictures(list(given), [None] * len(given), "the given pictures")
+    return ParityPictures(list(pictures), [None] * len(pictures), "the given pictures")
 
 
 def labelled_in(folder: str | os.PathLike[str], option: str = "--images") -> ParityPictures:
@@ -55,7 +71,7 @@ def labelled_in(folder: str | os.PathLike[str], option: str = "--images") -> Par
     DataError where there are none; it names `option`.
     """
     root = os.fsencode(folder)
-    names = find_images(root)
+    names = images.find_images(root)
     if not names:
         raise DataError(
             f"{display_path(folder)}: no pictures in this folder: pass one that holds some with {option} FOLDER"
@@ -65,15 +81,70 @@ def labelled_in(folder: str | os.PathLike[str], option: str = "--images") -> Par
 
 
 def calibration_pictures(
-    checkpoint: "Checkpoint", given: str | os.PathLike[str] | None, count: int, progress: Progress | None = None
+    checkpoint: "Checkpoint", folder: str | os.PathLike[str] | None, count: int, progress: Progress | None = None
 ) -> list[PicturePath]:
-    """At most `count` pictures to calibrate int8 on, evenly spread: of the given folder, else the run's training ones.
+    """At most `count` pictures to calibrate int8 on, evenly spread: of the folder, else the run's training ones.
 
     Not those of the parity gate, where the run set some aside. DataError where there are none.
     """
-    pictures = _of_run(checkpoint, progress, train=True) if given is None else labelled_in(given, "--calibrate")
-    paths = pictures.paths
-    return paths[:: max(1, -(-len(paths) // count))]
+    pictures = _of_run(checkpoint, progress, train=True) if folder is None else labelled_in(folder, "--calibrate")
+    return pictures.paths[:: max(1, -(-len(pictures.paths) // count))]
+
+
+def parity_views(
+    pictures: Sequence[PicturePath],
+    preprocessing: Preprocessing,
+    count: int,
+    failures: dict[str, str],
+) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Yield `count` views as (index into pictures, pixels uint8 [s, s, 3]); fewer only where no picture can be read.
+
+    Every picture gives its test crop first. Where that is not enough, each gives as many further views as the others:
+    flips, and crops of the picture; always the same ones. An unreadable picture goes into `failures`.
+    """
+    usable = [int(i) for i in spread(len(pictures), count)]
+    made = dict.fromkeys(usable, 0)
+    missing = count
+    while missing and usable:
+        readable = []
+        for position, index in enumerate(usable):
+            share = math.ceil(missing / (len(usable) - position))
+            if not share:
+                break
+            try:
+                picture = images.open_rgb(pictures[index])
+            except ImageError as error:
+                failures[display_path(pictures[index])] = str(error)
+                continue
+            readable.append(index)
+            for view in range(made[index], made[index] + share):
+                yield index, _view(picture, index, view, preprocessing)
+            made[index] += share
+            missing -= share
+        usable = readable
+
+
+def view_batches(
+    views: Iterator[tuple[int, npt.NDArray[np.uint8]]], size: int
+) -> Iterator[tuple[list[int], npt.NDArray[np.uint8]]]:
+    """Views in batches of at most `size`: (indices of their pictures, pixels uint8 [b, s, s, 3])."""
+    members: list[int] = []
+    pixels: list[npt.NDArray[np.uint8]] = []
+    for index, view in views:
+        members.append(index)
+        pixels.append(view)
+        if len(members) == size:
+            yield members, np.stack(pixels)
+            members, pixels = [], []
+    if members:
+        yield members, np.stack(pixels)
+
+
+def spread(n: int, count: int) -> npt.NDArray[np.int64]:
+    """At most `count` of the rows 0..n-1, evenly spread, ascending."""
+    if n <= count:
+        return np.arange(n)
+    return np.arange(count) * n // count
 
 
 def _of_run(checkpoint: "Checkpoint", progress: Progress | None, train: bool = False) -> ParityPictures:
@@ -89,20 +160,34 @@ def _of_run(checkpoint: "Checkpoint", progress: Progress | None, train: bool = F
         )
     try:
         data = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
-        images = hold_out_classes(data, config.open_set, config.seed).seen.train
-        training, validation = split_validation(images, config.validation_fraction, config.seed)
+        seen = hold_out_classes(data, config.open_set, config.seed).seen.train
+        training, validation = split_validation(seen, config.validation_fraction, config.seed)
     except (QueryOptError, OSError) as error:
         raise DataError(
             f"{display_path(checkpoint.path)}: the pictures that it was trained on can't be had ({error}): {remedy}"
         ) from None
     if not train and len(validation):
         return _labelled(validation, "the run's validation pictures")
-    return _labelled(training if train else images, "the run's training pictures")
+    return _labelled(training if train else seen, "the run's training pictures")
 
 
-def _labelled(images: "LabelledImages", source: str) -> ParityPictures:
+def _labelled(split: "LabelledImages", source: str) -> ParityPictures:
     return ParityPictures(
-        [Path(images.root, path) for path in images.paths],
-        [images.classes[label] for label in images.labels.tolist()],
+        [Path(split.root, path) for path in split.paths],
+        [split.classes[label] for label in split.labels.tolist()],
         source,
     )
+
+
+def _view(picture: "Image", index: int, view: int, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """View 0 is the test crop, 1 its mirror image; then crops of half a side or more, every other one mirrored."""
+    if view >= 2:
+        share_x, share_y, at_x, at_y = np.random.default_rng((index, view)).random(4)
+        width, height = (
+            max(1, round(side * (0.5 + share / 2)))
+            for side, share in zip(picture.size, (share_x, share_y), strict=True)
+        )
+        left, top = round((picture.width - width) * at_x), round((picture.height - height) * at_y)
+        picture = picture.crop((left, top, left + width, top + height))
+    pixels = images.resize_crop(picture, preprocessing)
+    return np.ascontiguousarray(pixels[:, ::-1]) if view % 2 else pixels

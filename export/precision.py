@@ -12,10 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from queryopt.errors import UsageError
 
-__all__ = ["PRECISIONS", "head_nodes", "lower_precision"]
-
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-"""What `--precision` may be."""
+__all__ = ["head_nodes", "lower_precision"]
 
 _ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _LARGEST = {"fp16": 65504.0, "bf16": 3.3e38}

@@ -23,12 +23,12 @@ import numpy.typing as npt
 import onnx
 
 from queryopt.errors import DataError, UsageError
-from queryopt.export.parity_views import spread
+from queryopt.export.options import ACTIVATIONS
+from queryopt.export.pictures import spread
 from queryopt.export.precision import head_nodes
 from queryopt.progress import Progress, no_progress
 
 __all__ = [
-    "ACTIVATIONS",
     "CALIBRATION_PICTURES",
     "CHECKED_BITS",
     "MOST_KEPT",
@@ -38,7 +38,6 @@ __all__ = [
     "quantise",
 ]
 
-ACTIVATIONS = ("uint8", "int8")
 CALIBRATION_PICTURES = 128
 """How many pictures calibrate at most."""
 CHECKED_BITS = 2_400
@@ -57,12 +56,16 @@ _FOLLOWING = ("Add", "Relu")
 class QuantisationReport:
     """What was quantised.
 
-    activations: one of ACTIVATIONS. pictures: that calibrated. layers: that could be quantised, in the graph's order.
-    kept: of these, the ones that stayed in float32, worst first. flip_rate: of the calibration pictures' bits, against
-    the float32 graph in the same runtime; first_flip_rate: where all were quantised. sensitivity: of the layers that
-    were measured alone, the root mean square of the change of the logits when only that one is quantised, worst first;
-    none where none had to be kept. measured: sessions that it took. refusals: how often the gate said no before, and
-    more layers were kept.
+    activations: one of ACTIVATIONS.
+    pictures: that calibrated.
+    layers: that could be quantised, in the graph's order.
+    kept: of these, the ones that stayed in float32, worst first.
+    flip_rate: of the calibration pictures' bits, against the float32 graph in the same runtime.
+    first_flip_rate: the same where all were quantised.
+    sensitivity: of the layers that were measured alone, the root mean square of the change of the logits when only that
+        one is quantised, worst first; none where none had to be kept.
+    measured: sessions that it took.
+    refusals: how often the gate said no before, and more layers were kept.
     """
 
     activations: str
@@ -99,10 +102,11 @@ def quantise(
 class Quantiser:
     """A float32 graph with the ranges of its tensors, ready to be quantised.
 
-    pixels: uint8 [n, s, s, 3], real pictures in the model's own crop. DataError where there are none. activations: one
-    of ACTIVATIONS, else UsageError. checked: uint8 [m, s, s, 3], what the flip rate is measured on (None: pixels).
+    pixels: uint8 [n, s, s, 3], real pictures in the model's own crop. DataError where there are none.
+    activations: one of ACTIVATIONS, else UsageError.
+    checked: uint8 [m, s, s, 3], what the flip rate is measured on (None: pixels).
     target_flip_rate, most_kept: layers are kept in float32, 1, 2, 4 … of them, until no larger share of bits flips, or
-    that share of the layers is kept; then as few as will do. Where none will, the graph with the fewest flips is given.
+        that share of the layers is kept; then as few as will do. Where none will, that with the fewest flips is given.
 
     Layers are ranked by the change of the logits when each is quantised alone. Measuring that takes a session each, so
     it is done where it decides something: where all quantised flip too many bits, groups of neighbouring layers are
@@ -137,7 +141,7 @@ class Quantiser:
             self._ranges = _ranges(model, pixels, activations)
             advance(1)
         self.measure = Sensitivity(model, self._ranges, activations, self._seen, self._expected, threads)
-        self._unfound = self.measure.worst_first(self.layers)
+        self._ranked = self.measure.worst_first(self.layers)
         self._worst: list[str] = []
         self._first: _Attempt | None = None
 
@@ -170,8 +174,7 @@ class Quantiser:
         )
 
     def _attempt(self, count: int) -> "_Attempt":
-        """Keep so many of the worst layers."""
-        self._worst += islice(self._unfound, max(0, count - len(self._worst)))
+        self._worst += islice(self._ranked, max(0, count - len(self._worst)))
         kept = tuple(self._worst[:count])
         nodes = [name for name in self.layers if name not in kept]
         quantised = _with_nodes(self._model, self._ranges, nodes, self._activations)
@@ -287,15 +290,15 @@ def _following(graph: onnx.GraphProto, layers: list[str]) -> list[str]:
     constants = {tensor.name for tensor in graph.initializer}
     quantised: set[str] = set()  # values
     names = set(layers)
-    found = []
+    following = []
     for node in graph.node:
         values = [name for name in node.input if name and name not in constants]
         follows = node.op_type in _FOLLOWING and all(value in quantised for value in values)
         if follows:
-            found.append(node.name)
+            following.append(node.name)
         if follows or (node.name in names and node.op_type == "Conv"):
             quantised.update(node.output)
-    return found
+    return following
 
 
 def _with_nodes(model: onnx.ModelProto, ranges: Any, nodes: list[str], activations: str) -> onnx.ModelProto:

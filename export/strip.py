@@ -6,7 +6,7 @@ training network's first `bits` logits. The architecture says so; what is export
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from queryopt.codes import code_bytes
+from queryopt.codes import code_bytes, unpack_codes
 from queryopt.errors import ParityError, UsageError
 from queryopt.export.count import count_multiply_adds
 from queryopt.export.fold import folded_multiply_adds, query_forms
 from queryopt.export.folded import FoldedNetwork
 from queryopt.export.torch_backend import network_logits
+from queryopt.runtime.backends.base import Backend
 from queryopt.train.network import QueryOpt
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ class InferenceNetwork(nn.Module):
         self.register_buffer("powers", powers)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See the class."""
         # The cast comes first: TensorRT refuses to transpose uint8.
         pixels = images.to(torch.float32)
         logits, attention = self._run(self.network, pixels)  # [b, bits], [b, bits, tokens]
@@ -90,14 +90,17 @@ class InferenceNetwork(nn.Module):
 class StripReport:
     """What the strip took away, and how the exported graph was compared with the training network.
 
-    stripped: what training alone uses, by name, and how much of it there was (empty: nothing). graph: which was
-    compared, "plain" (the trained network's own parts) or "folded". branches: of the training network, the original
-    queries included. multiply_adds: of one image, counted from the graph, without `packing` (the product that packs
-    bits into bytes). multiply_adds_network: torch's count of what was exported, the inference network or the folded
-    one; the graph may have less where the exporter folded a product of constants (the queries' projection, in small
-    networks), never more. multiply_adds_training: torch's count of the trained network with all branches.
+    stripped: what training alone uses, by name, and how much of it there was (empty: nothing).
+    graph: which was compared, "plain" (the trained network's own parts) or "folded".
+    branches: of the training network, the original queries included.
+    multiply_adds: of one image, counted from the graph, without `packing` (the product that packs bits into bytes).
+    multiply_adds_network: torch's count of what was exported, the inference network or the folded one; the graph may
+        have less where the exporter folded a product of constants (the queries' projection, in small networks), never
+        more.
+    multiply_adds_training: torch's count of the trained network with all branches.
     max_logit_difference: between the graph and the training network's first `bits` columns, over `probes` seeded
-    inputs. flipped: bits that differ where |logit| > TOLERANCE.
+        inputs.
+    flipped: bits that differ where |logit| > TOLERANCE.
     """
 
     stripped: Mapping[str, str]
@@ -112,28 +115,24 @@ class StripReport:
     probes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
         return asdict(self)
 
 
-class Runner(Protocol):
-    """Something that runs the exported graph: a backend of queryopt.runtime."""
-
-    def run(self, images: npt.NDArray[np.uint8]) -> Any:
-        """uint8 [b, s, s, 3] -> an object with .codes and .logits."""
-
-
 def check_strip(
-    network: "HashNetwork", model: onnx.ModelProto, runner: Runner, folded: FoldedNetwork | None = None
+    network: "HashNetwork", model: onnx.ModelProto, runner: Backend, folded: FoldedNetwork | None = None
 ) -> StripReport:
     """Prove that the graph is the training network without what only training uses; ParityError where it is not.
 
-    network: the trained one, in eval mode (BatchNorm uses its running statistics). model: the exported graph; runner:
-    runs it. folded: what `fold` made of `network`, where the graph is that. Three things are held: no constant in the
-    graph holds a trace of a part that is to be stripped (class weights; a rolled query, in any form that folding gives
-    a query); the graph has no more multiply-adds than the inference network, or the folded one (a single copy left
-    behind would add its attention and feed-forward block); and its logits are the training network's first `bits`
-    columns within TOLERANCE (times logit_scale where that is above 1), without a flipped bit where |logit| is above it.
+    network: the trained one, in eval mode (BatchNorm uses its running statistics).
+    model: the exported graph.
+    runner: runs it.
+    folded: what `fold` made of `network`, where the graph is that.
+
+    Three things are held: no constant in the graph holds a trace of a part that is to be stripped (class weights; a
+    rolled query, in any form that folding gives a query); the graph has no more multiply-adds than the inference
+    network, or the folded one (a single copy left behind would add its attention and feed-forward block); and its
+    logits are the training network's first `bits` columns within TOLERANCE (times logit_scale where that is above 1),
+    without a flipped bit where |logit| is above it.
     """
     config = network.config
     kind = "plain" if folded is None else "folded"
@@ -157,8 +156,7 @@ def check_strip(
     difference = float(np.abs(output.logits - trained).max())
     tolerance = TOLERANCE * max(1.0, network.logit_scale)
     sure = np.abs(trained) > tolerance
-    bits = np.unpackbits(output.codes, axis=1, count=config.bits, bitorder="little").astype(np.bool_)
-    flipped = int(np.count_nonzero((bits != (trained >= 0)) & sure))
+    flipped = int(np.count_nonzero((unpack_codes(output.codes, config.bits) != (trained >= 0)) & sure))
     if not difference <= tolerance or flipped:
         raise ParityError(
             f"the exported {kind} graph's logits differ from the training network's first {config.bits} by up to "

@@ -41,11 +41,9 @@ class TorchBackend:
 
     @property
     def name(self) -> str:
-        """Version, device and threads."""
         return self._name
 
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        """Run the network on uint8 [b, s, s, 3]: see Backend."""
         pixels = check_pixels(images, self._card)
         if not len(pixels):
             return no_output(self._card)

@@ -70,7 +70,7 @@ class LineUp:
         self, out: Output, network: Untrained, stack: contextlib.ExitStack
     ) -> Iterator[tuple[Path, str, str]]:
         from queryopt.bench.speed.untrained import in_precision
-        from queryopt.export.precision import PRECISIONS
+        from queryopt.export.options import PRECISIONS
 
         precisions = self.precisions or ("fp32",)
         for precision in precisions:

@@ -10,7 +10,7 @@ from queryopt.bench.cli.options import ModelFiles, model_files_options, whole_nu
 from queryopt.bench.tables import figures_table
 from queryopt.cli import Command, Output, batch_option, common_options, option_group, threads_option
 from queryopt.errors import ExitCode, ParityError, UsageError
-from queryopt.export.parity_options import limit_options
+from queryopt.export.options import limit_options
 from queryopt.text import counted
 
 if TYPE_CHECKING:

@@ -65,7 +65,7 @@ class Untrained:
 
 
 def in_precision(source: Path, target: Path, precision: str) -> Path:
-    """Write a float32 model in another precision of queryopt.export.precision.PRECISIONS, without a parity gate.
+    """Write a float32 model in another precision of queryopt.export.options.PRECISIONS, without a parity gate.
 
     Of int8 all layers are quantised, with ranges of noise: for benchmarks of time alone.
     """

@@ -12,7 +12,7 @@ import torch
 from emulated_cuda import EmulatedRuntime
 from emulated_tensorrt import EmulatedBackend
 from queryopt.errors import MissingError, ParityError
-from queryopt.export.engine_gate import Comparison, build_gated_engine
+from queryopt.export.gate import Comparison, build_gated_engine
 from queryopt.export.onnx import build_graph, model_card, with_card
 from queryopt.export.parity import ParitySide
 from queryopt.export.pictures import labelled_in

@@ -17,7 +17,7 @@ from queryopt.errors import DataError, MismatchError, ParityError, UsageError
 from queryopt.export import check_parity
 from queryopt.export.onnx import build_graph, model_card, with_card
 from queryopt.export.parity import MIN_BITS, flip_rate_upper_bound, top_k_overlap
-from queryopt.export.parity_views import parity_views
+from queryopt.export.pictures import parity_views
 from queryopt.images import load_image
 from queryopt.metrics import retrieval_metrics
 from queryopt.runtime import Hasher

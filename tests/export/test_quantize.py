@@ -18,8 +18,9 @@ from queryopt.errors import ParityError
 from queryopt.export import check_parity, export_onnx
 from queryopt.export.fold import fold
 from queryopt.export.onnx import build_graph, model_card, with_card
-from queryopt.export.parity_views import parity_views
-from queryopt.export.quantize import ACTIVATIONS, Quantiser
+from queryopt.export.options import ACTIVATIONS
+from queryopt.export.pictures import parity_views
+from queryopt.export.quantize import Quantiser
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
 from queryopt.train.network import QueryOpt
 from queryopt.train.network_config import NetworkConfig
