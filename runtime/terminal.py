@@ -86,8 +86,8 @@ def _ask() -> Protocol:
         return "half blocks"
     from textual_image import renderable
 
-    found: dict[Any, Protocol] = {renderable.TGPImage: "kitty", renderable.SixelImage: "sixel"}
-    return found.get(renderable.Image, "half blocks")
+    protocols: dict[Any, Protocol] = {renderable.TGPImage: "kitty", renderable.SixelImage: "sixel"}
+    return protocols.get(renderable.Image, "half blocks")
 
 
 def _side_by_side(paths: "list[bytes]") -> "Image":

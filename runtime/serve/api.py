@@ -81,8 +81,8 @@ def api_routes(gallery: Gallery) -> APIRouter:
         openapi_extra=_BODY,
     )
     async def search(request: Request) -> SearchResponse:
-        async with _asking(request) as (asked, upload):
-            return await run_in_threadpool(_search, gallery, asked, upload)
+        async with _reading_search(request) as (terms, upload):
+            return await run_in_threadpool(_search, gallery, terms, upload)
 
     @router.get("/image/{id}", summary="A picture of the index, as a JPEG", response_class=Response, responses=_JPEG)
     def image(
@@ -189,7 +189,7 @@ def tagged(request: Request, data: bytes, media_type: str, tag: str) -> Response
 
 
 @asynccontextmanager
-async def _asking(request: Request) -> AsyncIterator[tuple[SearchRequest, Upload | None]]:
+async def _reading_search(request: Request) -> AsyncIterator[tuple[SearchRequest, Upload | None]]:
     """What a request asks for, and the file that it asks with."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     async with AsyncExitStack() as stack:
@@ -226,15 +226,15 @@ def _fields(kind: str, body: bytes) -> Any:
 
 def _checked(fields: Any, upload: Upload | None) -> SearchRequest:
     try:
-        asked = SearchRequest.model_validate(fields)
+        terms = SearchRequest.model_validate(fields)
     except ValidationError as error:
         raise BadRequestError(described(error.errors())) from None
-    given = [name for name in ("code", "image", "query") if getattr(asked, name) is not None]
-    given += ["file"] if upload is not None else []
-    if len(given) != 1:
-        what = " and ".join(given) or "nothing (or a form that is cut off)"
+    sources = [name for name in ("code", "image", "query") if getattr(terms, name) is not None]
+    sources += ["file"] if upload is not None else []
+    if len(sources) != 1:
+        what = " and ".join(sources) or "nothing (or a form that is cut off)"
         raise BadRequestError(f"{what} given: give one of file, code, image, query")
-    return asked
+    return terms
 
 
 def described(errors: Any) -> str:
@@ -245,18 +245,14 @@ def described(errors: Any) -> str:
     )
 
 
-def _search(gallery: Gallery, asked: SearchRequest, upload: Upload | None) -> SearchResponse:
-    name = asked.query
-    if upload is not None:
+def _search(gallery: Gallery, terms: SearchRequest, upload: Upload | None) -> SearchResponse:
+    name = terms.query
+    if upload is None:
+        query = gallery.query(name, terms.image, None if terms.code is None else str(terms.code))
+    else:
         name, uploaded = gallery.upload(upload.file, upload.name)
         query = gallery.query_of_upload(uploaded)
-    elif asked.query is not None:
-        query = gallery.query_of_upload(gallery.uploaded(asked.query))
-    elif asked.image is not None:
-        query = gallery.query_of_image(asked.image)
-    else:
-        query = gallery.query_of_code(str(asked.code))
-    results = gallery.search(query, asked.k, asked.radius, asked.rank, asked.offset, asked.limit, asked.exclude_self)
+    results = gallery.search(query, terms.k, terms.radius, terms.rank, terms.offset, terms.limit, terms.exclude_self)
     return SearchResponse.of(results, gallery.index.bits, name)
 
 
@@ -276,19 +272,19 @@ def _attention(maps: npt.NDArray[np.float32], bit: int | None) -> Attention:
 
 
 def _bit(gallery: Gallery, bit: int, count: int) -> Bit:
-    found = gallery.survey()
+    survey = gallery.survey()
     meaning = gallery.meaning(bit)
 
     def sure(side: Literal["highest", "lowest"]) -> list[SureImage]:
-        if found is None:
+        if survey is None:
             return []
-        surest = getattr(found, side)[bit]
+        surest = getattr(survey, side)[bit]
         pairs = zip(surest.ids[:count].tolist(), surest.margins[:count].tolist(), strict=True)
         return [SureImage(id=id, margin=margin) for id, margin in pairs]
 
     return Bit(
         bit=bit,
-        ones=None if found is None or not found.images else int(found.ones[bit]) / found.images,
+        ones=None if survey is None or not survey.images else int(survey.ones[bit]) / survey.images,
         highest=sure("highest"),
         lowest=sure("lowest"),
         meaning=None if meaning is None else vars(meaning),

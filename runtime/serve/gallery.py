@@ -243,6 +243,15 @@ class Gallery:
             return query.jpeg
         return self.pictures.encode(self.pictures.decode(io.BytesIO(query.jpeg), _PREVIEW**2), _PREVIEW, view)
 
+    def query(self, upload: str | None = None, image: int | None = None, code: str | None = None) -> Query:
+        """What to search for, by one of: the name of an upload, the id of a picture of the index, a code as text.
+
+        NotFoundError where there is no such picture, BadRequestError where that is no code.
+        """
+        if upload is not None:
+            return self.query_of_upload(self.uploaded(upload))
+        return self.query_of_image(image) if image is not None else self.query_of_code(str(code))
+
     @staticmethod
     def query_of_upload(query: UploadedQuery) -> Query:
         """An upload, to search for."""

@@ -20,7 +20,7 @@ from queryopt.runtime.serve.gallery import MAX_K, Gallery, Results
 from queryopt.runtime.serve.reference import described_api
 from queryopt.runtime.serve.survey import MAX_RADIUS, MOST
 
-__all__ = ["Asked", "error_page", "results_page", "site_routes"]
+__all__ = ["QuerySource", "error_page", "results_page", "site_routes"]
 
 _PACKAGE = "queryopt.runtime.serve"
 _SAMPLE = 24
@@ -47,7 +47,7 @@ PageNumber = Annotated[int, Query(ge=1, le=100_000)]
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuerySource:
     """Where a query came from: one of upload (its name), image (its id), code (as text)."""
 
     upload: str | None = None
@@ -61,8 +61,8 @@ class Asked:
         return {name: value for name, value in fields.items() if value is not None}
 
     @property
-    def source(self) -> str:
-        """Where its picture is; without meaning for a code."""
+    def picture(self) -> str:
+        """The address of its picture; without meaning for a code."""
         return f"/image/{self.image}" if self.upload is None else f"/query/{self.upload}"
 
     @property
@@ -109,42 +109,39 @@ def site_routes(gallery: Gallery, app: FastAPI) -> APIRouter:
         rank: Rank = "hamming",
         page: PageNumber = 1,
     ) -> str:
-        if sum(given is not None for given in (query, image, code)) != 1:
+        source = QuerySource(query, image, code)
+        if len(source.fields) != 1:
             raise BadRequestError("nothing to search with: give a picture, on the first page")
-        if query is not None:
-            asked = gallery.query_of_upload(gallery.uploaded(query))
-        elif image is not None:
-            asked = gallery.query_of_image(image)
-        else:
-            asked = gallery.query_of_code(str(code))
+        searched = gallery.query(query, image, code)
         offset = (page - 1) * _PAGE_HITS
         if offset > MAX_K:
             raise NotFoundError(f"there is no page {page}")
-        within = _radius(radius)
-        found = gallery.search(asked, k, within, rank, offset, _PAGE_HITS, exclude_self=True)
-        return results_page(gallery, Asked(query, image, code), found, page)
+        hits = gallery.search(searched, k, _radius(radius), rank, offset, _PAGE_HITS, exclude_self=True)
+        return results_page(gallery, source, hits, page)
 
     @router.get("/browse")
     def browse() -> str:
-        return _page("bits", gallery, found=gallery.survey())
+        return _page("bits", gallery, survey=gallery.survey())
 
     @router.get("/browse/{bit}")
     def browse_bit(bit: int, page: PageNumber = 1) -> str:
         if not 0 <= bit < gallery.index.bits:
             raise NotFoundError(f"there is no bit {bit}: codes have {gallery.index.bits} bits, from 0")
-        found = gallery.survey()
-        most = 0 if found is None else max(len(found.highest[bit].ids), len(found.lowest[bit].ids))
+        survey = gallery.survey()
+        most = 0 if survey is None else max(len(survey.highest[bit].ids), len(survey.lowest[bit].ids))
         pages = max(1, -(-most // _PAGE_OF_BIT))
-        return _page("bit", gallery, found=found, bit=bit, number=page, pages=pages, of_a_page=_PAGE_OF_BIT, kept=MOST)
+        return _page(
+            "bit", gallery, survey=survey, bit=bit, number=page, pages=pages, of_a_page=_PAGE_OF_BIT, kept=MOST
+        )
 
     @router.get("/duplicates")
-    def duplicates(radius: Annotated[int, Query(ge=0, le=MAX_RADIUS)] = 0, page: PageNumber = 1) -> str:
-        found = gallery.duplicates(radius)
-        groups = () if found is None else found.groups
+    def duplicate_groups(radius: Annotated[int, Query(ge=0, le=MAX_RADIUS)] = 0, page: PageNumber = 1) -> str:
+        duplicates = gallery.duplicates(radius)
+        groups = () if duplicates is None else duplicates.groups
         return _page(
             "duplicates",
             gallery,
-            found=found,
+            duplicates=duplicates,
             groups=groups[(page - 1) * _PAGE_GROUPS : page * _PAGE_GROUPS],
             first=(page - 1) * _PAGE_GROUPS,
             radius=radius,
@@ -171,10 +168,10 @@ def site_routes(gallery: Gallery, app: FastAPI) -> APIRouter:
     return router
 
 
-def results_page(gallery: Gallery, asked: Asked, results: Results, number: int) -> Markup:
+def results_page(gallery: Gallery, source: QuerySource, results: Results, number: int) -> Markup:
     """Page `number` (from 1) of what was found."""
     pages = -(-results.total // _PAGE_HITS)
-    address = asked.fields | {
+    address = source.fields | {
         "k": results.k,
         "radius": results.radius,
         "rank": None if results.rank == "hamming" else results.rank,
@@ -182,7 +179,7 @@ def results_page(gallery: Gallery, asked: Asked, results: Results, number: int) 
     return _page(
         "results",
         gallery,
-        asked=asked,
+        source=source,
         results=results,
         number=number,
         pages=pages,

@@ -227,11 +227,11 @@ def find_duplicates(path: Path, radius: int, seconds: float = 60) -> Iterator[Du
     for at in range(0, len(codes), _CHUNK):
         leads = np.flatnonzero(~taken[at : at + _CHUNK]) + at
         if len(leads):
-            found = near.search_radius(codes[leads], radius)
-            for i in np.flatnonzero(np.diff(found.offsets) > 1):
+            neighbours = near.search_radius(codes[leads], radius)
+            for i in np.flatnonzero(np.diff(neighbours.offsets) > 1):
                 if taken[leads[i]]:
                     continue
-                some = found.ids[found.offsets[i] : found.offsets[i + 1]]
+                some = neighbours.ids[neighbours.offsets[i] : neighbours.offsets[i + 1]]
                 some = some[~taken[some] & (some >= leads[i])]
                 leader[some] = leads[i]
                 taken[some] = True
