@@ -51,6 +51,8 @@ WAYS = {
 }
 """model: on pixels in memory. write: codes into an index file. obvious: PyTorch's DataLoader, and the network in eager
 mode."""
+_SHARES = {"ratio": "model", "gain": "obvious"}
+"""Files to codes as a share of the model alone, and times as fast as the obvious way."""
 
 _Path = str | bytes | os.PathLike[Any]
 _Pixels = npt.NDArray[np.uint8]
@@ -77,51 +79,45 @@ class Throughput(Report):
     timings: dict[str, Timing]
 
     @property
-    def rates(self) -> dict[str, float]:
-        """Pictures a second, the median of the rounds."""
-        return {way: statistics.median(rates) for way, rates in self._rates.items()}
+    def rounds(self) -> list[dict[str, float]]:
+        """Of each round: pictures a second by WAYS, and files to codes by _SHARES."""
+        rounds = []
+        for one in zip(*(timing.rounds for timing in self.timings.values()), strict=True):
+            rates = {way: self.pictures / taken.wall for way, taken in zip(self.timings, one, strict=True)}
+            shares = {name: rates["end_to_end"] / rates[way] for name, way in _SHARES.items() if way in rates}
+            rounds.append(rates | shares)
+        return rounds
 
-    def share(self, of: str) -> float:
-        """Files to codes, times as fast as another way: the median of the rounds' own."""
-        return statistics.median(self._shares(of))
+    @property
+    def medians(self) -> dict[str, float]:
+        """Of the rounds' own figures."""
+        rounds = self.rounds
+        return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
 
     def to_dict(self) -> dict[str, Any]:
-        values = super().to_dict()
+        """All fields; what was not measured is null."""
+        values, medians = super().to_dict(), self.medians
         del values["timings"]
-        rates, ratios, gains = self._rates, self._shares("model"), self._shares("obvious")
-        rounds = [
-            {way: rates[way][number] if way in rates else None for way in WAYS}
-            | {"ratio": ratio, "gain": gains[number] if gains else None}
-            for number, ratio in enumerate(ratios)
-        ]
-        medians = {way if way in ("end_to_end", "obvious") else f"{way}_alone": self.rates.get(way) for way in WAYS}
-        gain = statistics.median(gains) if gains else None
-        return values | medians | {"ratio": self.share("model"), "gain": gain, "rounds": rounds}
+        alone = {f"{way}_alone": medians.get(way) for way in ("model", "decode", "write", "copy")}
+        whole = {name: medians.get(name) for name in ("end_to_end", "obvious", *_SHARES)}
+        rounds = [{name: one.get(name) for name in (*WAYS, *_SHARES)} for one in self.rounds]
+        return values | whole | alone | {"rounds": rounds}
 
     def render(self) -> "Iterator[RenderableType]":
-        rounds = len(self.timings["model"].rounds)
+        rounds = self.rounds
         yield (
             f"{self.backbone}, {self.bits} bits, {self.image_size} px, {self.precision}; {self.backend}\n"
             f"{counted(self.pictures, 'picture', 'pictures')} of {self.megabytes * 1000:.0f} kB, batches of "
-            f"{self.batch}, {counted(self.threads, 'thread', 'threads')}, {counted(rounds, 'round', 'rounds')}\n"
+            f"{self.batch}, {counted(self.threads, 'thread', 'threads')}, {counted(len(rounds), 'round', 'rounds')}\n"
             f"{self.head.text}"
         )
-        table = figures_table(None, "", *(f"round {number + 1}" for number in range(rounds)), "median")
-        for way, rates in self._rates.items():
-            table.add_row(f"{WAYS[way]}, images/s", *(f"{rate:,.1f}" for rate in (*rates, self.rates[way])))
-        for other, digits in (("model", 3), ("obvious", 2)):
-            if other in self.timings:
-                shares = (*self._shares(other), self.share(other))
-                table.add_row(f"files to codes / {WAYS[other]}", *(f"{share:.{digits}f}" for share in shares))
+        table = figures_table(None, "", *(f"round {number + 1}" for number in range(len(rounds))), "median")
+        titles = {way: f"{title}, images/s" for way, title in WAYS.items()}
+        titles |= {name: f"files to codes / {WAYS[way]}" for name, way in _SHARES.items()}
+        for name, median in self.medians.items():
+            digits = {"ratio": 3, "gain": 2}.get(name, 1)
+            table.add_row(titles[name], *(f"{value:,.{digits}f}" for value in (*(r[name] for r in rounds), median)))
         yield table
-
-    @property
-    def _rates(self) -> dict[str, list[float]]:
-        return {way: [self.pictures / one.wall for one in timing.rounds] for way, timing in self.timings.items()}
-
-    def _shares(self, of: str) -> list[float]:
-        rates = self._rates
-        return [own / other for own, other in zip(rates["end_to_end"], rates.get(of, ()), strict=of in rates)]
 
 
 def measure(
@@ -153,13 +149,12 @@ def measure(
         contextlib.ExitStack() as stack,
     ):
         decode = partial(_decode, preprocessing=hasher.card.preprocessing)
-        decoded = zip(paths, pool.map(decode, paths), strict=True)
-        readable = {number: (path, pixels) for number, (path, pixels) in enumerate(decoded) if pixels is not None}
-        if not readable:
+        decoded = list(pool.map(decode, paths))
+        usable = [path for path, pixels in zip(paths, decoded, strict=True) if pixels is not None]
+        if not usable:
             raise InputError(f"no picture of {len(paths)} can be read")
-        usable = [path for path, _ in readable.values()]
-        pixels = np.stack([pixels for _, pixels in readable.values()])
-        del readable
+        pixels = np.stack([one for one in decoded if one is not None])
+        del decoded
         for _ in range(2):  # a session's first two runs are slower than all others
             hasher.hash_pixels(pixels[:batch])
         contenders = [

@@ -50,8 +50,8 @@ class FilesReport:
         for name in (*columns, "of the model", "of the bound"):
             table.add_column(name, justify="right")
         for row in self.rows:
-            rates = (row.rates.get(way) for way in ("end_to_end", "decode", "copy", "model", "write"))
-            shares = (f"{row.share('model'):.3f}", f"{_of_the_bound(row):.3f}")
+            rates = (row.medians.get(way) for way in ("end_to_end", "decode", "copy", "model", "write"))
+            shares = (f"{row.medians['ratio']:.3f}", f"{_of_the_bound(row):.3f}")
             shown = ("" if rate is None else f"{rate:,.0f}" for rate in rates)
             table.add_row(row.backend, str(row.batch), *shown, *shares)
         return [table, *left_out_tables(self.left_out)]
@@ -60,15 +60,15 @@ class FilesReport:
         """Files to codes as a share of the model alone; where decoding is slower than the model, of decoding too."""
         figures = []
         for row in self.rows:
-            decoding = row.rates["decode"] < row.rates["model"]
-            ratio = row.share("model")
+            decoding = row.medians["decode"] < row.medians["model"]
+            ratio = row.medians["ratio"]
             who = f"files to codes, {row.backend}"
             figures.append(
                 Figure(f"{who}: share of the model alone", f"{ratio:.3f}", ratio, None if decoding else _GOAL)
             )
             if decoding:
                 share = _of_the_bound(row)
-                cores = f"{row.threads} cores decode {row.rates['decode']:,.0f}/s"
+                cores = f"{row.threads} cores decode {row.medians['decode']:,.0f}/s"
                 figures.append(Figure(f"{who}: share of decoding, the bound ({cores})", f"{share:.3f}", share, _GOAL))
         return figures
 
@@ -103,8 +103,8 @@ def measure_files(options: GpuOptions, turn: Turn) -> FilesReport:
             turn.log(f"without {name}: {left_out[-1][1]}")
             continue
         took = turn.spent - started
-        rates = rows[-1].rates
-        turn.log(f"{rows[-1].backend}: {rates['end_to_end']:,.0f} images/s, {rates['model']:,.0f} the model alone")
+        medians = rows[-1].medians
+        turn.log(f"{rows[-1].backend}: {medians['end_to_end']:,.0f} images/s, {medians['model']:,.0f} the model alone")
         turn.keep(FilesReport(tuple(rows), tuple(left_out)))
     if not rows:
         raise MissingError("; ".join(f"{name}: {reason}" for name, reason in left_out))
@@ -147,4 +147,4 @@ def _backends(options: GpuOptions) -> Iterator[tuple[str, Callable[[], Backend]]
 
 def _of_the_bound(row: Throughput) -> float:
     """Files to codes as a share of the slower of decoding and model."""
-    return row.rates["end_to_end"] / min(row.rates["model"], row.rates["decode"])
+    return row.medians["end_to_end"] / min(row.medians["model"], row.medians["decode"])

@@ -79,7 +79,7 @@ def test_files(options: GpuOptions) -> None:
     assert all(row.pictures == 5 and row.batch == 2 for row in report.rows)
     assert all(len(row.timings["copy"].rounds) == 3 for row in report.rows)
     shares = {figure.what for figure in report.figures() if "share of decoding, the bound" in figure.what}
-    assert len(shares) == sum(row.rates["decode"] < row.rates["model"] for row in report.rows)
+    assert len(shares) == sum(row.medians["decode"] < row.medians["model"] for row in report.rows)
 
 
 def test_parity(tmp_path: Path) -> None:
