@@ -126,7 +126,6 @@ class QueryResult:
     ids decided what is shown. None for a search of another rank than by distance."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
         return {
             "query": plain(self.path),
             "id": self.id,
@@ -146,7 +145,6 @@ class FailedQuery:
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
         return {"query": plain(self.path), "error": self.reason}
 
 

@@ -169,11 +169,7 @@ def main(
     from queryopt.runtime.query import search_files
 
     results.check(out)
-    pictures = None
-    if results.show:
-        from queryopt.runtime.cli.hit_table import open_pictures
-
-        pictures = open_pictures(out)
+    pictures = _pictures(out) if results.show else None
     paths = _query_paths(queries)
     answers = _Answers()
     with ExitStack() as stack:
@@ -193,6 +189,12 @@ def main(
             raise InputError("none of the queries could be read: each is named above, with its reason")
     _report(index.path, len(paths), answers, results, out)
     return ExitCode.SOME_FAILED if answers.failed else ExitCode.DONE
+
+
+def _pictures(out: Output) -> "TerminalPictures | None":
+    from queryopt.runtime.cli.hit_table import open_pictures
+
+    return open_pictures(out)
 
 
 @dataclass
@@ -314,7 +316,6 @@ def _open_hasher(index: "HashIndex", hashing: HasherOptions, out: Output) -> "Ha
 
 @contextmanager
 def _page(path: Path, index: "HashIndex", search: SearchOptions) -> Iterator["Sink"]:
-    """Writes the page."""
     import io
 
     from queryopt.files import replacing

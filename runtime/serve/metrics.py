@@ -43,13 +43,11 @@ class Metrics:
         self._waiting = Gauge("queryopt_model_queue", "Pictures that wait for the model.", registry=registry)
 
     def model_run(self, pictures: int, seconds: float) -> None:
-        """The model was run."""
         self._model_pictures.observe(pictures)
         self._model_seconds.observe(seconds)
 
     @contextmanager
     def searching(self) -> Iterator[None]:
-        """Time a search."""
         with self._search_seconds.time():
             yield
 

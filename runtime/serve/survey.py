@@ -87,7 +87,6 @@ class Background(Generic[T]):
             thread.join()
 
     def close(self) -> None:
-        """Stop what is being done."""
         self._stop.set()
         self.wait()
 
