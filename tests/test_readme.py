@@ -55,3 +55,10 @@ def test_the_options_of_the_readme_exist(command: tuple[str, ...]) -> None:
     assert result.exit_code == 0, result.output
     options = [word for word in command if word.startswith("-")]
     assert all(option in result.output for option in options)
+
+
+def test_the_files_that_contributing_names_are_there() -> None:
+    rooms = "queryopt|train|runtime|export|bench|tests"
+    named = re.findall(rf"`((?:{rooms})/[\w/]*(?:\.\w+)?)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(named) > 40
+    assert [name for name in named if not (ROOT / name).exists()] == []
