@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 
 from queryopt.errors import UsageError
-from queryopt.runtime.search import HammingIndex, core
+from queryopt.runtime.search import HammingIndex, RadiusResult, SearchResult, core
 from queryopt.runtime.search.hamming import STRUCTURES
 
 NATIVE = core.paths()[:-1]
@@ -49,17 +50,23 @@ def galleries(draw: st.DrawFn) -> tuple[int, npt.NDArray[np.uint64], npt.NDArray
     return bits, codes, queries
 
 
+Result = SearchResult | RadiusResult
+
+
+def same(one: Result, two: Result) -> None:
+    if isinstance(one, RadiusResult):
+        assert isinstance(two, RadiusResult)
+        np.testing.assert_array_equal(one.offsets, two.offsets)
+    np.testing.assert_array_equal(one.ids, two.ids)
+    np.testing.assert_array_equal(one.distances, two.distances)
+
+
 def same_search(one: HammingIndex, two: HammingIndex, queries: npt.NDArray[np.uint64], k: int) -> None:
-    a, b = one.search(queries, k), two.search(queries, k)
-    np.testing.assert_array_equal(a.ids, b.ids)
-    np.testing.assert_array_equal(a.distances, b.distances)
+    same(one.search(queries, k), two.search(queries, k))
 
 
 def same_radius(one: HammingIndex, two: HammingIndex, queries: npt.NDArray[np.uint64], radius: int) -> None:
-    a, b = one.search_radius(queries, radius), two.search_radius(queries, radius)
-    np.testing.assert_array_equal(a.offsets, b.offsets)
-    np.testing.assert_array_equal(a.ids, b.ids)
-    np.testing.assert_array_equal(a.distances, b.distances)
+    same(one.search_radius(queries, radius), two.search_radius(queries, radius))
 
 
 def test_the_native_core_is_there() -> None:
@@ -92,25 +99,40 @@ def test_equals_numpy(
         same_radius(native, numpy, queries, radius)
 
 
+def near_and_many(index: HammingIndex, queries: npt.NDArray[np.uint64]) -> list[Result]:
+    return [index.search(queries[:20], 1000), index.search(queries, 10), index.search_radius(queries[:20], 3)]
+
+
+def far(index: HammingIndex, queries: npt.NDArray[np.uint64]) -> list[Result]:
+    return [index.search(queries[-20:], 10), index.search_radius(queries[-20:], index.bits // 4)]
+
+
+@cache
+def large(bits: int, flip: float) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], list[Result], list[Result]]:
+    """Codes, queries, and what NumPy finds, once for all paths."""
+    rng = np.random.default_rng(bits)
+    codes = clustered(bits, 60_000, 20, flip, rng)
+    queries = np.concatenate([codes[:300], clustered(bits, 20, 20, 0.5, rng)])
+    numpy = searcher("numpy", codes, bits)
+    return codes, queries, near_and_many(numpy, queries), far(numpy, queries)
+
+
 @pytest.mark.parametrize("path", NATIVE)
 @pytest.mark.parametrize(
     ("bits", "flip"), [(12, 0.05), (20, 0.05), (24, 0.5), (32, 0.05), (48, 0.05), (57, 0.5), (64, 0.15)]
 )
 def test_large_enough_for_every_structure_of_its_own_accord(path: str, bits: int, flip: float) -> None:
     """Buckets of many codes, several shells, batches over several threads: what a few thousand codes don't reach."""
-    rng = np.random.default_rng(bits)
-    codes = clustered(bits, 60_000, 20, flip, rng)
-    queries = np.concatenate([codes[:300], clustered(bits, 20, 20, 0.5, rng)])
-    native, numpy = searcher(path, codes, bits, threads=2), searcher("numpy", codes, bits)
+    codes, queries, expected, expected_far = large(bits, flip)
+    native = searcher(path, codes, bits, threads=2)
     assert native.structure == ("table" if bits <= 24 else "multi-index")
-    same_search(native, numpy, queries[:20], 1000)
-    same_search(native, numpy, queries, 10)
-    same_radius(native, numpy, queries[:20], 3)
+    for one, two in zip(near_and_many(native, queries), expected, strict=True):
+        same(one, two)
     # Shells further out than it would look on its own.
     assert native._state.core is not None
     native._state.core.share = np.inf
-    same_search(native, numpy, queries[-20:], 10)
-    same_radius(native, numpy, queries[-20:], bits // 4)
+    for one, two in zip(far(native, queries), expected_far, strict=True):
+        same(one, two)
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import hypothesis.strategies as st
@@ -116,38 +117,56 @@ def test_equals_numpy(path: str, structure: str, share: float, data: st.DataObje
             same(*(index.search(queries, k, logits=logits, rank=rank, allow=allow) for index in (native, numpy)))
 
 
-@pytest.mark.parametrize("path", core.paths()[:-1])
-@pytest.mark.parametrize("structure", STRUCTURES[1:])
-@pytest.mark.parametrize("kind", ["normal", "few", "equal", "zero"])
-def test_keys_that_lie_close_together(path: str, structure: str, kind: str) -> None:
-    """Keys one apart, and many equal ones: by weights of zero a code at the k-th distance less one must not be lost."""
+Logits = npt.NDArray[np.float32]
+
+
+@cache
+def close_together(kind: str) -> tuple[Codes, Codes, Logits, dict[tuple[ranked.Rank, int], SearchResult]]:
+    """Codes, queries with their logits, and what NumPy finds by rank and k, once for all structures and paths."""
     rng = np.random.default_rng(8)
     codes = clustered(20, 4000, 4000, 0.5, rng)
     queries = clustered(20, 8, 8, 0.5, rng)
     logits = some_logits(kind, 8, 20, rng)
     numpy = searcher("numpy", codes, 20)
+    asked = [(rank, k) for rank in RANKED for k in (1, 30, 500)]
+    return codes, queries, logits, {(r, k): numpy.search(queries, k, logits=logits, rank=r) for r, k in asked}
+
+
+@pytest.mark.parametrize("path", core.paths()[:-1])
+@pytest.mark.parametrize("structure", STRUCTURES[1:])
+@pytest.mark.parametrize("kind", ["normal", "few", "equal", "zero"])
+def test_keys_that_lie_close_together(path: str, structure: str, kind: str) -> None:
+    """Keys one apart, and many equal ones: by weights of zero a code at the k-th distance less one must not be lost."""
+    codes, queries, logits, expected = close_together(kind)
     for share in (0.0, np.inf):
         native = searcher(path, codes, 20, share=share, structure=structure)
-        for rank in RANKED:
-            for k in (1, 30, 500):
-                same(*(index.search(queries, k, logits=logits, rank=rank) for index in (native, numpy)))
+        for (rank, k), result in expected.items():
+            same(native.search(queries, k, logits=logits, rank=rank), result)
+
+
+@cache
+def large(bits: int, flip: float) -> tuple[Codes, Codes, Logits, dict[tuple[ranked.Rank, int, int], SearchResult]]:
+    """Codes, queries with their logits, and what NumPy finds by rank, number of queries and k, once for all paths."""
+    rng = np.random.default_rng(bits)
+    codes = clustered(bits, 60_000, 20, flip, rng)
+    queries = np.concatenate([codes[:30], clustered(bits, 20, 20, 0.5, rng)])
+    logits = some_logits("normal", len(queries), bits, rng)
+    numpy = searcher("numpy", codes, bits)
+    asked = [(rank, count, k) for rank in RANKED for count, k in ((len(queries), 10), (5, 700))]
+    expected = {(r, n, k): numpy.search(queries[:n], k, logits=logits[:n], rank=r) for r, n, k in asked}
+    return codes, queries, logits, expected
 
 
 @pytest.mark.parametrize("path", core.paths()[:-1])
 @pytest.mark.parametrize(("bits", "flip"), [(12, 0.05), (20, 0.05), (32, 0.05), (48, 0.05), (48, 0.5), (64, 0.15)])
 def test_large_enough_for_every_structure_of_its_own_accord(path: str, bits: int, flip: float) -> None:
     """Buckets of many codes, many levels, batches over several threads: what a few thousand codes don't reach."""
-    rng = np.random.default_rng(bits)
-    codes = clustered(bits, 60_000, 20, flip, rng)
-    queries = np.concatenate([codes[:30], clustered(bits, 20, 20, 0.5, rng)])
-    logits = some_logits("normal", len(queries), bits, rng)
-    numpy = searcher("numpy", codes, bits)
+    codes, queries, logits, expected = large(bits, flip)
     for share in SHARES:
         native = searcher(path, codes, bits, share=share, threads=2)
         assert native.structure == ("table" if bits <= 24 else "multi-index")
-        for rank in RANKED:
-            same(*(index.search(queries, 10, logits=logits, rank=rank) for index in (native, numpy)))
-            same(*(index.search(queries[:5], 700, logits=logits[:5], rank=rank) for index in (native, numpy)))
+        for (rank, count, k), result in expected.items():
+            same(native.search(queries[:count], k, logits=logits[:count], rank=rank), result)
 
 
 @pytest.mark.parametrize("path", core.paths())
