@@ -52,7 +52,6 @@ class HashBatch:
     maps: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
-        """How many pictures were hashed."""
         return len(self.paths)
 
 
@@ -127,15 +126,12 @@ class Hasher:
         self._backend.close()
 
     def __repr__(self) -> str:
-        """The model, its code length and what runs it."""
         return f"<Hasher {str(self._model_path)!r}: {self.card.bits} bits, {self.backend}>"
 
     def __enter__(self) -> "Hasher":
-        """The hasher itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close the hasher."""
         self.close()
 
     def stream(self, paths: Iterable[StrPath], /) -> Generator[HashBatch, None, None]:

@@ -86,7 +86,6 @@ class FolderWatch:
     """Files that are gone, and were dealt with, absolute."""
 
     def __post_init__(self) -> None:
-        """Look for watchfiles."""
         check_watching()
 
     def run(self) -> Iterator[WatchEvent]:

@@ -84,17 +84,14 @@ class OnnxRuntimeBackend:
 
     @property
     def card(self) -> ModelCard:
-        """The model's card."""
         return self._card
 
     @property
     def name(self) -> str:
-        """Version, device and threads."""
         return self._name
 
     @property
     def tokens(self) -> int | None:
-        """Tokens that attention is over: see ExplainingBackend."""
         return self._tokens
 
     @property
@@ -105,11 +102,9 @@ class OnnxRuntimeBackend:
         return self._session
 
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        """Run the model on uint8 [b, s, s, 3]: see Backend."""
         return self._run(images, ["codes", "logits"])
 
     def explain(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        """Run the model for its attention, too: see ExplainingBackend."""
         if self._tokens is None:
             raise no_attention(self._where)
         return self._run(images, ["codes", "logits", "attention"])
@@ -126,7 +121,6 @@ class OnnxRuntimeBackend:
         return check_output(codes, logits, len(pixels), self._card, self._where, *attention)
 
     def close(self) -> None:
-        """Free the session."""
         self._session = None
 
 

@@ -76,25 +76,20 @@ class OpenVinoBackend:
 
     @property
     def card(self) -> ModelCard:
-        """The model's card."""
         return self._card
 
     @property
     def name(self) -> str:
-        """Version, device and threads."""
         return self._name
 
     @property
     def tokens(self) -> int | None:
-        """Tokens that attention is over: see ExplainingBackend."""
         return self._tokens
 
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        """Run the model on uint8 [b, s, s, 3]: see Backend."""
         return self._run(images, ["codes", "logits"])
 
     def explain(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        """Run the model for its attention, too: see ExplainingBackend."""
         if self._tokens is None:
             raise no_attention(self._where)
         return self._run(images, ["codes", "logits", "attention"])
@@ -114,7 +109,6 @@ class OpenVinoBackend:
         return check_output(codes, logits, len(pixels), self._card, self._where, *attention)
 
     def close(self) -> None:
-        """Free the compiled model."""
         self._request = None
 
 

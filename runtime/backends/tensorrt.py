@@ -35,17 +35,14 @@ class TensorRtBackend:
 
     @property
     def card(self) -> ModelCard:
-        """The model's card."""
         return self._manifest.card
 
     @property
     def name(self) -> str:
-        """Package, precision and GPU."""
         return self._name
 
     @property
     def depth(self) -> int:
-        """Batches that should be on their way at a time."""
         return self._opened().depth
 
     def check_batch(self, batch: int) -> None:
@@ -59,11 +56,9 @@ class TensorRtBackend:
         return self._opened().start(pixels)
 
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        """Run the model on uint8 [b, s, s, 3]; b may be 0."""
         return self.start(images).result()
 
     def close(self) -> None:
-        """Free engine and memory."""
         if self._pipeline is not None:
             self._pipeline.close()
             self._pipeline = None

@@ -118,16 +118,13 @@ class OwnedMemory:
 
     @property
     def pointer(self) -> int:
-        """The device's address."""
         return self._pointer
 
     @property
     def nbytes(self) -> int:
-        """The size."""
         return self._nbytes
 
     def free(self) -> None:
-        """Give it back."""
         self._release()
 
 
@@ -140,7 +137,6 @@ class Address:
 
     @property
     def pointer(self) -> int:
-        """The device's address."""
         return self.memory.pointer + self.offset
 
 

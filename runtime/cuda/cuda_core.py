@@ -70,20 +70,16 @@ class CudaCoreRuntime:
 
     @property
     def name(self) -> str:
-        """What runs kernels, and on what."""
         return f"cuda-core {version('cuda-core')} ({self._description.name})"
 
     @property
     def device(self) -> Device:
-        """The device."""
         return self._description
 
     def free_memory(self) -> int:
-        """Bytes that can be had now."""
         return self._memory_info()[0]
 
     def allocate(self, nbytes: int) -> OwnedMemory:
-        """Memory of the device."""
         self.enter()
         status, pointer = self._driver.cuMemAlloc(max(1, nbytes))
         if status == self._driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
@@ -105,12 +101,10 @@ class CudaCoreRuntime:
         return array
 
     def stream(self) -> "CoreStream":
-        """A new stream."""
         self.enter()
         return CoreStream(self, self._device.create_stream())
 
     def load(self, program: Program) -> dict[str, Kernel]:
-        """A program's kernels."""
         if program not in self._programs:
             self.enter()
             status, number = self._driver.cuDriverGetVersion()
@@ -123,12 +117,10 @@ class CudaCoreRuntime:
 
     @property
     def core(self) -> Any:
-        """The package."""
         return self._core
 
     @property
     def driver(self) -> Any:
-        """The driver's functions."""
         return self._driver
 
     def enter(self) -> None:
@@ -165,7 +157,6 @@ class CoreKernel:
 
     @property
     def name(self) -> str:
-        """Its name in the source."""
         return self._name
 
     def resident_blocks(self, threads: int) -> int:
@@ -181,11 +172,9 @@ class CoreEvent:
         self.event = event
 
     def synchronize(self) -> None:
-        """Wait for it."""
         self.event.sync()
 
     def milliseconds_since(self, earlier: Event) -> float:
-        """Time on the device between the two."""
         if not isinstance(earlier, CoreEvent):
             raise UsageError("the earlier event is another runtime's")
         return float(self.event - earlier.event)
@@ -201,12 +190,10 @@ class CoreStream:
 
     @property
     def handle(self) -> int:
-        """The CUstream."""
         self._runtime.enter()
         return int(self.stream.handle)
 
     def upload(self, target: Memory, source: npt.NDArray[Any], offset: int = 0) -> None:
-        """Copy an array to the device."""
         check_copy(target, source, offset)
         self._runtime.enter()
         (status,) = self._runtime.driver.cuMemcpyHtoDAsync(
@@ -215,7 +202,6 @@ class CoreStream:
         self._runtime.check(status)
 
     def download(self, target: npt.NDArray[Any], source: Memory, offset: int = 0) -> None:
-        """Copy from the device."""
         check_copy(source, target, offset)
         self._runtime.enter()
         (status,) = self._runtime.driver.cuMemcpyDtoHAsync(
@@ -224,7 +210,6 @@ class CoreStream:
         self._runtime.check(status)
 
     def launch(self, kernel: Kernel, grid: Dim, block: Dim, *arguments: Argument) -> None:
-        """Run a kernel."""
         if not isinstance(kernel, CoreKernel):
             raise UsageError(f"{kernel.name} was loaded by another runtime")
         self._runtime.enter()
@@ -233,12 +218,10 @@ class CoreStream:
         core.launch(self._target, config, kernel.kernel, *scalars(arguments))
 
     def record(self) -> CoreEvent:
-        """Mark this moment."""
         self._runtime.enter()
         return CoreEvent(self.stream.record(options=self._runtime.core.EventOptions(timing_enabled=True)))
 
     def capture(self, work: Callable[[], None]) -> "CoreGraph":
-        """Record what `work` gives this stream."""
         self._runtime.enter()
         builder = self.stream.create_graph_builder()
         builder.begin_building()
@@ -251,7 +234,6 @@ class CoreStream:
         return CoreGraph(self._runtime, builder.complete())
 
     def synchronize(self) -> None:
-        """Wait until everything is done."""
         self._runtime.enter()
         self.stream.sync()
 
@@ -264,7 +246,6 @@ class CoreGraph:
         self._graph = graph
 
     def launch(self, stream: Stream) -> None:
-        """Do it."""
         if not isinstance(stream, CoreStream):
             raise UsageError("the stream is another runtime's")
         self._runtime.enter()

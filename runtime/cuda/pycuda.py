@@ -79,21 +79,17 @@ class PyCudaRuntime:
 
     @property
     def name(self) -> str:
-        """What runs kernels, and on what."""
         return f"pycuda {version('pycuda')} ({self._description.name})"
 
     @property
     def device(self) -> Device:
-        """The device."""
         return self._description
 
     def free_memory(self) -> int:
-        """Bytes that can be had now."""
         with self.entered():
             return int(self.driver.mem_get_info()[0])
 
     def allocate(self, nbytes: int) -> OwnedMemory:
-        """Memory of the device."""
         with self.entered():
             try:
                 allocation = self.driver.mem_alloc(max(1, nbytes))
@@ -105,18 +101,15 @@ class PyCudaRuntime:
         return OwnedMemory(int(allocation), nbytes, _free, self, allocation)
 
     def pinned(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """A page-locked array."""
         with self.entered():
             array: npt.NDArray[Any] = self.driver.pagelocked_empty(shape, dtype)
             return array
 
     def stream(self) -> "PyCudaStream":
-        """A new stream."""
         with self.entered():
             return PyCudaStream(self, self.driver.Stream())
 
     def load(self, program: Program) -> dict[str, Kernel]:
-        """A program's kernels."""
         if program not in self._programs:
             number = int(self.driver.get_driver_version())
             made = device_image(program, self._description.capability, driver=number // 1000)
@@ -158,7 +151,6 @@ class PyCudaKernel:
 
     @property
     def name(self) -> str:
-        """Its name in the source."""
         return self._name
 
     def resident_blocks(self, threads: int) -> int:
@@ -174,12 +166,10 @@ class PyCudaEvent:
         self.event = event
 
     def synchronize(self) -> None:
-        """Wait for it."""
         with self._runtime.entered():
             self.event.synchronize()
 
     def milliseconds_since(self, earlier: Event) -> float:
-        """Time on the device between the two."""
         if not isinstance(earlier, PyCudaEvent):
             raise UsageError("the earlier event is another runtime's")
         with self._runtime.entered():
@@ -195,40 +185,33 @@ class PyCudaStream:
 
     @property
     def handle(self) -> int:
-        """The CUstream."""
         return int(self.stream.handle)
 
     def upload(self, target: Memory, source: npt.NDArray[Any], offset: int = 0) -> None:
-        """Copy an array to the device."""
         check_copy(target, source, offset)
         with self._runtime.entered():
             self._runtime.driver.memcpy_htod_async(target.pointer + offset, source, self.stream)
 
     def download(self, target: npt.NDArray[Any], source: Memory, offset: int = 0) -> None:
-        """Copy from the device."""
         check_copy(source, target, offset)
         with self._runtime.entered():
             self._runtime.driver.memcpy_dtoh_async(target, source.pointer + offset, self.stream)
 
     def launch(self, kernel: Kernel, grid: Dim, block: Dim, *arguments: Argument) -> None:
-        """Run a kernel."""
         if not isinstance(kernel, PyCudaKernel):
             raise UsageError(f"{kernel.name} was loaded by another runtime")
         with self._runtime.entered():
             kernel.function(*scalars(arguments), grid=dimensions(grid), block=dimensions(block), stream=self.stream)
 
     def record(self) -> PyCudaEvent:
-        """Mark this moment."""
         with self._runtime.entered():
             return PyCudaEvent(self._runtime, self._runtime.driver.Event().record(self.stream))
 
     def capture(self, work: Callable[[], None]) -> "PyCudaGraph":
-        """Record what `work` gives this stream."""
         with self._runtime.entered():
             return PyCudaGraph(self._runtime, stream_capture.capture(self.stream.handle, work))
 
     def synchronize(self) -> None:
-        """Wait until everything is done."""
         with self._runtime.entered():
             self.stream.synchronize()
 
@@ -242,7 +225,6 @@ class PyCudaGraph:
         self._release = weakref.finalize(self, _destroy, runtime, graph)
 
     def launch(self, stream: Stream) -> None:
-        """Do it."""
         if not isinstance(stream, PyCudaStream):
             raise UsageError("the stream is another runtime's")
         with self._runtime.entered():

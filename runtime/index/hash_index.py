@@ -107,13 +107,11 @@ class HashIndex:
         self._store.close()
 
     def __enter__(self) -> HashIndex:
-        """The index itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the index."""
         self.close()
 
     @property
@@ -308,11 +306,9 @@ class HashIndex:
         return self._searcher.current(0).explain()
 
     def __repr__(self) -> str:
-        """The file and the code length."""
         return f"<HashIndex {str(self.path)!r}: {self.bits} bits, of {str(self.root)!r}>"
 
     def __len__(self) -> int:
-        """How many images there are."""
         return self._store.state().images
 
     def __bool__(self) -> bool:
@@ -331,7 +327,6 @@ class HashIndex:
         return image
 
     def __iter__(self) -> Iterator[IndexedImage]:
-        """All images, in id order."""
         return self._store.images()
 
     def page(self, after: int, count: int) -> list[IndexedImage]:

@@ -84,12 +84,10 @@ class Store:
 
     @property
     def card(self) -> ModelCard:
-        """The model card of the codes."""
         return self._meta.card
 
     @property
     def bits(self) -> int:
-        """The code length."""
         return self._meta.card.bits
 
     @property
@@ -158,7 +156,6 @@ class Store:
                 copy.close()
 
     def state(self) -> State:
-        """The counters, now."""
         with self.read(snapshot=True) as connection:
             return read_state(connection, self.path)
 
@@ -169,7 +166,6 @@ class Store:
         return None if row is None else self.decode(row)
 
     def has(self, id: int) -> bool:
-        """Whether there is an image of this id."""
         with self.read() as connection:
             return connection.execute("SELECT 1 FROM images WHERE id = ?", (id,)).fetchone() is not None
 

@@ -137,11 +137,9 @@ class HammingIndex:
         return np.sort(np.concatenate([np.empty(0, np.int64), *(s.live_ids() for s in self._state.segments)]))
 
     def __repr__(self) -> str:
-        """How many codes there are, and what they are kept in."""
         return f"<HammingIndex: {counted(len(self), 'code', 'codes')} of {self._bits} bits, {self.structure}>"
 
     def __len__(self) -> int:
-        """How many codes there are."""
         return sum(segment.alive for segment in self._state.segments)
 
     def search(

@@ -71,7 +71,6 @@ class Segment:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory."""
         arrays = (array for array in (self.ids, self.live) if array is not None)
         return self.engine.nbytes + sum(array.nbytes for array in arrays)
 

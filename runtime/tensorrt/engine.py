@@ -62,11 +62,9 @@ class TensorRtEngine:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Inputs and outputs, `images` first."""
         return self._tensors
 
     def context(self, batch: int, stream: Stream) -> "TensorRtContext":
-        """A context for batches of this size."""
         with stdout_kept_clean():
             return TensorRtContext(
                 self._engine, self._flavour, self._messages, self._where, self._tensors[0], batch, stream, self._kernels
@@ -123,11 +121,9 @@ class TensorRtContext:
 
     @property
     def scratch(self) -> int:
-        """Bytes of device memory for activations."""
         return self._scratch
 
     def bind(self, tensors: Mapping[str, Memory], scratch: Memory) -> None:
-        """Say where everything lies."""
         self._messages.clear()
         self._context.set_device_memory(scratch.pointer, scratch.nbytes)
         for name, memory in tensors.items():
@@ -140,12 +136,10 @@ class TensorRtContext:
         return not self._flavour.portable or bool(self._context.is_stream_capturable(stream.handle))
 
     def enqueue(self, stream: Stream) -> None:
-        """Give a run to a stream."""
         self._messages.clear()
         self._check(self._context.execute_async_v3(stream.handle), "failed on a batch")
 
     def close(self) -> None:
-        """Free it."""
         self._context = None
 
     def _check(self, fine: bool, what: str) -> None:

@@ -37,7 +37,6 @@ class Tensor:
     row: tuple[int, ...]
 
     def nbytes(self, batch: int) -> int:
-        """Bytes of a batch."""
         return batch * int(np.prod(self.row)) * self.dtype.itemsize
 
 
@@ -94,7 +93,6 @@ class Pending:
         self._parts: list[_Part] = []
 
     def result(self) -> BackendOutput:
-        """Codes and logits, once the batch is done."""
         for part in self._parts:
             self._pipeline.collect(part)
         outputs = [part.output for part in self._parts if part.output is not None]
@@ -107,7 +105,6 @@ class Pending:
         )
 
     def add(self, part: "_Part") -> None:
-        """One run of it."""
         self._parts.append(part)
 
 
@@ -141,7 +138,6 @@ class Pipeline:
 
     @property
     def depth(self) -> int:
-        """How many batches should be on their way at a time."""
         return len(self._slots)
 
     @property
@@ -163,7 +159,6 @@ class Pipeline:
         return pending
 
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        """Run a batch and wait for it."""
         return self.start(images).result()
 
     def collect(self, part: _Part) -> None:
@@ -275,7 +270,6 @@ class _Slot:
         return self._stream.record()
 
     def take(self, count: int) -> BackendOutput:
-        """Copies of the first rows of what came back."""
         codes, logits = (self._host[name][:count] for name in ("codes", "logits"))
         return BackendOutput(codes.astype(np.uint8), logits.astype(np.float32))
 

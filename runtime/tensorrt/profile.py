@@ -22,7 +22,6 @@ class Profile:
     largest: int
 
     def __post_init__(self) -> None:
-        """Check the three."""
         values = (self.smallest, self.best, self.largest)
         if any(isinstance(value, bool) or not isinstance(value, int) for value in values):
             raise UsageError(f"a profile is three whole numbers, e.g. 1,32,256, not {values}")

@@ -86,16 +86,13 @@ class EmulatedRuntime:
 
     @property
     def name(self) -> str:
-        """What runs kernels."""
         return f"emulation ({Path(self._compiler).name})"
 
     @property
     def device(self) -> Device:
-        """The device that is emulated."""
         return self._device
 
     def free_memory(self) -> int:
-        """Bytes that can be had now."""
         return self._free
 
     def allocate(self, nbytes: int) -> "EmulatedMemory":
@@ -105,7 +102,6 @@ class EmulatedRuntime:
         return EmulatedMemory(self, nbytes)
 
     def pinned(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """An ordinary array."""
         array = np.empty(shape, dtype)
         self._pinned = [known for known in self._pinned if known() is not None]
         self._pinned.append(weakref.ref(array))
@@ -166,21 +162,17 @@ class EmulatedMemory:
 
     @property
     def pointer(self) -> int:
-        """The address."""
         return self._bytes.ctypes.data
 
     @property
     def nbytes(self) -> int:
-        """The size."""
         return self._nbytes
 
     @property
     def array(self) -> npt.NDArray[np.uint8]:
-        """The bytes themselves."""
         return self._bytes
 
     def free(self) -> None:
-        """Give it back."""
         self._release()
         self._bytes = np.empty(0, np.uint8)
 
@@ -203,15 +195,12 @@ class EmulatedKernel:
 
     @property
     def name(self) -> str:
-        """Its name in the source."""
         return self._name
 
     def resident_blocks(self, threads: int) -> int:
-        """One."""
         return 1
 
     def run(self, grid: Dim, block: Dim, arguments: Sequence[Argument], seed: int, resident: int) -> None:
-        """Run it to its end."""
         values = scalars(arguments)
         sizes = [value.nbytes for value in values]
         if sizes != self._sizes:
@@ -241,7 +230,6 @@ class EmulatedEvent:
         self._steps = steps
 
     def synchronize(self) -> None:
-        """Do what the stream was given before."""
         self._stream.work_until(self._steps)
 
     def milliseconds_since(self, earlier: Event) -> float:
@@ -264,7 +252,6 @@ class EmulatedStream:
         return id(self)
 
     def upload(self, target: Memory, source: npt.NDArray[Any], offset: int = 0) -> None:
-        """Copy an array to the device."""
         check_copy(target, source, offset)
         if self._runtime.deferred and not self._runtime.is_pinned(source):
             if self._recording is not None:
@@ -273,12 +260,10 @@ class EmulatedStream:
         self.do(lambda: ctypes.memmove(target.pointer + offset, source.ctypes.data, source.nbytes))
 
     def download(self, target: npt.NDArray[Any], source: Memory, offset: int = 0) -> None:
-        """Copy from the device."""
         check_copy(source, target, offset)
         self.do(lambda: ctypes.memmove(target.ctypes.data, source.pointer + offset, target.nbytes))
 
     def launch(self, kernel: Kernel, grid: Dim, block: Dim, *arguments: Argument) -> None:
-        """Run a kernel."""
         if not isinstance(kernel, EmulatedKernel):
             raise UsageError(f"{kernel.name} was loaded by another runtime")
         runtime = self._runtime
@@ -290,11 +275,9 @@ class EmulatedStream:
         self.do(run)
 
     def record(self) -> EmulatedEvent:
-        """Mark this moment."""
         return EmulatedEvent(self, self._done + len(self._waiting))
 
     def capture(self, work: Callable[[], None]) -> "EmulatedGraph":
-        """Record what `work` gives this stream."""
         self._recording = []
         try:
             work()
@@ -303,7 +286,6 @@ class EmulatedStream:
             self._recording = None
 
     def synchronize(self) -> None:
-        """Do everything."""
         self.work_until(self._done + len(self._waiting))
 
     def do(self, step: Callable[[], object]) -> None:
@@ -329,7 +311,6 @@ class EmulatedGraph:
         self._steps = tuple(steps)
 
     def launch(self, stream: Stream) -> None:
-        """Do them."""
         if not isinstance(stream, EmulatedStream):
             raise UsageError("the stream is another runtime's")
         for step in self._steps:

@@ -49,11 +49,9 @@ class EmulatedEngine:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Input and outputs."""
         return self._tensors
 
     def context(self, batch: int, stream: Stream) -> "EmulatedContext":
-        """A context for batches of this size."""
         self.contexts += 1
         return EmulatedContext(self, batch)
 
@@ -75,26 +73,21 @@ class EmulatedContext:
 
     @property
     def scratch(self) -> int:
-        """Bytes that a run takes besides its tensors."""
         return self._engine.scratch(self._batch)
 
     def bind(self, tensors: Mapping[str, Memory], scratch: Memory) -> None:
-        """Say where tensors and scratch lie."""
         self._tensors, self._memory = tensors, scratch
 
     def capturable(self, stream: Stream) -> bool:
-        """Whether a run can be recorded."""
         return self._engine.capturable
 
     def enqueue(self, stream: Stream) -> None:
-        """Give a run to an emulated stream."""
         if not isinstance(stream, EmulatedStream):
             raise UsageError("the stream is another runtime's")
         self._engine.enqueued.append(self._batch)
         stream.do(self._run)
 
     def close(self) -> None:
-        """Count it out."""
         self._engine.contexts -= 1
 
     def _run(self) -> None:
@@ -140,34 +133,27 @@ class EmulatedBackend:
 
     @property
     def card(self) -> ModelCard:
-        """The model's card."""
         return self._card
 
     @property
     def name(self) -> str:
-        """What runs the model."""
         return f"{self.engine.model.name}, as if on a GPU: {self.cuda.name}"
 
     @property
     def depth(self) -> int:
-        """Batches that should be on their way at a time."""
         return self.pipeline.depth
 
     def check_batch(self, batch: int) -> None:
-        """MismatchError above the profile."""
         if batch > self._profile.largest:
             raise MismatchError(f"batches of {batch:,}, and the profile goes to {self._profile.largest:,}")
 
     def start(self, images: npt.NDArray[np.uint8]) -> Pending:
-        """Set a batch on its way."""
         pixels = check_pixels(images, self._card)
         self.check_batch(len(pixels))
         return self.pipeline.start(pixels)
 
     def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        """Run the model on uint8 [b, s, s, 3]."""
         return self.start(images).result()
 
     def close(self) -> None:
-        """Free everything."""
         self.pipeline.close()

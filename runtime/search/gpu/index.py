@@ -106,12 +106,10 @@ class CudaHammingIndex:
 
     @property
     def bits(self) -> int:
-        """The code length."""
         return self._bits
 
     @property
     def runtime(self) -> CudaRuntime:
-        """What runs the kernels."""
         return self._runtime
 
     @property
@@ -120,7 +118,6 @@ class CudaHammingIndex:
         return self._count * self._word.itemsize
 
     def __len__(self) -> int:
-        """How many codes there are."""
         return self._count
 
     def close(self) -> None:
@@ -132,11 +129,9 @@ class CudaHammingIndex:
             self._codes, self._closed = None, True
 
     def __enter__(self) -> "CudaHammingIndex":
-        """The index itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
         self.close()
 
     def search(self, codes: npt.ArrayLike, k: int) -> SearchResult:
