@@ -40,8 +40,10 @@ _Pixels = npt.NDArray[np.uint8]
 class HashBatch:
     """Codes of pictures; row i of codes and logits is paths[i].
 
-    paths: what was given (for arrays: their numbers), without the failures, in the order given. codes: uint8
-    [n, ceil(bits / 8)]. logits: float32 [n, bits], before tanh. failures: what could not be read, with the reason.
+    paths: what was given (for arrays: their numbers), without the failures, in the order given.
+    codes: uint8 [n, ceil(bits / 8)].
+    logits: float32 [n, bits], before tanh.
+    failures: what could not be read, with the reason.
     maps: float32 [n, bits, g, g], where each bit looked (see `merge_attention`), of `explain_pixels` alone.
     """
 
@@ -58,11 +60,13 @@ class HashBatch:
 class Hasher:
     """A model, ready to hash pictures. Use it from one thread at a time; close it, or use it as a context manager.
 
-    model: a model.onnx or model.plan. backend: see `queryopt.runtime.backends.BACKENDS`; or one that is open,
-    which the hasher closes. threads: for the model, and as many for decoding (None: as many as this process may use).
-    batch: pictures in one run of the model. Memory is bounded by (2 + 2) batches of pixels, whatever the number of
-    pictures. Raises ModelError, MissingError, UsageError; its MismatchError where an engine was not built for this GPU,
-    package or batch.
+    model: a model.onnx or model.plan.
+    backend: see `queryopt.runtime.backends.BACKENDS`; or one that is open, which the hasher closes.
+    threads: for the model, and as many for decoding (None: as many as this process may use).
+    batch: pictures in one run of the model.
+
+    Memory is bounded by (2 + 2) batches of pixels, whatever the number of pictures. Raises ModelError, MissingError,
+    UsageError; its MismatchError where an engine was not built for this GPU, package or batch.
     """
 
     def __init__(

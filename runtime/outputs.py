@@ -49,8 +49,11 @@ _FORMULA = re.compile(r"[=+\-@\t\r']")
 class CodeRows:
     """Some rows of a file of codes.
 
-    paths: bytes, as the file system has them. codes: uint8 [n, ceil(bits / 8)]. margins: int8 [n, bits] (the sign is
-    the bit, the magnitude 1..127 how sure it is). labels: a name or None each. ids: int64 [n] of an index, or None.
+    paths: bytes, as the file system has them.
+    codes: uint8 [n, ceil(bits / 8)].
+    margins: int8 [n, bits] (the sign is the bit, the magnitude 1..127 how sure it is).
+    labels: a name or None each.
+    ids: int64 [n] of an index, or None.
     """
 
     paths: Sequence[bytes]

@@ -51,9 +51,11 @@ def search_files(
     The others are hashed; `open_hasher` is called when the first of them comes, and its model must be the index's
     (MismatchError).
 
-    k: the most hits of a query, None for all within `radius`. radius: the largest distance of a hit, None for any.
-    exclude_self: leave a picture that is in the index out of its own hits. rank: the order of the hits, as for
-    `HammingIndex.search`; the weights of a stored code are those of its margins. batch: queries that are held at once.
+    k: the most hits of a query, None for all within `radius`.
+    radius: the largest distance of a hit, None for any.
+    exclude_self: leave a picture that is in the index out of its own hits.
+    rank: the order of the hits, as for `HammingIndex.search`; the weights of a stored code are those of its margins.
+    batch: queries that are held at once.
     """
     if k is None and radius is None:
         raise UsageError("give k, the number of hits, or radius, the largest distance, or both")

@@ -68,9 +68,13 @@ class _Pending:
 class FolderWatch:
     """Watches the root of an index.
 
-    prune: remove images whose files go away; else they are marked stale, and kept. force: also where more than half
-    would go. settle: seconds that a file has to be left alone before it is hashed: whoever copies one in writes to it
-    for a while. progress: of looks through the whole folder. MissingError where watchfiles is not installed.
+    prune: remove images whose files go away; else they are marked stale, and kept.
+    force: also where more than half would go.
+    settle: seconds that a file has to be left alone before it is hashed: whoever copies one in writes to it for a
+        while.
+    progress: of looks through the whole folder.
+
+    MissingError where watchfiles is not installed.
     """
 
     index: "HashIndex"

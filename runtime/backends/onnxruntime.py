@@ -48,10 +48,12 @@ def has_cuda_provider() -> bool:
 class OnnxRuntimeBackend:
     """A model.onnx in an ONNX Runtime session.
 
-    path: the file. threads: of the session on the CPU (None: usable_cores()). cuda: run it on GPU 0, or not at all:
-    ONNX Runtime itself goes on to the CPU without a word where it can't. channels_last: on CUDA, convolve in the layout
-    that tensor cores want ("NHWC"); None: where the model isn't fp32. Raises ModelError and MissingError as
-    open_backend.
+    path: the file.
+    threads: of the session on the CPU (None: usable_cores()).
+    cuda: run it on GPU 0, or not at all: ONNX Runtime itself goes on to the CPU without a word where it can't.
+    channels_last: on CUDA, convolve in the layout that tensor cores want ("NHWC"); None: where the model isn't fp32.
+
+    Raises ModelError and MissingError as open_backend.
     """
 
     def __init__(

@@ -44,9 +44,13 @@ Dim = int | tuple[int, ...]
 class Device:
     """A device, as far as programs depend on it.
 
-    name: for people. index: among the process's devices. capability: (major, minor), e.g. (9, 0).
-    multiprocessors: how many there are. memory: bytes. clock: of the multiprocessors at most, in Hz; 0 where it isn't
-    known. bandwidth: of the memory at most, in bytes a second; 0 where it isn't known.
+    name: for people.
+    index: among the process's devices.
+    capability: (major, minor), e.g. (9, 0).
+    multiprocessors: how many there are.
+    memory: bytes.
+    clock: of the multiprocessors at most, in Hz; 0 where it isn't known.
+    bandwidth: of the memory at most, in bytes a second; 0 where it isn't known.
     """
 
     name: str

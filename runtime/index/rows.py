@@ -39,10 +39,13 @@ _PAGE = 1000
 class IndexedImage:
     """An image of an index.
 
-    path: absolute, as str (os.fsdecode: bytes that are no UTF-8 come as surrogates). relative: to the root, as the file
-    system's bytes. size in bytes and mtime_ns are those of the file when it was hashed. code: uint8 [ceil(bits / 8)].
-    margins: int8 [bits], see `encode_margins`. label: the name of the folder that holds the image, None directly in
-    the root. stale: the file could not be read any more at the last update; the code is that of before.
+    path: absolute, as str (by os.fsdecode, so bytes that are no UTF-8 come as surrogates).
+    relative: to the root, as the file system's bytes.
+    size, mtime_ns: of the file when it was hashed; the size in bytes.
+    code: uint8 [ceil(bits / 8)].
+    margins: int8 [bits], see `encode_margins`.
+    label: the name of the folder that holds the image, None directly in the root.
+    stale: the file could not be read any more at the last update; the code is that of before.
     """
 
     id: int

@@ -55,11 +55,14 @@ class ImageHasher(Protocol):
 class UpdateReport:
     """What an update did. Paths are absolute, as str.
 
-    hashed: images added. updated: re-hashed under their old id. unchanged: skipped, size and time being the same, or
-    in a folder that can't be looked into now. failed: new files, and folders, that could not be read, with the reason.
-    stale: images of the index that can't be read any more, with the reason; their old codes are kept. vanished: images
-    of the index whose files are gone; kept without prune. removed: how many vanished ones were pruned. precisions: all
-    that codes of this index were computed in.
+    hashed: images added.
+    updated: re-hashed under their old id.
+    unchanged: skipped, size and time being the same, or in a folder that can't be looked into now.
+    failed: new files, and folders, that could not be read, with the reason.
+    stale: images of the index that can't be read any more, with the reason; their old codes are kept.
+    vanished: images of the index whose files are gone; kept without prune.
+    removed: how many vanished ones were pruned.
+    precisions: all that codes of this index were computed in.
     """
 
     hashed: int = 0

@@ -11,8 +11,10 @@ __all__ = ["Cost", "Explanation", "SegmentExplanation"]
 class Cost:
     """What one query did.
 
-    buckets: buckets of chunk tables looked up. codes: codes that the query was compared with, a scan's included.
-    shells: steps (one distance in one chunk) that were finished. scanned: whether it ended in a scan of all codes.
+    buckets: buckets of chunk tables looked up.
+    codes: codes that the query was compared with, a scan's included.
+    shells: steps (one distance in one chunk) that were finished.
+    scanned: whether it ended in a scan of all codes.
     """
 
     buckets: int
@@ -25,8 +27,12 @@ class Cost:
 class SegmentExplanation:
     """One segment of an index.
 
-    structure: 'scan', 'table' or 'multi-index'. reason: why. codes: rows, removed ones included. removed: of these.
-    unique: distinct codes kept (for a scan: all). nbytes: bytes of memory.
+    structure: 'scan', 'table' or 'multi-index'.
+    reason: why.
+    codes: rows, removed ones included.
+    removed: of these.
+    unique: distinct codes kept (for a scan: all).
+    nbytes: bytes of memory.
     """
 
     structure: str
@@ -50,8 +56,12 @@ class SegmentExplanation:
 class Explanation:
     """How a HammingIndex searches.
 
-    bits: the code length. codes: how many can be found. path: instructions ('avx512', 'avx2', 'plain', 'numpy').
-    threads: for many queries. nbytes: bytes of memory in all. segments: one, unless codes were added since.
+    bits: the code length.
+    codes: how many can be found.
+    path: instructions ('avx512', 'avx2', 'plain', 'numpy').
+    threads: for many queries.
+    nbytes: bytes of memory in all.
+    segments: one, unless codes were added since.
     costs: of each query that was asked about, over all segments.
     """
 

@@ -49,8 +49,11 @@ class Part:
 class Segment:
     """Codes with ascending ids.
 
-    engine: searches them. count: how many rows it has. ids: int64 [count], the row numbers if None.
-    live: the rows that were not removed; all if None. alive: how many these are.
+    engine: searches them.
+    count: how many rows it has.
+    ids: int64 [count], the row numbers if None.
+    live: the rows that were not removed; all if None.
+    alive: how many these are.
     """
 
     engine: Engine

@@ -73,12 +73,14 @@ def build_engine(
 ) -> BuiltEngine:
     """Build a TensorRT engine of a model.onnx and write it with its manifest.
 
-    onnx: a model of qo-export, of any precision: the engine has the graph's, and fp32 means fp32 (no TF32). plan: the
-    file to write, by default model.plan beside a model.onnx. profile: smallest, best and largest batch. workspace:
-    bytes of GPU memory, or text such as "4G", that a layer may use as scratch; None leaves it to TensorRT.
-    timing_cache: a file with what earlier builds measured; read where it is there, and written. targets: compute
-    capabilities such as "sm_86"; for TensorRT-RTX only, which builds without a GPU (default: DEFAULT_TARGETS);
-    TensorRT builds for the GPU that it runs on. flavour: one of FLAVOURS.
+    onnx: a model of qo-export, of any precision: the engine has the graph's, and fp32 means fp32 (no TF32).
+    plan: the file to write, by default model.plan beside a model.onnx.
+    profile: smallest, best and largest batch.
+    workspace: bytes of GPU memory, or text such as "4G", that a layer may use as scratch; None leaves it to TensorRT.
+    timing_cache: a file with what earlier builds measured; read where it is there, and written.
+    targets: compute capabilities such as "sm_86"; for TensorRT-RTX only, which builds without a GPU (default:
+        DEFAULT_TARGETS); TensorRT builds for the GPU that it runs on.
+    flavour: one of FLAVOURS.
 
     Raises UsageError (an argument), ModelError (the model.onnx, or what TensorRT says it can't build), MissingError
     (no such package; TensorRT without a GPU).

@@ -17,7 +17,11 @@ __all__ = ["FittingEngine", "fitting_engine", "mismatches", "why_not_here"]
 class FittingEngine:
     """An engine that may be run here.
 
-    path: of the plan. manifest: what it is. plan: its bytes. flavour: the package that runs it. gpu: where.
+    path: of the plan.
+    manifest: what it is.
+    plan: its bytes.
+    flavour: the package that runs it.
+    gpu: where.
     """
 
     path: Path

@@ -60,12 +60,18 @@ def onnx_beside(plan: str | os.PathLike[str]) -> Path:
 class Manifest:
     """What a model.plan is.
 
-    flavour: tensorrt or tensorrt_rtx. version: of that package, exactly. host: system and processor. gpu: name of the
-    GPU that it was built on and for, None where it was built for named compute capabilities. capabilities: (major,
-    minor) that it runs on. profile: its batches. workspace: limit in bytes while it was built, None for none.
-    plan_bytes, plan_sha256, header (how it begins): of the plan. onnx_sha256: of the model.onnx that it was built
-    from. card: that model's card. parity: how the engine's own codes compared with the network's (queryopt.export),
-    None where they were not compared; parity_note then says why, in words.
+    flavour: tensorrt or tensorrt_rtx.
+    version: of that package, exactly.
+    host: system and processor.
+    gpu: name of the GPU that it was built on and for, None where it was built for named compute capabilities.
+    capabilities: (major, minor) that it runs on.
+    profile: its batches.
+    workspace: limit in bytes while it was built, None for none.
+    plan_bytes, plan_sha256, header: of the plan; the header is how it begins.
+    onnx_sha256: of the model.onnx that it was built from.
+    card: that model's card.
+    parity: how the engine's own codes compared with the network's (queryopt.export), None where they were not compared;
+        parity_note then says why, in words.
     """
 
     flavour: str

@@ -121,7 +121,10 @@ class _Part:
 class Pipeline:
     """Runs batches of any size through an engine. Use it from one thread at a time.
 
-    cuda: the device. engine: what runs there; the pipeline closes it. profile: the engine's. bits: of its codes.
+    cuda: the device.
+    engine: what runs there; the pipeline closes it.
+    profile: the engine's.
+    bits: of its codes.
     where: names the engine in messages.
 
     Where the device has no memory for a batch, batches are halved from then on, and a warning says so.

@@ -50,11 +50,14 @@ class EmulationError(QueryOptError):
 class EmulatedRuntime:
     """Runs kernels on the CPU, in an order of threads that a seed draws.
 
-    compiler: a C++ compiler; None takes $CXX, c++, g++ or clang++. flags: of the compiler, beside the usual ones.
-    seed: of the first launch's schedule; each later launch has the next one. resident: blocks that run at a time.
-    multiprocessors, memory: what the device says that it has. deferred: streams do nothing before they are waited for,
-    so that what uses a result too early, or a buffer that is still in use, shows. folder: where compiled programs are
-    kept; None makes a temporary one for this runtime.
+    compiler: a C++ compiler; None takes $CXX, c++, g++ or clang++.
+    flags: of the compiler, beside the usual ones.
+    seed: of the first launch's schedule; each later launch has the next one.
+    resident: blocks that run at a time.
+    multiprocessors, memory: what the device says that it has.
+    deferred: streams do nothing before they are waited for, so that what uses a result too early, or a buffer that is
+        still in use, shows.
+    folder: where compiled programs are kept; None makes a temporary one for this runtime.
 
     Raises MissingError where there is no compiler.
     """

@@ -29,8 +29,10 @@ def _thousand(batch: int) -> int:
 class EmulatedEngine:
     """A model in a backend of its own, which runs where the device's memory lies.
 
-    capturable: whether runs can be recorded. scratch: batch -> bytes that a run takes besides its tensors.
-    enqueued: the batch of every run that was given to a stream. done: of every one that was done, in order.
+    capturable: whether runs can be recorded.
+    scratch: batch -> bytes that a run takes besides its tensors.
+    enqueued: the batch of every run that was given to a stream.
+    done: of every one that was done, in order.
     """
 
     def __init__(self, model: Backend, capturable: bool, scratch: Callable[[int], int]) -> None:

@@ -45,8 +45,12 @@ class Tuning:
 class NearestPlan:
     """One round of a search for nearest codes.
 
-    queries: of the round. group: queries of a block. groups x blocks: the grid. warps: blocks x BLOCK_WARPS, each with
-    `rows_per_warp` rows. capacity: entries of the list of one warp and query. sample: rows that limits are taken from.
+    queries: of the round.
+    group: queries of a block.
+    groups, blocks: the grid is one by the other.
+    warps: blocks x BLOCK_WARPS, each with `rows_per_warp` rows.
+    capacity: entries of the list of one warp and query.
+    sample: rows that limits are taken from.
     """
 
     queries: int
