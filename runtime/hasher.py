@@ -168,10 +168,10 @@ class Hasher:
         from queryopt.images import find_images
 
         root = os.fsdecode(folder)
-        found = [os.path.join(root, os.fsdecode(path)) for path in find_images(folder)]
-        if not found:
+        paths = [os.path.join(root, os.fsdecode(path)) for path in find_images(folder)]
+        if not paths:
             raise InputError(f"{root}: no pictures in this folder")
-        return self.hash_files(found, progress)
+        return self.hash_files(paths, progress)
 
     def hash_arrays(self, images: npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]) -> HashBatch:
         """Hash decoded pictures: uint8 [n, h, w, 3], or a sequence of uint8 [h, w, 3] of any sizes, sRGB.
@@ -318,10 +318,10 @@ def find_model(given: str | os.PathLike[str] | None) -> Path:
     if os.environ.get(MODEL_VARIABLE):
         return Path(os.environ[MODEL_VARIABLE])
     for folders in ([Path()], [*Path().glob("*"), *Path().glob("runs/*")]):
-        found = [path for folder in folders for name in _MODEL_NAMES if (path := folder / name).is_file()]
-        if found:
-            newest = max(found, key=lambda path: (path.stat().st_mtime_ns, path)).parent
-            names = sorted((path.name for path in found if path.parent == newest), reverse=has_gpu())
+        models = [path for folder in folders for name in _MODEL_NAMES if (path := folder / name).is_file()]
+        if models:
+            newest = max(models, key=lambda path: (path.stat().st_mtime_ns, path)).parent
+            names = sorted((path.name for path in models if path.parent == newest), reverse=has_gpu())
             return newest / names[0]
     raise InputError(
         f"no model: give one with --model or in {MODEL_VARIABLE}, or make one here with qo-train and qo-export "

@@ -109,8 +109,8 @@ def _search(
         return
     # More than asked for: the query itself may be among them, and the next one says whether others are as near.
     most = None if k is None else min(k + exclude_self + (rank == "hamming"), len(index))
-    for query, found in zip(queries, find_hits(index, queries, most, radius, rank), strict=True):
-        shown, ties = first_hits(index, query, found, k, exclude_self, rank)
+    for query, matches in zip(queries, find_hits(index, queries, most, radius, rank), strict=True):
+        shown, ties = first_hits(index, query, matches, k, exclude_self, rank)
         yield QueryResult(
             path=query.path,
             bits=index.bits,
@@ -125,25 +125,25 @@ def _search(
 
 
 def first_hits(
-    index: HashIndex, query: Query, found: Found, k: int | None, exclude_self: bool, rank: Rank
+    index: HashIndex, query: Query, matches: Found, k: int | None, exclude_self: bool, rank: Rank
 ) -> tuple[list[tuple[int, int | None]], int | None]:
     """(id, score) of the first k of what was found (None: of all), and how many others are as near as the last of them.
 
-    found: of a search for k and one more, and for yet another with `exclude_self`, which leaves the picture of the
+    matches: of a search for k and one more, and for yet another with `exclude_self`, which leaves the picture of the
     query out. The number of the others is None for a rank other than 'hamming'.
     """
     own = query.image.id if query.image is not None else None
-    kept = [i for i, id in enumerate(found.ids) if not (exclude_self and id == own)]
+    kept = [i for i, id in enumerate(matches.ids) if not (exclude_self and id == own)]
     shown = kept[:k]
     ties = None
     if rank == "hamming":
-        last = found.distances[shown[-1]] if shown else -1
-        ties = sum(found.distances[i] == last for i in kept[len(shown) :])
+        last = matches.distances[shown[-1]] if shown else -1
+        ties = sum(matches.distances[i] == last for i in kept[len(shown) :])
         if ties:
             # Only one of them was asked for.
-            without = {found.ids[i] for i in shown} | ({own} if exclude_self and own is not None else set())
+            without = {matches.ids[i] for i in shown} | ({own} if exclude_self and own is not None else set())
             ties = _count_ties(index, query.code, last, without)
-    return [(found.ids[i], found.scores[i]) for i in shown], ties
+    return [(matches.ids[i], matches.scores[i]) for i in shown], ties
 
 
 def _count_ties(index: HashIndex, code: npt.NDArray[np.uint8], distance: int, without: Set[int]) -> int:
@@ -175,19 +175,19 @@ def find_hits(
     )
 
 
-def _rows(found: SearchResult, radius: int) -> Iterator[Found]:
-    for i, distances in enumerate(found.distances):
+def _rows(result: SearchResult, radius: int) -> Iterator[Found]:
+    for i, distances in enumerate(result.distances):
         # Rows are filled up with id -1, at a distance beyond all.
         kept = distances <= radius
-        scores = None if found.scores is None else found.scores[i, kept].tolist()
-        yield Found(found.ids[i, kept].tolist(), distances[kept].tolist(), scores or [None] * int(kept.sum()))
+        scores = None if result.scores is None else result.scores[i, kept].tolist()
+        yield Found(result.ids[i, kept].tolist(), distances[kept].tolist(), scores or [None] * int(kept.sum()))
 
 
 def make_hits(
-    index: HashIndex, code: npt.NDArray[np.uint8], found: Iterable[tuple[int, int | None]], rank: int = 0
+    index: HashIndex, code: npt.NDArray[np.uint8], scored: Iterable[tuple[int, int | None]], rank: int = 0
 ) -> Iterator[Hit]:
     """Ids with their scores as hits, whose ranks begin after `rank`, without pictures that were removed meanwhile."""
-    for id, score in found:
+    for id, score in scored:
         try:
             image = index[id]
         except UsageError:  # removed by another process a moment ago

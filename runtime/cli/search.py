@@ -263,8 +263,8 @@ def _report(index: Path, queries: int, answers: _Answers, results: ResultOptions
         | ({} if lines_path else {"results": [result.to_dict() for result in answers.results]})
     )
     if lines_path is not None and lines_path != _STDOUT:
-        found = f"{counted(queries, 'query', 'queries')}, {counted(answers.hits, 'hit', 'hits')}"
-        out.log(f"{found}: {display_path(lines_path)}")
+        counts = f"{counted(queries, 'query', 'queries')}, {counted(answers.hits, 'hit', 'hits')}"
+        out.log(f"{counts}: {display_path(lines_path)}")
     if page_path is not None:
         out.log(f"page: {display_path(page_path)}")
 
@@ -276,10 +276,10 @@ def _query_paths(given: tuple[bytes, ...]) -> list[bytes]:
     paths: list[bytes] = []
     for path in given:
         if os.path.isdir(path):
-            found = find_images(path)
-            if not found:
+            pictures = find_images(path)
+            if not pictures:
                 raise InputError(f"{display_path(path)}: there are no pictures in this folder")
-            paths += [os.path.join(path, relative) for relative in found]
+            paths += [os.path.join(path, relative) for relative in pictures]
         else:
             paths.append(path)
     return paths

@@ -254,8 +254,8 @@ def memory_bandwidth(clock: int, width: int) -> int:
 
 def dimensions(size: Dim) -> tuple[int, int, int]:
     """A launch's size in three dimensions."""
-    given = (size,) if isinstance(size, int) else size
-    x, y, z = (*given, 1, 1)[:3]
+    sizes = (size,) if isinstance(size, int) else size
+    x, y, z = (*sizes, 1, 1)[:3]
     return x, y, z
 
 

@@ -37,8 +37,8 @@ def device_image(program: Program, capability: tuple[int, int], driver: int) -> 
 
 def cache_folder() -> Path:
     """Where compiled programs are kept: $XDG_CACHE_HOME/queryopt/cuda, or that in ~/.cache."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    return (Path(given) if given else Path("~/.cache").expanduser()) / "queryopt" / "cuda"
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    return (Path(chosen) if chosen else Path("~/.cache").expanduser()) / "queryopt" / "cuda"
 
 
 def _read(path: Path) -> bytes | None:

@@ -30,8 +30,8 @@ def move_root(store: Store, root: Path, force: bool) -> RootReport:
         raise InputError(f"{root}: there is no such folder of images")
     below = os.fsencode(root)
     paths = list(_sample(store))
-    found = sum(os.path.lexists(os.path.join(below, path)) for path in paths)
-    if paths and not found and not force:
+    there = sum(os.path.lexists(os.path.join(below, path)) for path in paths)
+    if paths and not there and not force:
         example = os.fsdecode(paths[0])
         raise InputError(
             f"{root}: none of the index's images is there (looked for {len(paths):,} of {store.state().images:,}, the "
@@ -39,7 +39,7 @@ def move_root(store: Store, root: Path, force: bool) -> RootReport:
             "pictures come later, say --force"
         )
     store.set_meta(root=root)
-    return RootReport(found, len(paths), store.state().images)
+    return RootReport(there, len(paths), store.state().images)
 
 
 def _sample(store: Store) -> Iterator[bytes]:

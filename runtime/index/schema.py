@@ -87,8 +87,8 @@ def migrate(
 
 def check_tables(connection: sqlite3.Connection, source: str) -> None:
     """Raise IndexFileError unless the tables are those of the present version, and there is nothing else."""
-    expected, found = _expected_schema(), _schema(connection)
-    for entry in sorted(expected ^ found):
+    expected, present = _expected_schema(), _schema(connection)
+    for entry in sorted(expected ^ present):
         raise IndexFileError(
             f"{source}: the definition of {entry[1]!r} is not as version {SCHEMA_VERSION} of an index has it: the file "
             f"is damaged or was changed by another program: {REBUILD}"

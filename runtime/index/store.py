@@ -228,13 +228,13 @@ class Changes:
         """Add images, or replace those whose path is there already under the same id. Returns their ids."""
         ids = []
         for row in rows:
-            found = self._connection.execute("SELECT id FROM images WHERE path = ?", (row.path,)).fetchone()
-            if found is None:
+            known = self._connection.execute("SELECT id FROM images WHERE path = ?", (row.path,)).fetchone()
+            if known is None:
                 id = self.last_id = self.last_id + 1
                 insert_row(self._connection, id, row)
                 self.images += 1
             else:
-                id = found[0]
+                id = known[0]
                 update_row(self._connection, id, row)
             block = self._block(id)
             block.live[id % BLOCK_IDS] = True
@@ -244,10 +244,10 @@ class Changes:
 
     def mark_stale(self, path: bytes) -> bool:
         """Mark the image of this path as not readable any more, its code kept. Whether there is such an image."""
-        found = self._connection.execute(f"{SELECT} WHERE path = ?", (path,)).fetchone()
-        if found is None:
+        known = self._connection.execute(f"{SELECT} WHERE path = ?", (path,)).fetchone()
+        if known is None:
             return False
-        image = decode_row(found, str(self._path), Path(), self._bits)
+        image = decode_row(known, str(self._path), Path(), self._bits)
         if not image.stale:
             update_row(self._connection, image.id, replace(Row.of(image, path), stale=True))
         return True

@@ -98,8 +98,8 @@ def update(store: Store, hasher: ImageHasher, prune: bool, force: bool, progress
     store.check_card(hasher.card, str(hasher.model_path))
     listing = _list_images(store.meta.root, missing_is_empty=prune and force)
     plan = _plan(store, listing)
-    found = len(plan.todo), plan.unchanged, len(plan.vanished)
-    _log.debug("%s: %d new or changed, %d unchanged, %d gone", store.meta.root, *found)
+    counted = len(plan.todo), plan.unchanged, len(plan.vanished)
+    _log.debug("%s: %d new or changed, %d unchanged, %d gone", store.meta.root, *counted)
     if prune:
         _check_prune(store, len(plan.vanished), force)
     store.set_meta(model_path=Path(os.path.abspath(hasher.model_path)), precision=hasher.card.precision)

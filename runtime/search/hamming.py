@@ -200,13 +200,13 @@ class HammingIndex:
             and self.choose_device(device, len(packed), _cpu_only("hamming", allow, deny)).device == "cuda"
         ):
             return self._devices.copy_of(self._state.segments, self._bits).search_radius(packed, radius)
-        found = [part.search_radius(packed, radius, self._threads) for part in self._parts(allow, deny)]
-        if len(found) == 1:
-            return RadiusResult(*found[0])
-        counts = [np.diff(offsets) for offsets, _, _ in found]
+        each = [part.search_radius(packed, radius, self._threads) for part in self._parts(allow, deny)]
+        if len(each) == 1:
+            return RadiusResult(*each[0])
+        counts = [np.diff(offsets) for offsets, _, _ in each]
         query = np.concatenate([np.empty(0, np.int64), *(np.repeat(np.arange(len(packed)), c) for c in counts)])
-        ids = np.concatenate([np.empty(0, np.int64), *(ids for _, ids, _ in found)])
-        distances = np.concatenate([np.empty(0, np.int32), *(distances for _, _, distances in found)])
+        ids = np.concatenate([np.empty(0, np.int64), *(ids for _, ids, _ in each)])
+        distances = np.concatenate([np.empty(0, np.int32), *(distances for _, _, distances in each)])
         order = np.lexsort((ids, distances, query))
         offsets = np.zeros(len(packed) + 1, np.int64)
         np.cumsum(sum(counts, np.zeros(len(packed), np.int64)), out=offsets[1:])
@@ -230,8 +230,8 @@ class HammingIndex:
         is much cheaper than one by one.
         """
         packed = check_codes(codes, self._bits)
-        given = None if ids is None else check_ids(ids, len(packed))
-        return self._change(np.empty(0, np.int64), packed, given)[1]
+        own_ids = None if ids is None else check_ids(ids, len(packed))
+        return self._change(np.empty(0, np.int64), packed, own_ids)[1]
 
     def remove(self, ids: npt.ArrayLike) -> int:
         """Remove codes by id; searches that begin from now on don't find them. Returns how many were there.
@@ -346,10 +346,10 @@ class HammingIndex:
             packed = check_codes(codes, self._bits)
             k = check_count(k, "k")
             limit = self._bits if radius is None else min(check_count(radius, "radius"), self._bits)
-            asked = None if radius is not None else k
+            nearest = None if radius is not None else k
             weights = None if radius is not None else _check_rank(rank, logits, len(packed), self._bits)
             spent = [
-                s.engine.explain(packed, asked, limit, s.live)
+                s.engine.explain(packed, nearest, limit, s.live)
                 if weights is None
                 else s.engine.explain_ranked(packed, weights, k, rank, s.live)
                 for s in state.segments
@@ -437,18 +437,18 @@ def _check_rank(
     return weights
 
 
-def _first(found: Sequence[SearchResult], queries: int, k: int, bits: int, rank: ranked.Rank) -> SearchResult:
+def _first(results: Sequence[SearchResult], queries: int, k: int, bits: int, rank: ranked.Rank) -> SearchResult:
     """The first k of several results, of k each, that have no id in common."""
-    if not found:
+    if not results:
         shape = (queries, k)
         ids, distances = np.full(shape, -1, np.int64), np.full(shape, bits + 1, np.int32)
         return SearchResult(ids, distances, None if rank == "hamming" else np.full(shape, -1, np.int32))
-    ids = np.concatenate([result.ids for result in found], axis=1)
-    distances = np.concatenate([result.distances for result in found], axis=1)
+    ids = np.concatenate([result.ids for result in results], axis=1)
+    distances = np.concatenate([result.distances for result in results], axis=1)
     if rank == "hamming":
         # Where there are too few, -1 comes at bits + 1: last.
         return SearchResult(*_reordered(k, (ids, distances), ids, distances))
-    scores = np.concatenate([result.scores for result in found if result.scores is not None], axis=1)
+    scores = np.concatenate([result.scores for result in results if result.scores is not None], axis=1)
     keys = (ids, distances, scores) if rank == "weighted" else (ids, scores, distances)
     return SearchResult(*_reordered(k, (*keys, ids < 0), ids, distances, scores))
 

@@ -96,18 +96,18 @@ def nearest(
 
 
 def _nearest(words: Words, queries: Words, keys: _Keys, k: int) -> Iterator[tuple[npt.NDArray[np.int64], _Keys]]:
-    found = [_Nearest(k) for _ in queries]
+    best = [_Nearest(k) for _ in queries]
     if k and len(words):
         tables = [_tables(query, of_query, words.itemsize) for query, of_query in zip(queries, keys, strict=True)]
         for start in range(0, len(words), _BLOCK):
             block = words[start : start + _BLOCK]
             columns = [(block >> (8 * i) & 255).astype(np.intp) for i in range(words.itemsize)]
-            for one, table in zip(found, tables, strict=True):
+            for one, table in zip(best, tables, strict=True):
                 sums = table[0][columns[0]]
                 for i in range(1, words.itemsize):
                     sums += table[i][columns[i]]
                 one.offer(start, sums)
-    for one in found:
+    for one in best:
         yield one.hits()
 
 

@@ -37,11 +37,11 @@ def nearest(words: Words, queries: Words, k: int, bits: int) -> Iterator[_Hits]:
 
     words [n] and queries [q] of one dtype. Yields (rows int64, distances uint8), each [min(k, n)].
     """
-    found = [_Nearest(min(k, len(words)), bits) for _ in queries]
+    best = [_Nearest(min(k, len(words)), bits) for _ in queries]
     if k and len(words):
         for query, start, distances in _distances(words, queries):
-            found[query].offer(start, distances)
-    for one in found:
+            best[query].offer(start, distances)
+    for one in best:
         yield one.hits()
 
 

@@ -168,8 +168,8 @@ def _bit(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
 
 
 def _test(mask: Mask, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = (mask[rows >> 6] & _bit(rows)) != 0
-    return found
+    present: npt.NDArray[np.bool_] = (mask[rows >> 6] & _bit(rows)) != 0
+    return present
 
 
 def _clear(mask: Mask, rows: npt.NDArray[np.int64]) -> None:

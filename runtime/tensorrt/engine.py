@@ -53,9 +53,9 @@ class TensorRtEngine:
             "codes": (np.dtype(np.uint8), (code_bytes(card.bits),)),
             "logits": (np.dtype(np.float32), (card.bits,)),
         }
-        found = {tensor.name: (tensor.dtype, tensor.row) for tensor in self._tensors}
-        if any(found.get(name) != value for name, value in expected.items()):
-            raise ModelError(f"{self._where}: its inputs and outputs are {found}, not those of its card: {hint}")
+        tensors = {tensor.name: (tensor.dtype, tensor.row) for tensor in self._tensors}
+        if any(tensors.get(name) != value for name, value in expected.items()):
+            raise ModelError(f"{self._where}: its inputs and outputs are {tensors}, not those of its card: {hint}")
         self._kernels: KernelCache | None = None
         if fitting.flavour.portable:
             self._kernels = KernelCache(self._engine.create_runtime_config(), cache_path(fitting.path))

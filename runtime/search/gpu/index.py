@@ -161,9 +161,9 @@ class CudaHammingIndex:
                 self._retry(lambda: self._search_radius(words, radius, totals, rows, near))
         offsets = np.zeros(len(words) + 1, np.int64)
         np.cumsum(totals, out=offsets[1:])
-        found = np.concatenate([np.empty(0, np.int64), *rows])
+        all_rows = np.concatenate([np.empty(0, np.int64), *rows])
         distances = np.concatenate([np.empty(0, np.uint8), *near]).astype(np.int32)
-        return RadiusResult(offsets, found if self._ids is None else self._ids[found], distances)
+        return RadiusResult(offsets, all_rows if self._ids is None else self._ids[all_rows], distances)
 
     @contextmanager
     def _searching(self) -> Iterator[None]:
@@ -193,8 +193,8 @@ class CudaHammingIndex:
         while start < len(words):
             plan = plan_nearest(self._count, len(words) - start, k, self._resident("nearest_scan"), self._tuning)
             end = start + plan.queries
-            found, distances = self._nearest(words[start:end], k, plan)
-            self._stream.download(rows[start:end], found)
+            nearest, distances = self._nearest(words[start:end], k, plan)
+            self._stream.download(rows[start:end], nearest)
             self._stream.download(near[start:end], distances)
             self._stream.synchronize()
             start = end
@@ -304,7 +304,7 @@ class CudaHammingIndex:
         np.cumsum(totals[:-1], out=starts[1:])
         hits = int(totals.sum())
         offsets = self._buffer("offsets", 8 * count)
-        found = self._buffer("rows", 8 * hits)
+        within = self._buffer("rows", 8 * hits)
         distances = self._buffer("near", hits)
         u32 = np.uint32
         self._stream.upload(offsets, starts)
@@ -314,11 +314,11 @@ class CudaHammingIndex:
             _BLOCK_THREADS,
             *(codes, np.uint64(self._count), Address(self._buffers["queries"], first * self._word.itemsize)),
             *(u32(count), u32(plan.group), u32(radius), u32(plan.rows_per_warp)),
-            *(Address(self._buffers["counts"], 4 * first * (radius + 1) * plan.warps), offsets, found, distances),
+            *(Address(self._buffers["counts"], 4 * first * (radius + 1) * plan.warps), offsets, within, distances),
         )
         rows.append(np.empty(hits, np.int64))
         near.append(np.empty(hits, np.uint8))
-        self._stream.download(rows[-1], found)
+        self._stream.download(rows[-1], within)
         self._stream.download(near[-1], distances)
         self._stream.synchronize()
 
