@@ -1,9 +1,9 @@
 """What every backend is: something that runs a model of a known card on batches of pixels."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ __all__ = [
     "Pending",
     "PipelinedBackend",
     "Port",
+    "SessionBackend",
     "attention_tokens",
     "check_output",
     "check_pixels",
@@ -98,6 +99,46 @@ class PipelinedBackend(Backend, Protocol):
 
     def start(self, images: npt.NDArray[np.uint8]) -> Pending:
         """Set a batch on its way: as `run`, without waiting. `images` may be changed once this returns."""
+
+
+Infer = Callable[[list[str], npt.NDArray[np.uint8]], Sequence[npt.NDArray[Any]]]
+"""(names of outputs, pixels) -> those outputs, the caller's own. Raises what `failed` makes."""
+
+
+class SessionBackend:
+    """A model in a library that gives its outputs by name: an ExplainingBackend.
+
+    card, name, tokens: as there.
+    where: the model's path, for people.
+    infer: runs it; given up by `close`, and with it whatever it holds.
+    """
+
+    def __init__(self, card: ModelCard, name: str, where: str, tokens: int | None, infer: Infer) -> None:
+        self.card = card
+        self.name = name
+        self.tokens = tokens
+        self._where = where
+        self._infer: Infer | None = infer
+
+    def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
+        return self._run(images, ["codes", "logits"])
+
+    def explain(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
+        if self.tokens is None:
+            raise no_attention(self._where)
+        return self._run(images, ["codes", "logits", "attention"])
+
+    def close(self) -> None:
+        self._infer = None
+
+    def _run(self, images: npt.NDArray[np.uint8], names: list[str]) -> BackendOutput:
+        if self._infer is None:
+            raise closed(self._where)
+        pixels = check_pixels(images, self.card)
+        if not len(pixels):
+            return no_output(self.card, self.tokens if "attention" in names else None)
+        codes, logits, *attention = self._infer(names, pixels)
+        return check_output(codes, logits, len(pixels), self.card, self._where, *attention)
 
 
 def in_flight(backend: Backend, batches: Iterable[npt.NDArray[np.uint8]]) -> Iterator[BackendOutput]:

@@ -10,16 +10,12 @@ from queryopt.card import ModelCard
 from queryopt.cores import usable_cores
 from queryopt.errors import MissingError, ModelError
 from queryopt.runtime.backends.base import (
-    BackendOutput,
     Port,
+    SessionBackend,
     attention_tokens,
-    check_output,
-    check_pixels,
     check_ports,
     closed,
     failed,
-    no_attention,
-    no_output,
 )
 from queryopt.runtime.onnx_file import read_card, read_onnx
 from queryopt.text import counted, display_path, install_extra
@@ -45,7 +41,7 @@ def has_cuda_provider() -> bool:
     return _CUDA in onnxruntime.get_available_providers()
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(SessionBackend):
     """A model.onnx in an ONNX Runtime session.
 
     path: the file.
@@ -64,7 +60,7 @@ class OnnxRuntimeBackend:
         except ImportError as error:
             extra = "cuda" if cuda else "cpu"
             raise MissingError(f"running a model needs onnxruntime ({error}): {install_extra(extra)}") from None
-        self._where = where = display_path(path)
+        where = display_path(path)
         if cuda:
             _check_cuda(onnxruntime)
         threads = threads or usable_cores()
@@ -74,27 +70,23 @@ class OnnxRuntimeBackend:
             if channels_last is None:
                 channels_last = read_card(content, where).precision != "fp32"
             providers.insert(0, (_CUDA, _cuda_options(channels_last)))
-        self._session = _session(onnxruntime, content, where, threads, providers)
-        _check_providers(self._session.get_providers(), where, cuda)
-        self._card = ModelCard.from_metadata(self._session.get_modelmeta().custom_metadata_map, where)
-        outputs = _ports(self._session.get_outputs())
-        check_ports(_ports(self._session.get_inputs()), outputs, self._card, where)
-        self._tokens = attention_tokens(outputs, self._card, where)
+        session = _session(onnxruntime, content, where, threads, providers)
+        _check_providers(session.get_providers(), where, cuda)
+        card = ModelCard.from_metadata(session.get_modelmeta().custom_metadata_map, where)
+        outputs = _ports(session.get_outputs())
+        check_ports(_ports(session.get_inputs()), outputs, card, where)
         layout = ", NHWC" if channels_last else ""
         on = f"CUDA{layout}" if cuda else f"CPU, {counted(threads, 'thread', 'threads')}"
-        self._name = f"onnxruntime {onnxruntime.__version__} ({on})"
+        self._session: onnxruntime.InferenceSession | None = session
 
-    @property
-    def card(self) -> ModelCard:
-        return self._card
+        def infer(names: list[str], pixels: npt.NDArray[np.uint8]) -> Any:
+            try:
+                return session.run(names, {"images": pixels})
+            except Exception as error:  # its exceptions have no base of their own
+                raise failed(where, len(pixels), _reason(error)) from None
 
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def tokens(self) -> int | None:
-        return self._tokens
+        name = f"onnxruntime {onnxruntime.__version__} ({on})"
+        super().__init__(card, name, where, attention_tokens(outputs, card, where), infer)
 
     @property
     def session(self) -> "onnxruntime.InferenceSession":
@@ -103,26 +95,8 @@ class OnnxRuntimeBackend:
             raise closed(self._where)
         return self._session
 
-    def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        return self._run(images, ["codes", "logits"])
-
-    def explain(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        if self._tokens is None:
-            raise no_attention(self._where)
-        return self._run(images, ["codes", "logits", "attention"])
-
-    def _run(self, images: npt.NDArray[np.uint8], names: list[str]) -> BackendOutput:
-        session = self.session
-        pixels = check_pixels(images, self._card)
-        if not len(pixels):
-            return no_output(self._card, self._tokens if "attention" in names else None)
-        try:
-            codes, logits, *attention = session.run(names, {"images": pixels})
-        except Exception as error:  # its exceptions have no base of their own
-            raise failed(self._where, len(pixels), _reason(error)) from None
-        return check_output(codes, logits, len(pixels), self._card, self._where, *attention)
-
     def close(self) -> None:
+        super().close()
         self._session = None
 
 

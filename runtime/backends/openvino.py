@@ -7,28 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.card import ModelCard
 from queryopt.cores import usable_cores
 from queryopt.errors import MissingError, ModelError
-from queryopt.runtime.backends.base import (
-    BackendOutput,
-    Port,
-    attention_tokens,
-    check_output,
-    check_pixels,
-    check_ports,
-    closed,
-    failed,
-    no_attention,
-    no_output,
-)
+from queryopt.runtime.backends.base import Port, SessionBackend, attention_tokens, check_ports, failed
 from queryopt.runtime.onnx_file import read_card, read_onnx
 from queryopt.text import counted, display_path, install_extra
 
 __all__ = ["OpenVinoBackend"]
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(SessionBackend):
     """A model.onnx compiled by OpenVINO for the CPU.
 
     path: the file. threads: of its arithmetic (None: usable_cores()). What is not quantised is computed in float32, in
@@ -41,12 +29,12 @@ class OpenVinoBackend:
             import openvino
         except ImportError as error:
             raise MissingError(f"--backend openvino needs openvino ({error}): {install_extra('openvino')}") from None
-        self._where = where = display_path(path)
+        where = display_path(path)
         content = read_onnx(path)
-        self._card = read_card(content, where)
+        card = read_card(content, where)
         threads = threads or usable_cores()
         core = openvino.Core()
-        bf16 = self._card.precision == "bf16"
+        bf16 = card.precision == "bf16"
         if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise MissingError(
                 f"{where}: a model of precision bf16, and this processor has no bfloat16 (AVX512-BF16 or AMX): "
@@ -62,54 +50,27 @@ class OpenVinoBackend:
         try:
             model = core.read_model(io.BytesIO(content))
             outputs = _ports(model.outputs)
-            check_ports(_ports(model.inputs), outputs, self._card, where)
-            self._tokens = attention_tokens(outputs, self._card, where)
+            check_ports(_ports(model.inputs), outputs, card, where)
+            tokens = attention_tokens(outputs, card, where)
             compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ModelError(
                 f"{where}: not a model that openvino {_version(openvino)} can load ({_reason(error)}): it is cut off, "
                 "damaged, or no ONNX file; export it again with qo-export, or take --backend onnxruntime"
             ) from None
-        self._request: Any = compiled.create_infer_request()
+        request: Any = compiled.create_infer_request()
+
+        def infer(names: list[str], pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
+            try:
+                request.infer({"images": pixels}, share_inputs=pixels.flags.writeable)
+            except RuntimeError as error:
+                raise failed(where, len(pixels), _reason(error)) from None
+            # Copies: the request writes its next results over these.
+            return [np.array(request.get_tensor(name).data) for name in names]
+
         kind = ", bf16" if bf16 else ""
-        self._name = f"openvino {_version(openvino)} (CPU, {counted(threads, 'thread', 'threads')}{kind})"
-
-    @property
-    def card(self) -> ModelCard:
-        return self._card
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def tokens(self) -> int | None:
-        return self._tokens
-
-    def run(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        return self._run(images, ["codes", "logits"])
-
-    def explain(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
-        if self._tokens is None:
-            raise no_attention(self._where)
-        return self._run(images, ["codes", "logits", "attention"])
-
-    def _run(self, images: npt.NDArray[np.uint8], names: list[str]) -> BackendOutput:
-        if self._request is None:
-            raise closed(self._where)
-        pixels = check_pixels(images, self._card)
-        if not len(pixels):
-            return no_output(self._card, self._tokens if "attention" in names else None)
-        try:
-            self._request.infer({"images": pixels}, share_inputs=pixels.flags.writeable)
-        except RuntimeError as error:
-            raise failed(self._where, len(pixels), _reason(error)) from None
-        # Copies: the request writes its next results over these.
-        codes, logits, *attention = (np.array(self._request.get_tensor(name).data) for name in names)
-        return check_output(codes, logits, len(pixels), self._card, self._where, *attention)
-
-    def close(self) -> None:
-        self._request = None
+        name = f"openvino {_version(openvino)} (CPU, {counted(threads, 'thread', 'threads')}{kind})"
+        super().__init__(card, name, where, tokens, infer)
 
 
 def _version(openvino: Any) -> str:

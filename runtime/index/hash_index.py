@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from queryopt.card import ModelCard
 from queryopt.errors import InputError, MismatchError, UsageError
-from queryopt.progress import Progress
+from queryopt.progress import Progress, no_progress
 from queryopt.runtime.index import merge as merging
 from queryopt.runtime.index import root as moving
 from queryopt.runtime.index import update as updating
@@ -32,9 +33,13 @@ from queryopt.runtime.index.searcher import Searcher
 from queryopt.runtime.index.store import CHOOSE, Store
 from queryopt.runtime.index.update import ImageHasher, UpdateReport
 from queryopt.runtime.index.verify import VerifyReport
+from queryopt.runtime.outputs import CodeRows, writing_codes
 from queryopt.runtime.search import Explanation, RadiusResult, Rank, SearchResult
 
 __all__ = ["HashIndex", "IndexInfo"]
+
+_EXPORTED = 8192
+"""Images that `export` holds at a time."""
 
 StrPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -252,10 +257,24 @@ class HashIndex:
         The ending of its name says the format: .npz, .csv or .parquet. Paths are relative to the root. UsageError for
         another ending, MissingError where a package that it needs is not installed.
         """
-        # Here, not above: it needs click, and searching an index should not.
-        from queryopt.runtime.index import export as exporting
-
-        return exporting.export(self._store, _absolute(path), progress)
+        images, count = self._store.images(), 0
+        with (
+            writing_codes(_absolute(path), self.card, with_ids=True) as write,
+            (progress or no_progress)("export", len(self)) as advance,
+        ):
+            while some := list(islice(images, _EXPORTED)):
+                write(
+                    CodeRows(
+                        [image.relative for image in some],
+                        np.stack([image.code for image in some]),
+                        np.stack([image.margins for image in some]),
+                        [image.label for image in some],
+                        np.array([image.id for image in some], np.int64),
+                    )
+                )
+                count += len(some)
+                advance(len(some))
+        return count
 
     def verify(self, repair: bool = False, progress: Progress | None = None) -> VerifyReport:
         """Check every checksum, compare blocks with rows, and run SQLite's integrity check; names what is damaged.

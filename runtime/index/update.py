@@ -110,16 +110,7 @@ def update(store: Store, hasher: ImageHasher, prune: bool, force: bool, progress
     if prune and plan.vanished:
         with store.change() as changes:
             removed = changes.remove(id for id, _ in plan.vanished)
-    return UpdateReport(
-        hashed=counts.hashed,
-        updated=counts.updated,
-        unchanged=plan.unchanged + plan.unreachable,
-        failed=counts.failed,
-        stale=counts.stale,
-        vanished=() if prune else tuple(_absolute(store, relative) for _, relative in plan.vanished),
-        removed=removed,
-        precisions=store.meta.precisions,
-    )
+    return _report(store, plan, counts, removed, prune)
 
 
 def refresh(store: Store, hasher: ImageHasher, paths: Iterable[bytes], prune: bool, force: bool) -> UpdateReport:
@@ -154,16 +145,7 @@ def refresh(store: Store, hasher: ImageHasher, paths: Iterable[bytes], prune: bo
             else:
                 for _, relative in plan.vanished:
                     changes.mark_stale(relative)
-    return UpdateReport(
-        hashed=counts.hashed,
-        updated=counts.updated,
-        unchanged=plan.unchanged,
-        failed=counts.failed,
-        stale=counts.stale,
-        vanished=() if prune else tuple(_absolute(store, relative) for _, relative in plan.vanished),
-        removed=removed,
-        precisions=store.meta.precisions,
-    )
+    return _report(store, plan, counts, removed, prune)
 
 
 def prune(store: Store, force: bool) -> int:
@@ -197,6 +179,16 @@ class _Counts:
     updated: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     stale: dict[str, str] = field(default_factory=dict)
+
+
+def _report(store: Store, plan: _Plan, counts: _Counts, removed: int, prune: bool) -> UpdateReport:
+    return UpdateReport(
+        **vars(counts),
+        unchanged=plan.unchanged + plan.unreachable,
+        vanished=() if prune else tuple(_absolute(store, relative) for _, relative in plan.vanished),
+        removed=removed,
+        precisions=store.meta.precisions,
+    )
 
 
 def _hash(store: Store, hasher: ImageHasher, todo: list[_Todo], counts: _Counts, advance: Advance) -> None:
