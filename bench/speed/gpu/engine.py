@@ -1,23 +1,27 @@
-"""A model on a GPU, fed with pixels: images a second, alone and with batches on their way while others are computed."""
+"""The section `engine`: a model on a GPU, fed with pixels: images a second, alone and with batches on their way while
+others are computed.
+"""
 
+import contextlib
 import statistics
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 
-from queryopt.bench.speed.gpu.section import Figure, GpuOptions, Turn
+from queryopt.bench.speed.gpu.section import Figure, GpuOptions, SectionReport, Turn
+from queryopt.bench.speed.harness import Contender, Schedule, run_rounds
+from queryopt.bench.tables import figures_table
 from queryopt.errors import MismatchError, MissingError, UsageError
 from queryopt.runtime.backends import BackendOutput, open_backend
 from queryopt.runtime.backends.base import PipelinedBackend, in_flight
 from queryopt.runtime.tensorrt.profile import DEFAULT_PROFILE, Profile
 
-__all__ = ["EngineReport", "EngineRow", "build_here", "measure_engine", "open_engine"]
+__all__ = ["EngineRow", "build_here", "measure_batches", "measure_engine", "open_built_engine", "open_engine"]
 
 _BATCHES = 20
 """Batches of a timed pass."""
@@ -25,9 +29,11 @@ _BATCHES = 20
 
 @dataclass(frozen=True)
 class EngineRow:
-    """One batch size. alone: seconds of a batch that is waited for, from pixels on the host to codes on the host; each
-    the median of a pass. overlapped: seconds a batch, with the backend's `depth` of them on their way. One of each a
-    round, in turn. same: whether both gave the same codes.
+    """One batch size.
+
+    alone: seconds of a batch that is waited for, from pixels on the host to codes on the host; the median of each pass.
+    overlapped: seconds a batch, with the backend's `depth` of them on their way, one pass a round, in turn.
+    same: whether both gave the same codes.
     """
 
     batch: int
@@ -52,68 +58,20 @@ class EngineRow:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and figures, JSON-serialisable."""
-        return asdict(self) | {
-            "images_per_second": self.images_per_second,
-            "latency": self.latency,
-            "gain": self.gain,
-        }
+        figures = {"images_per_second": self.images_per_second, "latency": self.latency, "gain": self.gain}
+        return asdict(self) | figures
 
 
-@dataclass(frozen=True)
-class EngineReport:
-    """What was measured. backend: what ran it. precision, fingerprint: of the model."""
-
-    backend: str
-    precision: str
-    fingerprint: str
-    rows: tuple[EngineRow, ...]
-
-    @property
-    def wrong(self) -> tuple[EngineRow, ...]:
-        """Rows whose codes depend on how they were run."""
-        return tuple(row for row in self.rows if not row.same)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, JSON-serialisable."""
-        return asdict(self) | {"rows": [row.to_dict() for row in self.rows]}
-
-    def tables(self) -> list[Table]:
-        """A row for each batch size."""
-        title = f"{self.backend}, {self.precision}"
-        table = Table(box=None, header_style="dim", title=title, title_justify="left")
-        for name in ("images a batch", "ms alone", "images/s, overlapped", "gain of overlap", "same codes"):
-            table.add_column(name, justify="right")
-        for row in self.rows:
-            figures = (f"{row.latency * 1e3:.3f}", f"{row.images_per_second:,.0f}", f"{row.gain:.2f}")
-            table.add_row(f"{row.batch:,}", *figures, "yes" if row.same else "NO")
-        return [table]
-
-    def figures(self) -> list[Figure]:
-        """Images a second of the largest batch."""
-        return [
-            Figure(
-                f"images/s, engine from the host, batch {row.batch}, with others on their way",
-                f"{row.images_per_second:,.0f}",
-                row.images_per_second,
-            )
-            for row in self.rows[-1:]
-        ]
-
-    def problems(self) -> list[str]:
-        """Batches whose codes depend on how they were run."""
-        return [f"batches of {row.batch}: the codes depend on how batches are run: this is a bug" for row in self.wrong]
-
-
-def open_engine(path: Path, options: GpuOptions) -> PipelinedBackend:
+def open_engine(plan: Path, options: GpuOptions) -> PipelinedBackend:
     """A model.plan on the GPU; in a rehearsal the model.onnx of that name, as if on one.
 
     Raises as TensorRtBackend, or as open_backend for a model.onnx.
     """
     if options.rehearse:
-        return _RehearsedEngine(path.with_suffix(".onnx"))
+        return _RehearsedEngine(plan.with_suffix(".onnx"))
     from queryopt.runtime.backends.tensorrt import TensorRtBackend
 
-    return TensorRtBackend(path, options.runtime or "auto")
+    return TensorRtBackend(plan, options.runtime or "auto")
 
 
 @dataclass(frozen=True)
@@ -147,6 +105,14 @@ class _RehearsedEngine:
         return self.start(images).result()
 
 
+def open_built_engine(options: GpuOptions) -> PipelinedBackend:
+    """The engine of --engine, or that which the section `engine` built; MissingError where it built none."""
+    plan = options.engine or options.model("fp16", ".plan")
+    if not options.rehearse and not plan.is_file():
+        raise MissingError("the section engine built no engine")
+    return open_engine(plan, options)
+
+
 def build_here(onnx: Path, plan: Path, profile: Profile) -> float:
     """Build an engine for this GPU; returns the seconds. MissingError where no TensorRT here builds one for it."""
     from queryopt.runtime.cuda.driver import find_gpu
@@ -162,51 +128,85 @@ def build_here(onnx: Path, plan: Path, profile: Profile) -> float:
         raise MissingError(str(error)) from None
 
 
-def measure_engine(
-    backend: PipelinedBackend,
-    batches: Sequence[int],
-    *,
-    rounds: int = 7,
-    turn: Turn | None = None,
-) -> EngineReport:
-    """Run random pixels through a backend, in batches of each size.
+def measure_engine(options: GpuOptions, turn: Turn) -> SectionReport:
+    """Measure the engine of --engine, or one of the section `models`' model, which is built here.
 
-    rounds: timed passes of 20 batches each way, after one that isn't. turn: the largest batch is measured first, and
-    what it has no time for is left out. MismatchError for a batch outside of the profile.
+    MissingError where no TensorRT here builds one.
+    """
+    if options.engine is None:
+        model = options.need_model("fp16")
+        if not options.rehearse:  # which runs the model itself
+            largest = max(*options.engine_batches, *options.model_batches)
+            seconds = build_here(model, options.model("fp16", ".plan"), Profile(1, largest, largest))
+            turn.log(f"built in {seconds:.1f} s")
+    with contextlib.closing(open_built_engine(options)) as backend:
+        return measure_batches(backend, options.engine_batches, rounds=options.rounds, turn=turn)
+
+
+def measure_batches(
+    backend: PipelinedBackend, batches: Sequence[int], *, rounds: int = 7, turn: Turn | None = None
+) -> SectionReport:
+    """Run random pixels through a backend, in batches of each size, the largest first.
+
+    rounds: timed passes of 20 batches each way, after one that isn't. MismatchError for a batch outside of the profile.
     """
     turn = turn or Turn()
     for batch in batches:
         backend.check_batch(batch)
-    card = backend.card
-    report = EngineReport(backend.name, card.precision, card.fingerprint, ())
-    took = 0.0
-    for batch in sorted(batches, reverse=True):
-        if report.rows and not turn.has(took, f"batch {batch}"):
-            continue
-        before = turn.spent
+
+    def measure(batch: int) -> EngineRow:
         row = _measure(backend, batch, rounds)
-        took = turn.spent - before
-        report = replace(report, rows=(row, *report.rows))
         turn.log(f"batches of {batch}: {row.images_per_second:,.0f} images/s, {row.latency * 1e3:.2f} ms alone")
-        turn.keep(report)
-    return report
+        return row
+
+    jobs = [(f"batch {batch}", partial(measure, batch)) for batch in sorted(batches, reverse=True)]
+    return turn.attempt_all(jobs, partial(_report, backend))
 
 
 def _measure(backend: PipelinedBackend, batch: int, rounds: int) -> EngineRow:
     size = backend.card.preprocessing.image_size
     pixels = np.random.default_rng(batch).integers(0, 256, (2, batch, size, size, 3), np.uint8)
+    codes: tuple[set[bytes], set[bytes]] = (set(), set())  # of each half of the pixels, however they were run
+
+    def keep(number: int, output: BackendOutput) -> None:
+        codes[number % 2].add(output.codes.tobytes())
+
+    def keep_all(_: int, outputs: list[BackendOutput]) -> None:
+        for number, output in enumerate(outputs):
+            keep(number, output)
+
     feed = [pixels[number % 2] for number in range(_BATCHES)]
-    alone, overlapped = [], []
-    same = True
-    for _ in range(rounds + 1):
-        waited, codes = [], []
-        for images in feed:
-            started = time.perf_counter()
-            codes.append(backend.run(images).codes)
-            waited.append(time.perf_counter() - started)
-        alone.append(statistics.median(waited))
-        started = time.perf_counter()
-        outputs = list(in_flight(backend, feed))
-        overlapped.append((time.perf_counter() - started) / _BATCHES)
-        same &= all(np.array_equal(one, other.codes) for one, other in zip(codes, outputs, strict=True))
-    return EngineRow(batch, tuple(alone[1:]), tuple(overlapped[1:]), same)
+    alone = Contender("alone", backend.run, feed, calls=_BATCHES, keep=keep)
+    overlapped = Contender("overlapped", lambda _: list(in_flight(backend, feed)), keep=keep_all)
+    one, many = run_rounds([alone, overlapped], Schedule(rounds + 1))
+    return EngineRow(
+        batch,
+        tuple(median.wall for median in one.rounds[1:]),
+        tuple(median.wall / _BATCHES for median in many.rounds[1:]),
+        all(len(different) == 1 for different in codes),
+    )
+
+
+def _report(backend: PipelinedBackend, rows: Sequence[EngineRow]) -> SectionReport:
+    rows = sorted(rows, key=lambda row: row.batch)
+    card = backend.card
+    columns = ("images a batch", "ms alone", "images/s, overlapped", "gain of overlap", "same codes")
+    table = figures_table(f"{backend.name}, {card.precision}", *columns, words=0, plain=True)
+    for row in rows:
+        figures = (f"{row.latency * 1e3:.3f}", f"{row.images_per_second:,.0f}", f"{row.gain:.2f}")
+        table.add_row(f"{row.batch:,}", *figures, "yes" if row.same else "NO")
+    best = rows[-1]
+    what = f"images/s, engine from the host, batch {best.batch}, with others on their way"
+    values = {
+        "backend": backend.name,
+        "precision": card.precision,
+        "fingerprint": card.fingerprint,
+        "rows": [row.to_dict() for row in rows],
+    }
+    problems = [
+        f"batches of {row.batch}: the codes depend on how batches are run: this is a bug"
+        for row in rows
+        if not row.same
+    ]
+    rate = best.images_per_second
+    return SectionReport(values, [table], [Figure(what, f"{rate:,.0f}", rate)], problems)

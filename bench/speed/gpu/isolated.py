@@ -1,9 +1,14 @@
 """Sections in processes of their own: one that crashes or hangs loses no other's results.
 
 Each has a share of the time that is left, so all end in time; what a section doesn't use goes to those after it.
+
+Run as a module, this is such a process. What to run comes in on stdin, and messages go out on what was stdout, both
+pickled: ("log", text), ("kept", the report as far as it has come), and ("end", the outcome, the traceback of a bug).
+Whatever libraries print goes to stderr.
 """
 
 import contextlib
+import faulthandler
 import os
 import pickle
 import queue
@@ -13,10 +18,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, Final
 
-from queryopt.bench.speed.gpu.section import GpuOptions, Log, Outcome, Section, SectionReport
+from queryopt.bench.speed.gpu.section import GpuOptions, Log, Outcome, Section, SectionReport, Turn
+from queryopt.errors import MissingError, QueryOptError
 
 __all__ = ["run_isolated", "run_sections"]
 
@@ -42,39 +49,26 @@ def run_sections(
 
 def run_isolated(section: Section, options: GpuOptions, seconds: float, log: Log = lambda message: None) -> Outcome:
     """Run a section in a process, which is ended after `seconds`; its last report is what is left then."""
-    started = time.monotonic()
     if seconds <= 0:
         return Outcome(section.name, "cut short", 0.0, None, "its time was up before it began")
     log(f"{section.name}: at most {seconds:.0f} s")
-    # Not -m alone: that would look for packages in the current folder first.
-    command = [sys.executable, "-P", "-m", "queryopt.bench.speed.gpu.child"]
-    request = pickle.dumps((section, options, seconds * _SOFT))
-    # So that what a killed process leaves behind goes with the folder.
-    surroundings = os.environ | ({"TMPDIR": str(options.folder)} if options.folder.is_absolute() else {})
-    if options.rehearse:  # threads of PyTorch that wait for each other gain nothing with such sizes
-        surroundings |= {"OMP_NUM_THREADS": "1"}
+    started = time.monotonic()
+    until = started + seconds
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            start_new_session=True,
-            env=surroundings,
-        )
+        process = _start(options, said)
         patience = 0.0
         try:
             assert process.stdin is not None
             assert process.stdout is not None
             with contextlib.suppress(BrokenPipeError), process.stdin:
-                process.stdin.write(request)
-            ended, report = _listen(process.stdout, started + seconds, section.name, log)
-            patience = max(0.0, min(_DYING, started + seconds - time.monotonic()))
+                pickle.dump((section, options, seconds * _SOFT), process.stdin)
+            end, report = _listen(process.stdout, until, section.name, log)
+            patience = max(0.0, min(_DYING, until - time.monotonic()))
         finally:
             _end(process, patience)
         took = time.monotonic() - started
-        if ended is not None:
-            state, last, reason, bug = ended
+        if end is not None:
+            state, reason, last, bug = end
             if bug:
                 log(bug.rstrip())
             return Outcome(section.name, state, took, last or report, reason)
@@ -85,9 +79,27 @@ def run_isolated(section: Section, options: GpuOptions, seconds: float, log: Log
     return Outcome(section.name, "failed", took, report, how + (f", and said last: {words}" if words else ""))
 
 
-def _listen(
-    messages: IO[bytes], until: float, name: str, log: Log
-) -> tuple[tuple[str, SectionReport | None, str, str] | None, SectionReport | None]:
+def _start(options: GpuOptions, said: IO[bytes]) -> "subprocess.Popen[bytes]":
+    # So that what a killed process leaves behind goes with the folder.
+    surroundings = os.environ | ({"TMPDIR": str(options.folder)} if options.folder.is_absolute() else {})
+    if options.rehearse:  # threads of PyTorch that wait for each other gain nothing with such sizes
+        surroundings |= {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        # Not -m alone: that would look for packages in the current folder first.
+        [sys.executable, "-P", "-m", "queryopt.bench.speed.gpu.isolated"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        start_new_session=True,
+        env=surroundings,
+    )
+
+
+_End = tuple[str, str, SectionReport | None, str]
+"""State, reason, report, and the traceback of a bug."""
+
+
+def _listen(messages: IO[bytes], until: float, name: str, log: Log) -> tuple[_End | None, SectionReport | None]:
     """What the process says, until it ends, or its time does: how it ended, and the last report before that."""
     inbox: queue.Queue[tuple[str, Any]] = queue.Queue()
     threading.Thread(target=_receive, args=(messages, inbox), daemon=True).start()
@@ -141,3 +153,37 @@ def _last_words(said: IO[bytes], log: Log) -> str:
     if fatal:
         log((fatal + where).rstrip())
     return " ".join((words if fatal else where).split())[-_LAST_WORDS:]
+
+
+def _be_the_process() -> None:
+    """Run the section that stdin names, to its end."""
+    with os.fdopen(os.dup(1), "wb") as messages:
+        os.dup2(2, 1)
+        faulthandler.enable()
+        section, options, seconds = pickle.load(sys.stdin.buffer)
+
+        def send(kind: str, value: object) -> None:
+            pickle.dump((kind, value), messages)
+            messages.flush()
+
+        send("end", _run(section, options, seconds, send))
+        # Libraries that crash while a process ends can't change what was measured.
+        os._exit(0)
+
+
+def _run(section: Section, options: GpuOptions, seconds: float, send: Callable[[str, object], None]) -> _End:
+    turn = Turn(seconds, lambda text: send("log", text), lambda report: send("kept", report))
+    try:
+        report = section.run(options, turn)
+    except MissingError as error:
+        return "missing", f"it needs {section.needs}: {error}", None, ""
+    except QueryOptError as error:
+        return "failed", str(error), None, ""
+    except Exception as error:
+        text = " ".join(str(error).split())[:500]
+        return "failed", f"{type(error).__name__}: {text}", None, traceback.format_exc()
+    return ("cut short", f"without {', '.join(turn.cut)}", report, "") if turn.cut else ("done", "", report, "")
+
+
+if __name__ == "__main__":
+    _be_the_process()

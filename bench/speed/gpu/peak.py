@@ -1,12 +1,12 @@
 """What a GPU can do: large matrix products in each precision, and copies within its memory, through PyTorch."""
 
-import time
 from collections.abc import Callable
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from queryopt.bench.speed.harness import timed
 from queryopt.bench.speed.latency.peak import Peaks
 
 __all__ = ["GpuMachine"]
@@ -19,7 +19,7 @@ _CALLS: Final = 5
 
 
 class GpuMachine:
-    """Measures peaks a little at a call, like latency.peak.Machine. tf32: float32 with rounded factors.
+    """A latency.peak.Meter of a GPU. tf32: float32 with rounded factors.
 
     Factors are random numbers: a GPU multiplies zeros faster, for they take less power.
     """
@@ -38,29 +38,30 @@ class GpuMachine:
         }
         self._source = torch.zeros(_COPIED[device], dtype=torch.uint8, device=device)
         self._target = torch.empty_like(self._source)
-        self._best: dict[str, float] = {}
+        self._flops: dict[str, float] = {}
         self._moved = 0.0
 
     def measure(self) -> None:
-        """Every product, and the copy, a few times."""
         for name, product in self._products.items():
-            self._best[name] = max(self._best.get(name, 0.0), self._operations / self._seconds(product))
+            self._flops[name] = max(self._flops.get(name, 0.0), self._operations / self._seconds(product))
         seconds = self._seconds(lambda: self._target.copy_(self._source))
         self._moved = max(self._moved, 2 * self._source.nbytes / seconds)
 
     def peaks(self) -> Peaks:
         """The best of what was measured; bytes are those read and written."""
-        return Peaks(dict(self._best), self._moved)
+        return Peaks(dict(self._flops), self._moved)
 
     def _seconds(self, work: Callable[[], Tensor]) -> float:
         """Of one call, on average: enough of them that starting the first and waiting for the last is nothing."""
+
+        def work_often() -> None:
+            for _ in range(_CALLS):
+                work()
+            self._wait()
+
         work()
         self._wait()
-        started = time.perf_counter()
-        for _ in range(_CALLS):
-            work()
-        self._wait()
-        return (time.perf_counter() - started) / _CALLS
+        return timed(work_often).wall / _CALLS
 
     def _wait(self) -> None:
         if self._device == "cuda":

@@ -169,7 +169,4 @@ def open_gpu_peer(name: str, codes: npt.NDArray[np.uint8], bits: int) -> SearchC
         importlib.import_module(cls.package)
     except ImportError:
         raise UnavailableError(f"{cls.package} is not installed") from None
-    try:
-        return cls(codes, bits, Task())
-    except RuntimeError as error:  # out of the device's memory, in PyTorch's and FAISS's words
-        raise UnavailableError((str(error).splitlines() or [type(error).__name__])[0]) from None
+    return cls(codes, bits, Task())

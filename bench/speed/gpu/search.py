@@ -1,30 +1,32 @@
-"""Exact search on a GPU: how many pairs of codes it compares in a second, what share that is of what the device could,
-and what PyTorch and FAISS on the same device, and the processor, take for the same.
+"""The section `search`: pairs of codes that a GPU compares in a second, their share of what the device could, and what
+PyTorch and FAISS on the same device, and the processor, take for the same.
 """
 
-import datetime
 import statistics
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
-from rich.table import Table
+import numpy.typing as npt
 
 import queryopt
-from queryopt.bench.machine import describe_machine
+from queryopt.bench.machine import load_average, take_head
 from queryopt.bench.speed.gpu.peers import GPU_PEERS, Cpu, Kernel, check_gpu_peers, open_gpu_peer
-from queryopt.bench.speed.gpu.section import Figure, Turn, left_out_tables
+from queryopt.bench.speed.gpu.section import Figure, GpuOptions, SectionReport, Turn, left_out_tables
+from queryopt.bench.speed.harness import Contender, Schedule, run_rounds, timed
 from queryopt.bench.speed.search.check import Verdict, judge, plain_search
-from queryopt.bench.speed.search.contender import SearchContender, Task, UnavailableError
+from queryopt.bench.speed.search.contender import SearchContender, Task
 from queryopt.bench.speed.search.data import Data, DataSpec, make_data
+from queryopt.bench.tables import figures_table
 from queryopt.runtime.cuda import CudaRuntime, Device, open_runtime
 from queryopt.runtime.search.gpu import Tuning
 from queryopt.text import counted
 
-__all__ = ["GpuReport", "GpuRow", "LeftOut", "measure_gpu_search", "memory_limit", "popcount_limit"]
+__all__ = ["GpuRow", "LeftOut", "measure_gpu_search", "measure_search", "memory_limit", "popcount_limit"]
 
+_T = TypeVar("_T")
 _CHECKED = 3
 """Queries of a row whose answers are compared with a plain scan."""
 
@@ -37,12 +39,13 @@ _NO_DEVICE = Device("the CPU in a GPU's place", 0, (0, 0), 0, 0)
 
 @dataclass(frozen=True)
 class GpuRow:
-    """One kind of search by one searcher.
+    """One kind of search by one contender.
 
-    seconds: of each call, from Python, copies of queries and results included. verdict: on the answers that were
-    compared with a plain scan. promises_order: whether the order of equally near codes is to be that of ids. limits:
-    pairs of a query and a code in a second that the device's population counts ('popcount') and one reading of the
-    codes ('memory') allow, as far as they are known; empty for what runs elsewhere.
+    seconds: of each call, from Python, copies of queries and results included.
+    verdict: on the answers that were compared with a plain scan.
+    promises_order: whether the order of equally near codes is to be that of ids.
+    limits: pairs of a query and a code in a second that the device's population counts ('popcount') and one reading of
+    the codes ('memory') allow, as far as they are known; empty for what runs elsewhere.
     """
 
     searcher: str
@@ -77,14 +80,14 @@ class GpuRow:
         """Pairs a second as a share of each limit; codes that half a code tells to be too far can take it above 1."""
         return {name: self.pairs / limit for name, limit in self.limits.items()}
 
+    @property
+    def task(self) -> Task:
+        return Task(self.k, self.radius, self.queries)
+
     def to_dict(self) -> dict[str, Any]:
         """All fields and figures, JSON-serialisable."""
-        return asdict(self) | {
-            "right": self.right,
-            "median": self.median,
-            "pairs": self.pairs,
-            "shares": self.shares,
-        }
+        figures = {"right": self.right, "median": self.median, "pairs": self.pairs, "shares": self.shares}
+        return asdict(self) | figures
 
 
 @dataclass(frozen=True)
@@ -96,70 +99,6 @@ class LeftOut:
     n: int
     what: str
     reason: str
-
-
-@dataclass(frozen=True)
-class GpuReport:
-    """What was measured, on what. build: seconds to bring each gallery to the device."""
-
-    runtime: str
-    device: Device
-    machine: str
-    rows: tuple[GpuRow, ...]
-    build: tuple[float, ...]
-    left_out: tuple[LeftOut, ...] = ()
-    version: str = queryopt.__version__
-    date: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-
-    @property
-    def wrong(self) -> tuple[GpuRow, ...]:
-        """Rows of queryopt's with answers that are not right."""
-        return tuple(row for row in self.rows if row.promises_order and not row.right)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, JSON-serialisable."""
-        return asdict(self) | {"rows": [row.to_dict() for row in self.rows]}
-
-    def tables(self) -> list[Table]:
-        """All rows, and who did not take part."""
-        title = f"{self.runtime}; {self.machine}"
-        table = Table(box=None, header_style="dim", title=title, title_justify="left")
-        table.add_column("searcher")
-        columns = ("bits", "N", "queries", "search", "ms", "x kernel", "G pairs/s", "of popcount", "of memory", "right")
-        for name in columns:
-            table.add_column(name, justify="right")
-        kernel = 0.0
-        for row in self.rows:
-            kernel = row.median if row.searcher == Kernel.name else kernel
-            asked = f"k = {row.k:,}" if row.k is not None else f"radius {row.radius}"
-            shares = (f"{row.shares[name]:.0%}" if name in row.shares else "" for name in ("popcount", "memory"))
-            verdict = "ordered" if row.verdict.ordered else "yes" if row.verdict.exact else "NO"
-            figures = (f"{row.median * 1e3:.3f}", f"{row.median / kernel:,.2f}", f"{row.pairs / 1e9:,.1f}")
-            sizes = (str(row.bits), f"{row.n:,}", f"{row.queries:,}")
-            table.add_row(row.searcher, *sizes, asked, *figures, *shares, verdict)
-        return [table, *left_out_tables([(one.searcher, one.what, one.reason) for one in self.left_out])]
-
-    def figures(self) -> list[Figure]:
-        """Each of the kernel's searches: milliseconds, and how many times as long each peer took for the same."""
-        figures: list[Figure] = []
-        for row in self.rows:
-            if row.searcher == Kernel.name:
-                kernel = row
-                asked = Task(row.k, row.radius, row.queries).describe()
-                what = f"search of {row.n:,} codes of {row.bits} bits, {asked}"
-                figures.append(Figure(what, f"{row.median * 1e3:.3f} ms", row.median))
-            else:
-                beside = f"; {row.searcher} {row.median / kernel.median:,.1f}x"
-                figures[-1] = replace(figures[-1], value=figures[-1].value + beside)
-        return figures
-
-    def problems(self) -> list[str]:
-        """Searches of queryopt's whose results are wrong."""
-        return [
-            f"{row.searcher}, {row.bits} bits, {counted(row.queries, 'query', 'queries')}: the results are not those "
-            "of an exact search: this is a bug"
-            for row in self.wrong
-        ]
 
 
 def popcount_limit(device: Device, bits: int) -> float | None:
@@ -174,6 +113,19 @@ def memory_limit(device: Device, bits: int, queries: int) -> float | None:
     return queries * device.bandwidth / (4 if bits <= 32 else 8) if device.bandwidth else None
 
 
+def measure_search(options: GpuOptions, turn: Turn) -> SectionReport:
+    """See measure_gpu_search."""
+    return measure_gpu_search(
+        options.data,
+        options.batches,
+        options.tasks,
+        peers=options.peers,
+        runtime=options.runtime,
+        rounds=options.rounds,
+        turn=turn,
+    )
+
+
 def measure_gpu_search(
     data: Sequence[DataSpec],
     batches: Sequence[int],
@@ -184,7 +136,7 @@ def measure_gpu_search(
     tuning: Tuning | None = None,
     rounds: int = 7,
     turn: Turn | None = None,
-) -> GpuReport:
+) -> SectionReport:
     """Search each of `data` with each of `batches` queries at once, for each of `tasks` (their own batch is ignored).
 
     peers: who else does so, in turn with the kernel; one that can't is left out, by name.
@@ -195,107 +147,159 @@ def measure_gpu_search(
     Raises MissingError without a GPU, or what runs it.
     """
     check_gpu_peers(tuple(peers))
-    turn = turn or Turn()
     running = None if runtime is None else open_runtime(runtime)
-    device = _NO_DEVICE if running is None else running.device
-    rows: list[GpuRow] = []
-    left_out: list[LeftOut] = []
-    build: list[float] = []
-
-    def leave_out(peer: str, made: Data, what: str, error: Exception) -> None:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        left_out.append(LeftOut(peer, made.bits, len(made.codes), what, reason))
-        turn.log(f"without {peer} ({what}): {reason}")
-
-    def report() -> GpuReport:
-        name = device.name if running is None else running.name
-        return GpuReport(name, device, describe_machine(), tuple(rows), tuple(build), tuple(left_out))
-
-    took = 0.0  # the slowest step so far
-
+    search = _Search(running, tuning, rounds, turn or Turn())
+    all_tasks = [replace(task, batch=batch) for batch in batches for task in tasks]
     for spec in data:
+        search.gallery(spec, all_tasks, peers)
+    return search.report()
+
+
+@dataclass
+class _Search:
+    """What was measured so far. build: seconds to bring each gallery to the device. slowest: seconds of a step."""
+
+    runtime: CudaRuntime | None
+    tuning: Tuning | None
+    rounds: int
+    turn: Turn
+    rows: list[GpuRow] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    build: list[float] = field(default_factory=list)
+    slowest: float = 0.0
+    load: float | None = field(default_factory=load_average)
+
+    @property
+    def device(self) -> Device:
+        return _NO_DEVICE if self.runtime is None else self.runtime.device
+
+    def gallery(self, spec: DataSpec, tasks: Sequence[Task], peers: Sequence[str]) -> None:
+        """Do all tasks on one gallery, as far as there is time."""
         words = spec.describe() + (f", {spec.bits} bits" if spec.bits else "")
-        if rows and not turn.has(took, words):
-            continue
-        before = turn.spent
-        made = make_data(spec)
-        started = time.perf_counter()
-        searchers: list[SearchContender] = [Kernel(made.codes, made.bits, tasks[0], running, tuning)]
-        build.append(time.perf_counter() - started)
+        if not self._has_time(words):
+            return
+        before = self.turn.spent
+        data = make_data(spec)
+        contenders: list[SearchContender] = []
         try:
+            kernel = partial(Kernel, data.codes, data.bits, tasks[0], self.runtime, self.tuning)
+            self.build.append(timed(lambda: contenders.append(kernel())).wall)
             for peer in peers:
                 # What a peer can do is asked for each task; its codes are the same for all.
-                try:
-                    searchers.append(open_gpu_peer(peer, made.codes, made.bits))
-                except UnavailableError as error:
-                    leave_out(peer, made, "all searches", error)
-            took = max(took, turn.spent - before)
-            for batch in batches:
-                for task in (replace(task, batch=batch) for task in tasks):
-                    if rows and not turn.has(took, f"{words}, {task.describe()}"):
-                        continue
-                    before = turn.spent
-                    for searcher in searchers:
-                        searcher.task = task
-                    taking = []
-                    for searcher in searchers:
-                        # The first call, which isn't timed, tells whether it can do it: also whether memory suffices.
-                        try:
-                            taking.append((searcher, _answers(searcher, made, batch)))
-                        except (UnavailableError, RuntimeError) as error:
-                            if isinstance(searcher, Kernel):
-                                raise
-                            leave_out(searcher.name, made, task.describe(), error)
-                    for row in _measure(taking, made, spec.describe(), task, rounds, device):
-                        asked = f"{row.bits} bits, N = {row.n:,}, {task.describe()}"
-                        turn.log(f"{row.searcher}: {asked}: {row.median * 1e3:.3f} ms")
-                        rows.append(row)
-                    took = max(took, turn.spent - before)
-                    turn.keep(report())
+                opened = self._attempt(peer, data, "all searches", partial(open_gpu_peer, peer, data.codes, data.bits))
+                contenders += [] if opened is None else [opened]
+            self.slowest = max(self.slowest, self.turn.spent - before)
+            for task in tasks:
+                if self._has_time(f"{words}, {task.describe()}"):
+                    before = self.turn.spent
+                    self.task(task, data, spec.describe(), contenders)
+                    self.slowest = max(self.slowest, self.turn.spent - before)
+                    self.turn.keep(self.report())
         finally:
-            for searcher in searchers:
-                searcher.close()
-    return report()
+            for contender in contenders:
+                contender.close()
+
+    def task(self, task: Task, data: Data, words: str, contenders: Sequence[SearchContender]) -> None:
+        """Do a task by all contenders that can, in turn."""
+        # Repeated where there are fewer than a batch takes.
+        queries = data.queries[np.arange(task.batch) % len(data.queries)]
+        verdicts: dict[SearchContender, Verdict] = {}
+        for contender in contenders:
+            contender.task = task
+            # The first call, which isn't timed, tells whether it can do it: also whether memory suffices.
+            check = partial(_check, contender, data.codes, queries)
+            if isinstance(contender, Kernel):
+                verdicts[contender] = check()
+                continue
+            verdict = self._attempt(contender.name, data, task.describe(), check)
+            if verdict is not None:
+                verdicts[contender] = verdict
+        works = [Contender(one.label, one.ask, [one.prepare(queries)]) for one in verdicts]
+        timings = run_rounds(works, Schedule(self.rounds))
+        for (contender, verdict), timing in zip(verdicts.items(), timings, strict=True):
+            row = GpuRow(
+                searcher=contender.label,
+                bits=data.bits,
+                data=words,
+                n=len(data.codes),
+                queries=task.batch,
+                k=task.k,
+                radius=task.radius,
+                seconds=tuple(timing.calls.tolist()),
+                verdict=verdict,
+                promises_order=contender.ordered,
+                limits={} if isinstance(contender, Cpu) else self._limits(data.bits, task.batch),
+            )
+            self.rows.append(row)
+            what = f"{row.bits} bits, N = {row.n:,}, {task.describe()}"
+            self.turn.log(f"{row.searcher}: {what}: {row.median * 1e3:.3f} ms")
+
+    def report(self) -> SectionReport:
+        name = self.device.name if self.runtime is None else self.runtime.name
+        head = take_head(self.load)
+        values = head.to_dict() | {
+            "runtime": name,
+            "device": asdict(self.device),
+            "rows": [row.to_dict() for row in self.rows],
+            "build": list(self.build),
+            "left_out": [asdict(one) for one in self.left_out],
+            "version": queryopt.__version__,
+        }
+        columns = ("bits", "N", "queries", "search", "ms", "x kernel", "G pairs/s", "of popcount", "of memory", "right")
+        table = figures_table(f"{name}; {head.machine}", "searcher", *columns, plain=True)
+        for row, kernel in _beside_kernel(self.rows):
+            shares = (f"{row.shares[limit]:.0%}" if limit in row.shares else "" for limit in ("popcount", "memory"))
+            figures = (f"{row.median * 1e3:.3f}", f"{row.median / kernel.median:,.2f}", f"{row.pairs / 1e9:,.1f}")
+            sizes = (str(row.bits), f"{row.n:,}", f"{row.queries:,}")
+            table.add_row(row.searcher, *sizes, row.task.goal, *figures, *shares, row.verdict.text)
+        left_out = left_out_tables([(one.searcher, one.what, one.reason) for one in self.left_out])
+        problems = [
+            f"{row.searcher}, {row.bits} bits, {counted(row.queries, 'query', 'queries')}: the results are not those "
+            "of an exact search: this is a bug"
+            for row in self.rows
+            if row.promises_order and not row.right
+        ]
+        return SectionReport(values, [table, *left_out], _figures(self.rows), problems)
+
+    def _has_time(self, what: str) -> bool:
+        """The first search is done in any case."""
+        return not self.rows or self.turn.has(self.slowest, what)
+
+    def _attempt(self, peer: str, data: Data, what: str, work: Callable[[], _T]) -> _T | None:
+        def note(error: Exception) -> None:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self.left_out.append(LeftOut(peer, data.bits, len(data.codes), what, reason))
+
+        return self.turn.attempt(f"{peer} ({what})", work, note)
+
+    def _limits(self, bits: int, queries: int) -> dict[str, float]:
+        limits = {"popcount": popcount_limit(self.device, bits), "memory": memory_limit(self.device, bits, queries)}
+        return {name: limit for name, limit in limits.items() if limit}
 
 
-def _queries(made: Data, batch: int) -> Any:
-    # Repeated where there are fewer than a batch takes.
-    return made.queries[np.arange(batch) % len(made.queries)]
+def _check(contender: SearchContender, codes: npt.NDArray[np.uint8], queries: npt.NDArray[np.uint8]) -> Verdict:
+    answers = dict(enumerate(contender.hits(contender.ask(contender.prepare(queries)))[:_CHECKED]))
+    right = {query: plain_search(codes, queries[query], contender.task) for query in answers}
+    return judge(answers, right, codes, queries)
 
 
-def _answers(searcher: SearchContender, made: Data, batch: int) -> Verdict:
-    queries = _queries(made, batch)
-    found = dict(enumerate(searcher.hits(searcher.ask(searcher.prepare(queries)))[:_CHECKED]))
-    right = {query: plain_search(made.codes, queries[query], searcher.task) for query in found}
-    return judge(found, right, made.codes, queries)
+def _beside_kernel(rows: Sequence[GpuRow]) -> Iterator[tuple[GpuRow, GpuRow]]:
+    """Each row with the kernel's for the same search, which comes first."""
+    kernel: GpuRow | None = None
+    for row in rows:
+        if kernel is None or row.searcher == Kernel.name:
+            kernel = row
+        yield row, kernel
 
 
-def _measure(
-    taking: Sequence[tuple[SearchContender, Verdict]], made: Data, words: str, task: Task, rounds: int, device: Device
-) -> list[GpuRow]:
-    seconds: list[list[float]] = [[] for _ in taking]
-    prepared = [searcher.prepare(_queries(made, task.batch)) for searcher, _ in taking]
-    for turn in range(rounds):
-        for i in range(len(taking)):
-            one = (turn + i) % len(taking)
-            started = time.perf_counter()
-            taking[one][0].ask(prepared[one])
-            seconds[one].append(time.perf_counter() - started)
-    limits = {"popcount": popcount_limit(device, made.bits), "memory": memory_limit(device, made.bits, task.batch)}
-    known = {name: limit for name, limit in limits.items() if limit}
-    return [
-        GpuRow(
-            searcher.label,
-            made.bits,
-            words,
-            len(made.codes),
-            task.batch,
-            task.k,
-            task.radius,
-            tuple(took),
-            verdict,
-            searcher.ordered,
-            {} if isinstance(searcher, Cpu) else known,
-        )
-        for (searcher, verdict), took in zip(taking, seconds, strict=True)
-    ]
+def _figures(rows: Sequence[GpuRow]) -> list[Figure]:
+    """Each of the kernel's searches: milliseconds, and how many times as long each peer took for the same."""
+    figures: list[Figure] = []
+    for row, kernel in _beside_kernel(rows):
+        if row is kernel:
+            what = f"search of {row.n:,} codes of {row.bits} bits, {row.task.describe()}"
+            figures.append(Figure(what, f"{row.median * 1e3:.3f} ms", row.median))
+        else:
+            beside = f"; {row.searcher} {row.median / kernel.median:,.1f}x"
+            figures[-1] = replace(figures[-1], value=figures[-1].value + beside)
+    return figures

@@ -7,7 +7,7 @@ import pytest
 
 from emulated_cuda import EmulatedRuntime
 from emulated_tensorrt import EmulatedBackend
-from queryopt.bench.speed.gpu.engine import EngineRow, measure_engine
+from queryopt.bench.speed.gpu.engine import EngineRow, measure_batches
 from queryopt.bench.speed.gpu.section import Turn
 from queryopt.errors import MismatchError
 from queryopt.runtime.tensorrt import Profile
@@ -22,21 +22,22 @@ def backend() -> EmulatedBackend:
 
 def test_figures(backend: EmulatedBackend) -> None:
     said: list[str] = []
-    report = measure_engine(backend, [1, 8], rounds=2, turn=Turn(log=said.append))
-    assert [row.batch for row in report.rows] == [1, 8]
-    assert not report.wrong
-    assert report.precision == "fp32"
+    report = measure_batches(backend, [1, 8], rounds=2, turn=Turn(log=said.append))
+    rows = report.values["rows"]
+    assert [row["batch"] for row in rows] == [1, 8]
+    assert not report.problems
+    assert report.values["precision"] == "fp32"
     assert [line.partition(":")[0] for line in said] == ["batches of 8", "batches of 1"]
-    for row in report.rows:
-        assert len(row.alone) == len(row.overlapped) == 2
-        values = row.to_dict()
-        assert values["images_per_second"] == pytest.approx(row.batch / np.median(row.overlapped))
-        assert values["latency"] == pytest.approx(np.median(row.alone))
+    for row in rows:
+        assert len(row["alone"]) == len(row["overlapped"]) == 2
+        assert row["images_per_second"] == pytest.approx(row["batch"] / np.median(row["overlapped"]))
+        assert row["latency"] == pytest.approx(np.median(row["alone"]))
 
 
 def test_the_largest_batch_is_measured_first(backend: EmulatedBackend) -> None:
     turn = Turn(0.0)
-    assert [row.batch for row in measure_engine(backend, [1, 8], rounds=1, turn=turn).rows] == [8]
+    report = measure_batches(backend, [1, 8], rounds=1, turn=turn)
+    assert [row["batch"] for row in report.values["rows"]] == [8]
     assert turn.cut == ["batch 1"]
 
 
@@ -50,9 +51,11 @@ def test_codes_that_depend_on_how_they_are_run(backend: EmulatedBackend) -> None
             return super().run(images[::-1])
 
     wrong = Turned(MODEL, Profile(1, 4, 8), EmulatedRuntime(deferred=True))
-    assert [row.batch for row in measure_engine(wrong, [8], rounds=1).wrong] == [8]
+    report = measure_batches(wrong, [8], rounds=1)
+    assert [row["same"] for row in report.values["rows"]] == [False]
+    assert report.problems == ["batches of 8: the codes depend on how batches are run: this is a bug"]
 
 
 def test_a_batch_outside_of_the_profile(backend: EmulatedBackend) -> None:
     with pytest.raises(MismatchError, match="batches of 9"):
-        measure_engine(backend, [1, 9])
+        measure_batches(backend, [1, 9])

@@ -8,8 +8,8 @@ import pytest
 
 from emulated_cuda import EmulatedRuntime
 from queryopt.bench.speed.gpu.peers import TorchCuda
-from queryopt.bench.speed.gpu.search import GpuReport, measure_gpu_search, memory_limit, popcount_limit
-from queryopt.bench.speed.gpu.section import Turn
+from queryopt.bench.speed.gpu.search import measure_gpu_search, memory_limit, popcount_limit
+from queryopt.bench.speed.gpu.section import SectionReport, Turn
 from queryopt.bench.speed.search.contender import Task
 from queryopt.bench.speed.search.data import DataSpec
 from queryopt.runtime.cuda import Device
@@ -24,25 +24,27 @@ def runtime() -> EmulatedRuntime:
     return EmulatedRuntime(flags=("-O0",))
 
 
-def measure(runtime: EmulatedRuntime) -> GpuReport:
+def measure(runtime: EmulatedRuntime) -> SectionReport:
     tasks = [Task(4), Task(None, 3)]
     return measure_gpu_search(DATA, [1, 7], tasks, peers=(), runtime=runtime, tuning=SMALL, rounds=2)
 
 
 def test_figures(runtime: EmulatedRuntime) -> None:
     report = measure(runtime)
-    assert [(row.bits, row.n, row.queries, row.k, row.radius) for row in report.rows] == [
+    rows = report.values["rows"]
+    assert [(row["bits"], row["n"], row["queries"], row["k"], row["radius"]) for row in rows] == [
         (bits, n, queries, k, radius)
         for bits, n in ((48, 900), (12, 700))
         for queries in (1, 7)
         for k, radius in ((4, None), (None, 3))
     ]
-    assert not report.wrong
-    assert len(report.build) == 2
-    for row in report.rows:
-        assert len(row.seconds) == 2
-        assert row.pairs == pytest.approx(row.n * row.queries / row.median)
-        assert row.shares == {}, "an emulated device has no clock"
+    assert not report.problems
+    assert len(report.values["build"]) == 2
+    for row in rows:
+        assert row["right"]
+        assert len(row["seconds"]) == 2
+        assert row["pairs"] == pytest.approx(row["n"] * row["queries"] / row["median"])
+        assert row["shares"] == {}, "an emulated device has no clock"
 
 
 def test_wrong_results_are_noticed(runtime: EmulatedRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,14 +56,20 @@ def test_wrong_results_are_noticed(runtime: EmulatedRuntime, monkeypatch: pytest
         return found
 
     monkeypatch.setattr(CudaHammingIndex, "search", off_by_one)
-    assert {(row.queries, row.k) for row in measure(runtime).wrong} == {(1, 4)}, "of 7 queries the first 3 are checked"
+    report = measure(runtime)
+    wrong = {(row["queries"], row["k"]) for row in report.values["rows"] if not row["right"]}
+    assert wrong == {(1, 4)}, "of 7 queries the first 3 are checked"
+    assert [problem.partition(":")[0] for problem in report.problems] == [
+        f"queryopt, {bits} bits, 1 query" for bits in (48, 12)
+    ]
 
 
 def test_what_there_is_no_time_for_is_left_out(runtime: EmulatedRuntime) -> None:
     kept: list[int] = []
-    turn = Turn(0.0, keep=lambda report: kept.append(len(report.to_dict()["rows"])))
+    turn = Turn(0.0, keep=lambda report: kept.append(len(report.values["rows"])))
     report = measure_gpu_search(DATA, [1, 7], [Task(4)], peers=(), runtime=runtime, tuning=SMALL, rounds=1, turn=turn)
-    assert [(row.bits, row.queries) for row in report.rows] == [(48, 1)], "the first is measured in any case"
+    rows = [(row["bits"], row["queries"]) for row in report.values["rows"]]
+    assert rows == [(48, 1)], "the first is measured in any case"
     assert kept == [1]
     assert [what.split(",")[0] for what in turn.cut] == ["clustered", "equal"]
 
@@ -84,16 +92,17 @@ def test_beside_others(runtime: EmulatedRuntime, monkeypatch: pytest.MonkeyPatch
     report = measure_gpu_search(
         DATA[:1], [7], tasks, runtime=runtime, tuning=SMALL, rounds=2, turn=Turn(log=said.append)
     )
-    assert [(row.searcher.split(",")[0], row.right) for row in report.rows[:3]] == [
+    rows = report.values["rows"]
+    assert [(row["searcher"].split(",")[0], row["right"]) for row in rows[:3]] == [
         ("queryopt", True),
         ("torch", True),
         ("queryopt", True),
     ]
-    assert report.rows[2].searcher.startswith("queryopt, CPU, ")
-    assert [row.k for row in report.rows] == [4, 4, 4, None, None, None]
-    (left,) = report.left_out
-    assert (left.searcher, left.bits, left.n, left.what) == ("faiss", 48, 900, "all searches")
-    assert re.search("is one for the CPU|sees no GPU", left.reason)
+    assert rows[2]["searcher"].startswith("queryopt, CPU, ")
+    assert [row["k"] for row in rows] == [4, 4, 4, None, None, None]
+    (left,) = report.values["left_out"]
+    assert (left["searcher"], left["bits"], left["n"], left["what"]) == ("faiss", 48, 900, "all searches")
+    assert re.search("is one for the CPU|sees no GPU", left["reason"])
     assert any(line.startswith("without faiss (all searches): ") for line in said)
 
 
@@ -107,7 +116,7 @@ def test_a_search_that_a_peer_cannot_do_is_left_out(runtime: EmulatedRuntime, mo
     monkeypatch.setattr(TorchCuda, "within", full)
     tasks = [Task(4), Task(None, 3)]
     report = measure_gpu_search(DATA[:1], [2], tasks, peers=("torch",), runtime=runtime, tuning=SMALL, rounds=1)
-    assert [row.searcher for row in report.rows] == ["queryopt", "torch, cpu", "queryopt"]
-    (left,) = report.left_out
-    assert left.reason == "CUDA out of memory. Tried to allocate 7 GiB"
-    assert left.what == "radius 3, 2 queries a call"
+    assert [row["searcher"] for row in report.values["rows"]] == ["queryopt", "torch, cpu", "queryopt"]
+    (left,) = report.values["left_out"]
+    assert left["reason"] == "CUDA out of memory. Tried to allocate 7 GiB"
+    assert left["what"] == "radius 3, 2 queries a call"

@@ -12,13 +12,11 @@ from queryopt.bench.speed.gpu.section import GpuOptions, Outcome, Section
 
 SECTIONS = """
 import os, signal, time
+from queryopt.bench.speed.gpu.section import SectionReport
 from queryopt.errors import MissingError, UsageError
 
-class Report:
-    def __init__(self, rows):
-        self.rows = rows
-    def to_dict(self):
-        return {"rows": self.rows}
+def Report(rows):
+    return SectionReport({"rows": rows})
 
 def fine(options, turn):
     print("a library's own words, on stdout")
@@ -62,7 +60,7 @@ def section(sections: Any, name: str, share: float = 1) -> Section:
 
 
 def brief(outcome: Outcome) -> tuple[str, Any]:
-    return outcome.state, None if outcome.report is None else outcome.report.to_dict()["rows"]
+    return outcome.state, None if outcome.report is None else outcome.report.values["rows"]
 
 
 def test_a_crash_a_bug_and_what_is_missing_lose_no_other_section(sections: Any, tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ def test_products_are_exact(bits: int, task: Task, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(peers, "_CHUNK", 250)
     monkeypatch.setattr(peers, "_PRODUCTS", 900)
     data = make_data(DataSpec("clustered", bits, 600, queries=5, classes=10))
-    searcher = open_gpu_peer("torch", data.codes, bits)
-    searcher.task = task
-    answers = dict(enumerate(searcher.hits(searcher.ask(searcher.prepare(data.queries)))))
+    contender = open_gpu_peer("torch", data.codes, bits)
+    contender.task = task
+    answers = dict(enumerate(contender.hits(contender.ask(contender.prepare(data.queries)))))
     right = {row: plain_search(data.codes, query, task) for row, query in enumerate(data.queries)}
     verdict = judge(answers, right, data.codes, data.queries)
     assert (verdict.checked, verdict.recall, verdict.exact) == (5, 1, True)
-    searcher.close()
+    contender.close()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
