@@ -116,17 +116,9 @@ class OwnedMemory:
     """
 
     def __init__(self, pointer: int, nbytes: int, release: Callable[..., object], *arguments: Any) -> None:
-        self._pointer = pointer
-        self._nbytes = nbytes
+        self.pointer = pointer
+        self.nbytes = nbytes
         self._release = weakref.finalize(self, release, *arguments)
-
-    @property
-    def pointer(self) -> int:
-        return self._pointer
-
-    @property
-    def nbytes(self) -> int:
-        return self._nbytes
 
     def free(self) -> None:
         self._release()

@@ -46,8 +46,8 @@ class CudaCoreRuntime:
             device_class = core.Device  # before 1.0 it lay in cuda.core.experimental
         except (ImportError, AttributeError) as error:
             raise MissingError(f"using a GPU needs cuda-core 1.0 or newer ({error}): {install_extra('gpu')}") from None
-        self._core = core
-        self._driver = driver
+        self.core: Any = core
+        self.driver: Any = driver
         self._thread = threading.local()
         try:
             self._device = device_class(index)
@@ -57,7 +57,7 @@ class CudaCoreRuntime:
         self._thread.ready = True
         capability = self._device.compute_capability
         properties = self._device.properties
-        self._description = Device(
+        self.device = Device(
             name=self._device.name,
             index=index,
             capability=(int(capability.major), int(capability.minor)),
@@ -66,23 +66,16 @@ class CudaCoreRuntime:
             clock=1000 * int(properties.clock_rate),
             bandwidth=memory_bandwidth(int(properties.memory_clock_rate), int(properties.global_memory_bus_width)),
         )
+        self.name = f"cuda-core {version('cuda-core')} ({self.device.name})"
         self._programs: dict[Program, dict[str, Kernel]] = {}
-
-    @property
-    def name(self) -> str:
-        return f"cuda-core {version('cuda-core')} ({self._description.name})"
-
-    @property
-    def device(self) -> Device:
-        return self._description
 
     def free_memory(self) -> int:
         return self._memory_info()[0]
 
     def allocate(self, nbytes: int) -> OwnedMemory:
         self.enter()
-        status, pointer = self._driver.cuMemAlloc(max(1, nbytes))
-        if status == self._driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+        status, pointer = self.driver.cuMemAlloc(max(1, nbytes))
+        if status == self.driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
             raise DeviceMemoryError(
                 f"{nbytes} bytes were asked for, and {self.free_memory()} of the GPU's {self.device.memory} are free"
             )
@@ -93,10 +86,10 @@ class CudaCoreRuntime:
         """A page-locked array, freed when nobody holds it any more."""
         self.enter()
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        status, pointer = self._driver.cuMemAllocHost(max(1, nbytes))
+        status, pointer = self.driver.cuMemAllocHost(max(1, nbytes))
         self.check(status)
         block = (ctypes.c_uint8 * nbytes).from_address(int(pointer))
-        weakref.finalize(block, self._driver.cuMemFreeHost, int(pointer))
+        weakref.finalize(block, self.driver.cuMemFreeHost, int(pointer))
         array: npt.NDArray[Any] = np.ctypeslib.as_array(block).view(dtype).reshape(shape)
         return array
 
@@ -107,21 +100,13 @@ class CudaCoreRuntime:
     def load(self, program: Program) -> dict[str, Kernel]:
         if program not in self._programs:
             self.enter()
-            status, number = self._driver.cuDriverGetVersion()
+            status, number = self.driver.cuDriverGetVersion()
             self.check(status)
-            made = device_image(program, self._description.capability, driver=int(number) // 1000)
-            load = self._core.ObjectCode.from_cubin if made.kind == "cubin" else self._core.ObjectCode.from_ptx
+            made = device_image(program, self.device.capability, driver=int(number) // 1000)
+            load = self.core.ObjectCode.from_cubin if made.kind == "cubin" else self.core.ObjectCode.from_ptx
             code = load(made.image)
             self._programs[program] = {name: CoreKernel(self, name, code.get_kernel(name)) for name in program.kernels}
         return self._programs[program]
-
-    @property
-    def core(self) -> Any:
-        return self._core
-
-    @property
-    def driver(self) -> Any:
-        return self._driver
 
     def enter(self) -> None:
         """Make the device this thread's."""
@@ -131,13 +116,13 @@ class CudaCoreRuntime:
 
     def check(self, status: Any) -> None:
         """Raise what a driver's status other than success stands for."""
-        if status != self._driver.CUresult.CUDA_SUCCESS:
+        if status != self.driver.CUresult.CUDA_SUCCESS:
             raise RuntimeError(f"the CUDA driver says {status.name}")
 
     def _memory_info(self) -> tuple[int, int]:
         """Bytes (free, in all)."""
         self.enter()
-        status, free, total = self._driver.cuMemGetInfo()
+        status, free, total = self.driver.cuMemGetInfo()
         self.check(status)
         return int(free), int(total)
 
@@ -152,12 +137,8 @@ class CoreKernel:
 
     def __init__(self, runtime: CudaCoreRuntime, name: str, kernel: Any) -> None:
         self._runtime = runtime
-        self._name = name
+        self.name = name
         self.kernel = kernel
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     def resident_blocks(self, threads: int) -> int:
         """How many blocks of so many threads a multiprocessor runs at a time."""

@@ -56,7 +56,7 @@ class PyCudaRuntime:
             raise MissingError(f"no GPU {index} can be used: {error} (nvidia-smi shows drivers and devices)") from None
         major, minor = device.compute_capability()
         attribute = driver.device_attribute
-        self._description = Device(
+        self.device = Device(
             name=device.name(),
             index=index,
             capability=(int(major), int(minor)),
@@ -75,15 +75,8 @@ class PyCudaRuntime:
             registers=int(device.get_attribute(attribute.MAX_REGISTERS_PER_MULTIPROCESSOR)),
             shared=int(device.get_attribute(attribute.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)),
         )
+        self.name = f"pycuda {version('pycuda')} ({self.device.name})"
         self._programs: dict[Program, dict[str, Kernel]] = {}
-
-    @property
-    def name(self) -> str:
-        return f"pycuda {version('pycuda')} ({self._description.name})"
-
-    @property
-    def device(self) -> Device:
-        return self._description
 
     def free_memory(self) -> int:
         with self.entered():
@@ -112,7 +105,7 @@ class PyCudaRuntime:
     def load(self, program: Program) -> dict[str, Kernel]:
         if program not in self._programs:
             number = int(self.driver.get_driver_version())
-            made = device_image(program, self._description.capability, driver=number // 1000)
+            made = device_image(program, self.device.capability, driver=number // 1000)
             with self.entered():
                 module = self.driver.module_from_buffer(made.image)
                 self._programs[program] = {
@@ -140,7 +133,7 @@ class PyCudaKernel:
 
     def __init__(self, runtime: PyCudaRuntime, name: str, function: Any) -> None:
         self._runtime = runtime
-        self._name = name
+        self.name = name
         self.function = function
         attribute = runtime.driver.function_attribute
         self._resources = KernelResources(
@@ -148,10 +141,6 @@ class PyCudaKernel:
             shared=int(function.get_attribute(attribute.SHARED_SIZE_BYTES)),
             stack=int(function.get_attribute(attribute.LOCAL_SIZE_BYTES)),
         )
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     def resident_blocks(self, threads: int) -> int:
         """How many blocks of so many threads a multiprocessor runs at a time."""

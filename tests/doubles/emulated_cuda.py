@@ -84,16 +84,9 @@ class EmulatedRuntime:
         self._folder = Path(tempfile.mkdtemp(prefix="queryopt-")) if folder is None else folder
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._device = Device("emulation", 0, (9, 0), multiprocessors, memory)
+        self.name = f"emulation ({Path(self._compiler).name})"
+        self.device = Device("emulation", 0, (9, 0), multiprocessors, memory)
         self._loaded: dict[Program, dict[str, Kernel]] = {}
-
-    @property
-    def name(self) -> str:
-        return f"emulation ({Path(self._compiler).name})"
-
-    @property
-    def device(self) -> Device:
-        return self._device
 
     def free_memory(self) -> int:
         return self._free
@@ -157,27 +150,19 @@ class EmulatedMemory:
     """Host memory of its own, so that a sanitizer knows its ends."""
 
     def __init__(self, runtime: EmulatedRuntime, nbytes: int) -> None:
-        self._bytes = np.empty(nbytes, np.uint8)
-        self._bytes.fill(0xA5)
-        self._nbytes = nbytes
+        self.array = np.empty(nbytes, np.uint8)
+        self.array.fill(0xA5)
+        self.nbytes = nbytes
         runtime._free -= nbytes
         self._release = weakref.finalize(self, _give_back, runtime, nbytes)
 
     @property
     def pointer(self) -> int:
-        return self._bytes.ctypes.data
-
-    @property
-    def nbytes(self) -> int:
-        return self._nbytes
-
-    @property
-    def array(self) -> npt.NDArray[np.uint8]:
-        return self._bytes
+        return self.array.ctypes.data
 
     def free(self) -> None:
         self._release()
-        self._bytes = np.empty(0, np.uint8)
+        self.array = np.empty(0, np.uint8)
 
 
 def _give_back(runtime: EmulatedRuntime, nbytes: int) -> None:
@@ -189,16 +174,12 @@ class EmulatedKernel:
 
     def __init__(self, library: ctypes.CDLL, name: str) -> None:
         self._library = library
-        self._name = name
+        self.name = name
         library.qo_argument_bytes.restype = ctypes.c_int
         sizes: list[int] = []
         while (size := library.qo_argument_bytes(name.encode(), len(sizes))) > 0:
             sizes.append(size)
         self._sizes = sizes
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     def resident_blocks(self, threads: int) -> int:
         return 1
@@ -207,12 +188,12 @@ class EmulatedKernel:
         values = scalars(arguments)
         sizes = [value.nbytes for value in values]
         if sizes != self._sizes:
-            raise ValueError(f"{self._name} takes arguments of {self._sizes} bytes, not {sizes}")
+            raise ValueError(f"{self.name} takes arguments of {self._sizes} bytes, not {sizes}")
         boxes = [np.array([value]) for value in values]
         pointers = (ctypes.c_void_p * len(boxes))(*[box.ctypes.data for box in boxes])
         message = ctypes.create_string_buffer(1000)
         status = self._library.qo_launch(
-            self._name.encode(),
+            self.name.encode(),
             (ctypes.c_uint * 3)(*dimensions(grid)),
             (ctypes.c_uint * 3)(*dimensions(block)),
             pointers,
@@ -222,7 +203,7 @@ class EmulatedKernel:
             ctypes.c_ulonglong(len(message)),
         )
         if status:
-            raise EmulationError(f"{self._name}: {message.value.decode()}")
+            raise EmulationError(f"{self.name}: {message.value.decode()}")
 
 
 class EmulatedEvent:

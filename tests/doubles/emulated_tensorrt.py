@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from emulated_cuda import EmulatedMemory, EmulatedRuntime, EmulatedStream, EmulationError
-from queryopt.card import ModelCard
 from queryopt.codes import code_bytes
 from queryopt.errors import MismatchError, UsageError
 from queryopt.runtime.backends.base import Backend, BackendOutput, check_pixels
@@ -43,15 +42,11 @@ class EmulatedEngine:
         self.done: list[int] = []
         self.contexts = 0
         size, bits = model.card.preprocessing.image_size, model.card.bits
-        self._tensors = (
+        self.tensors = (
             Tensor("images", np.dtype(np.uint8), (size, size, 3)),
             Tensor("codes", np.dtype(np.uint8), (code_bytes(bits),)),
             Tensor("logits", np.dtype(np.float32), (bits,)),
         )
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        return self._tensors
 
     def context(self, batch: int, stream: Stream) -> "EmulatedContext":
         self.contexts += 1
@@ -129,17 +124,10 @@ class EmulatedBackend:
     ) -> None:
         self.cuda = cuda
         self.engine = EmulatedEngine(OnnxRuntimeBackend(path, 1), capturable, scratch)
-        self._card = self.engine.model.card
+        self.card = self.engine.model.card
+        self.name = f"{self.engine.model.name}, as if on a GPU: {cuda.name}"
         self._profile = profile
-        self.pipeline = Pipeline(cuda, self.engine, profile, self._card.bits, str(path))
-
-    @property
-    def card(self) -> ModelCard:
-        return self._card
-
-    @property
-    def name(self) -> str:
-        return f"{self.engine.model.name}, as if on a GPU: {self.cuda.name}"
+        self.pipeline = Pipeline(cuda, self.engine, profile, self.card.bits, str(path))
 
     @property
     def depth(self) -> int:
@@ -150,7 +138,7 @@ class EmulatedBackend:
             raise MismatchError(f"batches of {batch:,}, and the profile goes to {self._profile.largest:,}")
 
     def start(self, images: npt.NDArray[np.uint8]) -> Pending:
-        pixels = check_pixels(images, self._card)
+        pixels = check_pixels(images, self.card)
         self.check_batch(len(pixels))
         return self.pipeline.start(pixels)
 
