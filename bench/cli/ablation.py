@@ -1,7 +1,7 @@
 """qo-bench ablation: the paper's studies, trained, measured and set side by side."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,7 @@ from queryopt.train.sources import absolute_source, check_source, official_sourc
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
-
-    from queryopt.bench.quality.ablation.plan import PlannedRun
-    from queryopt.bench.quality.ablation.report import StudyTable
+    from queryopt.bench.quality.ablation.plan import Ablation, PlannedRun
 
 __all__ = ["command"]
 
@@ -37,38 +34,6 @@ class StudyOptions:
     studies: tuple[str, ...]
     seeds: int
     only: tuple[str, ...] | None
-    dry_run: bool
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """What it is trained on."""
-
-    data: str
-    root: str | None
-    any_size: bool
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What all runs have in common; None: the preset's."""
-
-    preset: str | None
-    bits: int
-    open_set: float | None
-    codes: str | None
-    iterations: int | None
-    epochs: int | None
-    samples: int | None
-    batch: int | None
-    lr: float | None
-    backbone: str | None
-    weights: str | None
-    image_size: int | None
-
-    def settings(self) -> dict[str, Any]:
-        """By the names of the configuration's fields."""
-        return {name: value for name, value in asdict(self).items() if name != "preset"}
 
 
 _study_options = option_group(
@@ -88,34 +53,13 @@ _study_options = option_group(
     click.option(
         "--only", callback=listed(str, "n1,n8"), metavar="ROW,…", help="Train these rows alone (--dry-run names them)."
     ),
-    click.option("--dry-run", is_flag=True, help="List the runs and about how long they take; train nothing."),
 )
 _data_options = option_group(
-    "where",
-    DataOptions,
+    "data",
+    with_root,
     click.option("--data", required=True, help="As for qo-train: a folder, an official data set, or synthetic:birds."),
     click.option("--root", type=click.Path(), help="The folder of an official data set, or the one that holds it."),
     click.option("--any-size", is_flag=True, help="Take a part of an official data set: its counts are not checked."),
-)
-_run_options = option_group(
-    "options",
-    RunOptions,
-    click.option(
-        "--preset", help="Where the options of the runs start from.  [default: as in qo-train; small on a CPU]"
-    ),
-    click.option("--bits", type=click.IntRange(1, 64), default=12, show_default=True, help="Length of the codes."),
-    click.option(
-        "--open-set", type=float, help="Classes that no run sees, measured apart: how many, or a share below 1."
-    ),
-    click.option("--codes", help="How codes start, where a row doesn't say: noise, as in the paper, or separated."),
-    click.option("--iterations", type=int, help="Outer iterations of a run.  [default: small 18, else the preset's]"),
-    click.option("--epochs", type=int, help="Inner epochs of an iteration.  [default: small 2]"),
-    click.option("--samples", type=int, help="Pictures drawn for an iteration.  [default: small 1200]"),
-    click.option("--batch", type=int, help="Pictures in a step."),
-    click.option("--lr", type=float, help="Learning rate, where a row doesn't multiply it."),
-    click.option("--backbone", help="As for qo-train."),
-    click.option("--weights", help="Backbone weights to start from: imagenet, none, or a file."),
-    click.option("--image-size", type=int, help="Pixels of the square input."),
 )
 
 
@@ -123,18 +67,31 @@ _run_options = option_group(
 @_study_options
 @_data_options
 @click.option("--out", "folder", required=True, type=click.Path(path_type=Path), help="Where runs and tables go.")
-@_run_options
+@click.option("--dry-run", is_flag=True, help="List the runs and about how long they take; train nothing.")
+@click.option("--preset", help="Where the options of the runs start from.  [default: as in qo-train; small on a CPU]")
+@click.option("--bits", type=click.IntRange(1, 64), default=12, show_default=True, help="Length of the codes.")
+@click.option("--open-set", type=float, help="Classes that no run sees, measured apart: how many, or a share below 1.")
+@click.option("--codes", help="How codes start, where a row doesn't say: noise, as in the paper, or separated.")
+@click.option("--iterations", type=int, help="Outer iterations of a run.  [default: small 18, else the preset's]")
+@click.option("--epochs", type=int, help="Inner epochs of an iteration.  [default: small 2]")
+@click.option("--samples", type=int, help="Pictures drawn for an iteration.  [default: small 1200]")
+@click.option("--batch", type=int, help="Pictures in a step.")
+@click.option("--lr", type=float, help="Learning rate, where a row doesn't multiply it.")
+@click.option("--backbone", help="As for qo-train.")
+@click.option("--weights", help="Backbone weights to start from: imagenet, none, or a file.")
+@click.option("--image-size", type=int, help="Pixels of the square input.")
 @click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True, help="Where.")
 @threads_option
 @common_options
 def command(
     out: Output,
     what: StudyOptions,
-    where: DataOptions,
+    data: str,
     folder: Path,
-    options: RunOptions,
+    dry_run: bool,
     device: str,
     threads: int | None,
+    **settings: Any,
 ) -> ExitCode:
     """Train the rows of the paper's tables with one budget, and write them as tables, JSON and plots.
 
@@ -159,13 +116,12 @@ def command(
       3    nothing usable in the input
       130  Ctrl-C; the same command goes on
     """
-    studies = [find_study(name) for name in dict.fromkeys(what.studies)]
-    if options.preset is not None:
-        find_preset(options.preset)
-    if options.codes is not None and (own := {"codes", "causes"} & {study.name for study in studies}):
+    studies = tuple(find_study(name) for name in dict.fromkeys(what.studies))
+    source, preset = absolute_source(data), settings.pop("preset")
+    if preset is not None:
+        find_preset(preset)
+    if settings["codes"] is not None and (own := {"codes", "causes"} & {study.name for study in studies}):
         raise UsageError(f"--codes: the rows of --study {' and '.join(sorted(own))} say how codes start: leave it out")
-    data = with_root(where.data, where.root, where.any_size)
-    source = absolute_source(data)
     check_source(source)
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in qo-train
     try:
@@ -173,28 +129,20 @@ def command(
     except ImportError:
         raise MissingError(f"training needs torch: {install_extra('train')}") from None
     from queryopt.bench.quality.ablation.plan import Ablation
-    from queryopt.bench.quality.ablation.report import LEGEND
-    from queryopt.bench.quality.ablation.runner import write_tables
     from queryopt.train.presets import default_preset
 
     official = official_source(source)
     data_set = official.dataset.name if official is not None else ""
-    preset = options.preset or default_preset(device, data_set)
-    ablation = Ablation(tuple(studies), preset, options.settings(), folder, data_set)
+    ablation = Ablation(studies, preset or default_preset(device, data_set), settings, folder, data_set)
     runs = ablation.runs(what.seeds, what.only or ())
     ablation.check_folders(runs)
-    out.log(f"preset: {preset}; {counted(len(runs), 'run', 'runs')}, {_budget(runs[0])}")
-    if what.dry_run:
+    out.log(f"preset: {ablation.preset}; {counted(len(runs), 'run', 'runs')}, {_budget(runs[0])}")
+    if dry_run:
         _list_runs(out, runs, folder, threads)
         return ExitCode.DONE
     folder.mkdir(parents=True, exist_ok=True)
     failed = _train(out, runs, folder, source, threads, device)
-    tables, names = write_tables(ablation, data)
-    out.log(f"wrote {', '.join(names)} into {display_path(folder)}")
-    for table in tables:
-        out.print(_shown(table), "")
-    out.print(LEGEND)
-    out.result({"tables": [table.to_dict() for table in tables], "failed": failed, "out": str(folder)})
+    _show(out, ablation, data, failed)
     return ExitCode.SOME_FAILED if failed else ExitCode.DONE
 
 
@@ -208,12 +156,10 @@ def _budget(run: "PlannedRun") -> str:
 
 def _list_runs(out: Output, runs: "Sequence[PlannedRun]", folder: Path, threads: int | None) -> None:
     """Name the runs, whether they are done, and about how long those that aren't take on this machine."""
-    from rich.table import Table
-
     from queryopt.bench.quality.ablation.runner import read_result, seconds_for
 
     timed: dict[str, float] = {}
-    table = Table("run", "row", "state", "about")
+    table = figures_table(None, "run", "row", "state", "about", words=4)
     listed_runs: list[dict[str, Any]] = []
     for run in runs:
         done = read_result(folder / run.folder, run.config)
@@ -258,16 +204,23 @@ def _train(
     return failed
 
 
-def _shown(table: "StudyTable") -> "Table":
-    from queryopt.bench.quality.ablation.report import cells
+def _show(out: Output, ablation: "Ablation", data: str, failed: dict[str, str]) -> None:
+    """Write and print the tables over all that is measured."""
+    from queryopt.bench.quality.ablation.report import LEGEND, cells
+    from queryopt.bench.quality.ablation.runner import write_tables
 
-    heading, lines = cells(table)
-    shown = figures_table(table.title, *heading)
-    for line in lines:
-        shown.add_row(*line)
-    if table.missing:
-        shown.caption = f"not run yet: {', '.join(table.missing)}"
-    return shown
+    tables, names = write_tables(ablation, data)
+    out.log(f"wrote {', '.join(names)} into {display_path(ablation.folder)}")
+    for table in tables:
+        heading, lines = cells(table)
+        shown = figures_table(table.title, *heading)
+        for line in lines:
+            shown.add_row(*line)
+        if table.missing:
+            shown.caption = f"not run yet: {', '.join(table.missing)}"
+        out.print(shown, "")
+    out.print(LEGEND)
+    out.result({"tables": [table.to_dict() for table in tables], "failed": failed, "out": str(ablation.folder)})
 
 
 def _duration(seconds: float) -> str:

@@ -165,18 +165,13 @@ class SubjectOptions:
         assert queries is not None
         return EvaluationPictures(gallery, queries)
 
-    def report(
-        self, evaluated: "Sequence[ModelEvaluation]", solved: SolvedGallery | None, required_ratio: float | None
-    ) -> EvaluationReport:
-        return EvaluationReport(
-            tuple(evaluated),
-            gallery=self.gallery if self.gallery is not None else self.index,
-            queries=self.queries,
-            data=None if self.source is None else self.source.data,
-            split=None if self.source is None else self.split,
-            solved_after=None if solved is None else solved.iteration,
-            required_ratio=required_ratio,
-        )
+    def about(self) -> dict[str, str | None]:
+        return {
+            "gallery": self.gallery if self.gallery is not None else self.index,
+            "queries_folder": self.queries,
+            "data": None if self.source is None else self.source.data,
+            "split": None if self.source is None else self.split,
+        }
 
     def open_index(self) -> "AbstractContextManager[HashIndex | None]":
         from queryopt.runtime import HashIndex
@@ -254,12 +249,9 @@ class ResultOptions:
 
     def check_plot(self, pictures: EvaluationPictures) -> None:
         """A PNG may be a drawing of this command, or what it was asked to look at."""
-        if self.plot is not None and os.fsencode(os.path.realpath(self.plot)) in map(
-            os.path.realpath, pictures.paths()
-        ):
-            raise UsageError(
-                f"{display_path(self.plot)}: is one of the pictures to measure on: give --plot another name"
-            )
+        if self.plot is not None and os.fsencode(os.path.realpath(self.plot)) in pictures.real_paths():
+            name = display_path(self.plot)
+            raise UsageError(f"{name}: is one of the pictures to measure on: give --plot another name")
 
     @contextmanager
     def open(self, out: Output) -> "Iterator[Callable[[EvaluationReport, ImageAttributes | None], None]]":
@@ -307,8 +299,8 @@ _result_options = option_group(
     click.option(
         "--bits-out",
         metavar="FILE",
-        help="Write a card for each bit here, .json or .md: balance, correlation, what is lost without it, its "
-        "attribute.",
+        help="Write a card for each bit here, .json or .md: balance, correlation, what is lost without it, "
+        "its attribute.",
     ),
     click.option(
         "--permutations",
@@ -383,7 +375,7 @@ def main(
                 out.log(f"model: {display_path(path)} ({hasher.card.precision}, {hasher.backend})")
                 one = evaluate_model(path, hasher, pictures, options, out.progress, solved=solved, index=index)
             evaluated.append(one)
-        report = subject.report(evaluated, solved, models.require_ratio)
+        report = EvaluationReport(tuple(evaluated), subject.about(), solved, models.require_ratio)
         _warn(report, out)
         write(report, attributes)
     out.result(report.to_dict())
@@ -452,8 +444,8 @@ def _print(report: EvaluationReport, worst: int, out: Output) -> None:
         if one is not first:
             ratio = one.metrics.map / first.metrics.map
             out.print(f"{column}: the mAP of {one.rank} is {ratio:.3f} x that of {first.rank}.")
-    if (solved := report.solved_after) is not None:
-        model = report.models[0].outer_iterations
+    if report.solved is not None:
+        solved, model = report.solved.iteration, report.models[0].outer_iterations
         out.print(
             f"paper: gallery codes from labels, solved after {counted(solved, 'outer iteration', 'outer iterations')}"
             + ("." if model == solved else f"; the model is that after {model}.")

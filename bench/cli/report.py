@@ -16,10 +16,10 @@ from queryopt.text import counted, display_path, install_extra
 from queryopt.train.run_files import find_checkpoint
 
 if TYPE_CHECKING:
-    from queryopt.bench.quality.pictures import DataSource
-    from queryopt.bench.quality.report.model import ExportedModel, RunModel
+    from queryopt.bench.quality.report.model import ReportModel, RunModel
     from queryopt.bench.quality.report.page import Report
     from queryopt.bench.quality.report.study import Study
+    from queryopt.runtime import Hasher
 
 __all__ = ["main"]
 
@@ -102,7 +102,7 @@ def main(
       4  a package that is needed is missing
     """
     from queryopt.bench.quality.report.figures import Figures
-    from queryopt.bench.quality.report.model import is_model_file
+    from queryopt.bench.quality.report.model import ExportedModel, is_model_file
     from queryopt.bench.quality.report.sections import make_report
     from queryopt.bench.quality.report.study import make_study
     from queryopt.files import replacing
@@ -111,18 +111,17 @@ def main(
     _check(subject, is_model, data, page.compare, device)
     target = page.target(subject)
     with ExitStack() as stack:
-        model: RunModel | ExportedModel
+        model: ReportModel
         if is_model:
-            model = stack.enter_context(_exported(subject, backend, threads, batch))
+            model = ExportedModel(stack.enter_context(_exported(subject, backend, threads, batch)))
         else:
             model = _run(subject, device, threads, batch)
         out.log(f"model: {model.name} ({model.method}, {model.bits} bits)")
-        source = _source(model, data)
         other = None if page.compare is None else _run(page.compare, device, threads, batch)
         # Before the minutes of work: whether there is room for its result at all.
         with replacing(target, over=b"<!doctype html>") as file:
             figures = Figures(page.figures)
-            study = make_study(model, source, figures, out, other=other, landscape=page.landscape, seed=page.seed)
+            study = make_study(model, data, figures, out, other=other, landscape=page.landscape, seed=page.seed)
             for path, reason in study.failed.items():
                 out.warn(f"{display_path(path)}: {reason}")
             report = make_report(study)
@@ -185,20 +184,9 @@ def _run(path: str, device: str, threads: int | None, batch: int) -> "RunModel":
     return RunModel(load_checkpoint(path), threads, batch, device)
 
 
-def _exported(path: str, backend: str, threads: int | None, batch: int) -> "ExportedModel":
-    from queryopt.bench.quality.report.model import ExportedModel
+def _exported(path: str, backend: str, threads: int | None, batch: int) -> "Hasher":
     from queryopt.runtime import Hasher
 
     if not Path(path).is_file():
         raise DataError(f"{display_path(path)}: no such model: make one with qo-export --ckpt RUN")
-    return ExportedModel(Hasher(path, backend, threads, batch))
-
-
-def _source(model: "RunModel | ExportedModel", data: str | None) -> "DataSource":
-    from queryopt.bench.quality.pictures import DataSource
-    from queryopt.bench.quality.report.model import RunModel
-
-    if isinstance(model, RunModel):
-        return DataSource.of_config(model.checkpoint.config, model.folder, data)
-    assert data is not None
-    return DataSource.plain(data)
+    return Hasher(path, backend, threads, batch)

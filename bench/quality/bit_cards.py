@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -95,6 +95,14 @@ class BitCards:
         """As a page: what all have in common, a table, and a card a bit."""
         return "\n".join([*self._head(), *self._table(), *(line for card in self.cards for line in _card(card))])
 
+    def agreement(self) -> tuple[int, float, float]:
+        """Of bits with attributes: how many follow theirs better than random bits (p <= 0.05 after Holm's correction),
+        the mean balanced accuracy, and that of random bits.
+        """
+        matches = [card.by_accuracy for card in self.cards if card.by_accuracy is not None]
+        mean, null = (float(np.mean([getattr(match, name) for match in matches])) for name in ("score", "null_mean"))
+        return sum(match.p_holm <= 0.05 for match in matches), mean, null
+
     def _head(self) -> list[str]:
         bits = len(self.cards)
         lines = [
@@ -106,9 +114,7 @@ class BitCards:
             f"- mAP with all bits: {self.map:.4f}; losses without a bit are over {self.drop_queries:,} queries",
         ]
         if self.permutations is not None:
-            found = [card.by_accuracy for card in self.cards if card.by_accuracy is not None]
-            mean, null = (float(np.mean([getattr(m, name) for m in found])) for name in ("score", "null_mean"))
-            sure = sum(match.p_holm <= 0.05 for match in found)
+            sure, mean, null = self.agreement()
             lines += [
                 f"- attributes: of {self.attributes} each bit's best, chosen on the gallery and scored on the queries "
                 f"({self.classes} classes)",
@@ -143,12 +149,12 @@ def load_all_attributes(data: str, *parts: LabelledImages) -> ImageAttributes | 
     """
     if not has_attributes(data):
         return None
-    found = [load_attributes(data, part) for part in parts]
+    loaded = [load_attributes(data, part) for part in parts]
     return ImageAttributes(
-        found[0].names,
+        loaded[0].names,
         tuple(os.fsdecode(path) for part in parts for path in full_paths(part)),
-        np.concatenate([part.present for part in found]),
-        np.concatenate([part.certainties for part in found]),
+        np.concatenate([part.present for part in loaded]),
+        np.concatenate([part.certainties for part in loaded]),
     )
 
 
@@ -181,21 +187,9 @@ def make_bit_cards(
         most_queries=most_queries,
         progress=progress,
     )
-    information: list[AttributeMatch | None] = [None] * bits
-    accuracy: list[AttributeMatch | None] = [None] * bits
-    about: dict[str, int] = {}
-    if attributes is not None:
-        sides = [_side(codes, attributes) for codes in (gallery, queries)]
-        found = match_attributes(*sides, permutations=permutations, seed=seed)
-        information = _named(found.by_information, attributes.names)
-        accuracy = _named(found.by_accuracy, attributes.names)
-        about = {
-            "permutations": found.permutations,
-            "classes": found.classes,
-            "attributes": len(found.candidates),
-        }
+    matches, about = _matches(gallery, queries, attributes, permutations, seed)
     cards = []
-    for bit in range(bits):
+    for bit, (by_information, by_accuracy) in enumerate(matches):
         other, correlation = quality.most_correlated(bit) or (None, None)
         cards.append(
             BitCard(
@@ -206,8 +200,8 @@ def make_bit_cards(
                 correlation=correlation,
                 drop_loss=float(losses.loss[bit]),
                 drop_standard_error=float(losses.standard_error[bit]),
-                by_information=information[bit],
-                by_accuracy=accuracy[bit],
+                by_information=by_information,
+                by_accuracy=by_accuracy,
             )
         )
     pairs = np.abs(quality.correlation[np.triu_indices(bits, 1)])
@@ -225,6 +219,19 @@ def make_bit_cards(
     )
 
 
+def _matches(
+    gallery: LabelledCodes, queries: LabelledCodes, attributes: ImageAttributes | None, permutations: int, seed: int
+) -> tuple[Sequence[tuple[AttributeMatch | None, AttributeMatch | None]], dict[str, int]]:
+    """Each bit's best attribute by information and by accuracy, and what they were taken from."""
+    if attributes is None:
+        return [(None, None)] * gallery.bits, {}
+    sides = [_side(codes, attributes) for codes in (gallery, queries)]
+    best = match_attributes(*sides, permutations=permutations, seed=seed)
+    named = (_named(matches, attributes.names) for matches in (best.by_information, best.by_accuracy))
+    about = {"permutations": best.permutations, "classes": best.classes, "attributes": len(best.candidates)}
+    return list(zip(*named, strict=True)), about
+
+
 def _side(codes: LabelledCodes, attributes: ImageAttributes) -> BitsAndAttributes:
     row_of = {os.fsencode(path): row for row, path in enumerate(attributes.paths)}
     rows = [row_of[path] for path in codes.paths]
@@ -232,7 +239,7 @@ def _side(codes: LabelledCodes, attributes: ImageAttributes) -> BitsAndAttribute
     return BitsAndAttributes(bits, attributes.present[rows], attributes.certainties[rows] != _NOT_VISIBLE, codes.labels)
 
 
-def _named(matches: tuple[Match, ...], names: tuple[str, ...]) -> list[AttributeMatch | None]:
+def _named(matches: tuple[Match, ...], names: tuple[str, ...]) -> list[AttributeMatch]:
     adjusted = holm([match.p for match in matches]).tolist()
     return [
         AttributeMatch(**(asdict(match) | {"attribute": names[match.attribute], "p_holm": p}))

@@ -201,18 +201,14 @@ class ModelEvaluation:
 class EvaluationReport:
     """Models side by side; the first is the one that the others are compared with.
 
-    gallery, queries: what was searched in and with, where folders or an index were given.
-    data, split: the same, where a data set was given.
-    solved_after: outer iterations after which the gallery of the paper's protocol was solved.
+    about: what they were measured on, by the keys of its JSON.
+    solved: the gallery of the paper's protocol, None without it.
     required_ratio: how many times the mAP of each other model the first one's has to be.
     """
 
     models: tuple[ModelEvaluation, ...]
-    gallery: str | None = None
-    queries: str | None = None
-    data: str | None = None
-    split: str | None = None
-    solved_after: int | None = None
+    about: Mapping[str, Any]
+    solved: SolvedGallery | None = None
     required_ratio: float | None = None
 
     @property
@@ -243,16 +239,13 @@ class EvaluationReport:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        solved = None
-        if self.solved_after is not None:
+        after = None
+        if self.solved is not None:
             model_after = self.models[0].outer_iterations
-            solved = {"outer_iterations": self.solved_after, "model_outer_iterations": model_after}
+            after = {"outer_iterations": self.solved.iteration, "model_outer_iterations": model_after}
         return {
-            "gallery": self.gallery,
-            "queries_folder": self.queries,
-            "data": self.data,
-            "split": self.split,
-            "solved_codes": solved,
+            **self.about,
+            "solved_codes": after,
             "models": [
                 {"model": model.model, "fingerprint": model.fingerprint} | evaluation.to_dict()
                 for model in self.models

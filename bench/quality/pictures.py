@@ -30,9 +30,9 @@ class EvaluationPictures:
     queries: LabelledImages
     unseen: tuple[LabelledImages, LabelledImages] | None = None
 
-    def paths(self) -> set[bytes]:
+    def real_paths(self) -> set[bytes]:
         parts = (self.gallery, self.queries, *(self.unseen or ()))
-        return {path for part in parts if part is not None for path in full_paths(part)}
+        return {os.path.realpath(path) for part in parts if part is not None for path in full_paths(part)}
 
 
 @dataclass(frozen=True)

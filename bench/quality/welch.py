@@ -243,9 +243,9 @@ def plot_welch(reports: Sequence[WelchReport], file: BinaryIO) -> None:
     most = max(at)
     shown = range(1, most + 1)
     for part, axis in zip(("all_columns", "code"), axes, strict=True):
-        found = [getattr(report, part) for report in reports]
-        axis.scatter(at, [one.rms for one in found], color=_RMS, label="root mean square", zorder=3)
-        axis.scatter(at, [one.largest for one in found], color=_LARGEST, marker="^", label="largest", zorder=3)
+        cosines = [getattr(report, part) for report in reports]
+        axis.scatter(at, [one.rms for one in cosines], color=_RMS, label="root mean square", zorder=3)
+        axis.scatter(at, [one.largest for one in cosines], color=_LARGEST, marker="^", label="largest", zorder=3)
         for classes, bits in sorted({(r.all_columns.classes, r.bits) for r in reports}):
             bound = [welch_bound(classes, bits * (n if part == "all_columns" else 1)) for n in shown]
             label = f"Welch bound, {classes} classes, {bits} bits" + (" x N" if part == "all_columns" else "")

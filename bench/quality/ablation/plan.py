@@ -44,20 +44,20 @@ def arm_config(arm: Arm, preset: str, settings: Mapping[str, Any], seed: int) ->
     """The configuration of an arm: the preset's, the study's, `settings` (what the user gave), and its own, in this
     order. What the arm's method has no use for is left out. UsageError for impossible values.
     """
-    asked = {
+    chosen = {
         **BUDGETS.get(preset, {}),
         **_STUDY,
         **{k: v for k, v in settings.items() if v is not None},
         **arm.settings,
     }
-    unused = find_method(asked.get("method", DEFAULT_METHOD)).unused
-    asked = {k: v for k, v in asked.items() if k not in unused}
+    unused = find_method(chosen.get("method", DEFAULT_METHOD)).unused
+    chosen = {k: v for k, v in chosen.items() if k not in unused}
     usual = find_preset(preset).settings
-    if "codes" in asked and asked["codes"] == usual.get("codes") and "hold" in usual and "hold" not in asked:
+    if "codes" in chosen and chosen["codes"] == usual.get("codes") and "hold" in usual and "hold" not in chosen:
         # The preset holds its own start for a share of its iterations: here for the same share of these.
         iterations = usual.get("iterations", TrainConfig.iterations)
-        asked["hold"] = max(1, round(usual["hold"] / iterations * asked.get("iterations", iterations)))
-    config = preset_config(preset, **asked, seed=seed)
+        chosen["hold"] = max(1, round(usual["hold"] / iterations * chosen.get("iterations", iterations)))
+    config = preset_config(preset, **chosen, seed=seed)
     # After the preset, so that what is multiplied is still scaled to the number of pictures.
     return config.override(**{name: getattr(config, name) * factor for name, factor in arm.times.items()})
 

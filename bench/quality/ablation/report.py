@@ -148,8 +148,8 @@ def study_table(study: Study, bits: int, results: Sequence[Mapping[str, Any]], d
         if not own:
             missing.append(arm.name)
             continue
-        found = {column.name: [column.read(result) for result in own] for column in COLUMNS}
-        values = {k: Value.of([v for v in some if v is not None]) for k, some in found.items() if None not in some}
+        figures = {column.name: [column.read(result) for result in own] for column in COLUMNS}
+        values = {k: Value.of([v for v in some if v is not None]) for k, some in figures.items() if None not in some}
         length = int(arm.settings.get("bits", bits))
         seeds = tuple(sorted(result["seed"] for result in own))
         rows.append(Row(arm.name, arm.label, seeds, values, paper_map(data_set, arm.paper, length)))

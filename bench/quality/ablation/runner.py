@@ -57,8 +57,8 @@ def run_all(
     """
     for run in runs:
         folder = out / run.folder
-        if (found := read_result(folder, run.config)) is not None:
-            yield RunOutcome(run, found, fresh=False)
+        if (result := read_result(folder, run.config)) is not None:
+            yield RunOutcome(run, result, fresh=False)
             continue
         config = replace(run.config, data=data, threads=threads, device=device)
         try:
@@ -132,6 +132,8 @@ def seconds_for(config: TrainConfig, images: int, threads: int | None = None) ->
 
 
 def _run(run: PlannedRun, config: TrainConfig, folder: Path, progress: Progress) -> dict[str, Any]:
+    import torch
+
     load_before = load_average()
     progress = _named(progress, run.folder)
     trained = train(config, None, folder, resume=True, progress=progress)
@@ -143,7 +145,7 @@ def _run(run: PlannedRun, config: TrainConfig, folder: Path, progress: Progress)
         "images": trained.images,
         "skipped": len(trained.skipped),
         "seconds": round(trained.seconds, 1),
-        "threads": _used_threads(config.threads),
+        "threads": config.threads or torch.get_num_threads(),
         "load_average": [load_before, load_average()],
         **measured,
         "config": config.to_dict() | {"data": ""},
@@ -160,9 +162,3 @@ def _named(progress: Progress, name: str) -> Progress:
         return progress(f"{name}: {description}", total, unit)
 
     return named
-
-
-def _used_threads(threads: int | None) -> int:
-    import torch
-
-    return threads or torch.get_num_threads()

@@ -6,7 +6,7 @@ import numpy.typing as npt
 from queryopt.bench.figure import new_figure
 from queryopt.bench.quality.bit_cards import AttributeMatch, BitCard
 from queryopt.bench.quality.report.page import LeftOutError, Section
-from queryopt.bench.quality.report.study import Study
+from queryopt.bench.quality.report.study import Study, first_of_each
 from queryopt.bench.quality.report.tiles import Row, Strip, Tile
 from queryopt.text import counted, display_path
 
@@ -17,26 +17,25 @@ _TILES = 10
 
 def bit_cards(study: Study) -> Section:
     """A row a bit, and how the bits go together."""
-    found = study.cards
-    dead = [card.bit for card in found.cards if card.entropy < 0.1]
+    cards = study.cards
+    dead = [card.bit for card in cards.cards if card.entropy < 0.1]
     finding = (
-        f"{counted(found.distinct, 'different code', 'different codes')} among {found.gallery:,} gallery pictures; two "
-        f"bits correlate by {found.mean_correlation:.2f} in the mean"
+        f"{counted(cards.distinct, 'different code', 'different codes')} among {cards.gallery:,} gallery pictures; two "
+        f"bits correlate by {cards.mean_correlation:.2f} in the mean"
     )
     if dead:
         finding += f"; nearly constant: {counted(len(dead), 'bit', 'bits')} ({', '.join(map(str, dead[:8]))})"
-    matches = [card.by_accuracy for card in found.cards if card.by_accuracy is not None]
-    if matches:
-        sure = sum(match.p_holm <= 0.05 for match in matches)
-        score, null = (float(np.mean([getattr(m, name) for m in matches])) for name in ("score", "null_mean"))
+    matched = cards.permutations is not None
+    if matched:
+        sure, score, null = cards.agreement()
         finding += (
-            f". {sure} of {len(matches)} bits follow a visual attribute better than random bits do "
-            f"(p ≤ 0.05, Holm); balanced accuracy {score:.2f} in the mean, of random bits {null:.2f}"
+            f". {sure} of {study.bits} bits follow a visual attribute better than random bits do (p ≤ 0.05, Holm); "
+            f"balanced accuracy {score:.2f} in the mean, of random bits {null:.2f}"
         )
     columns = ["bit", "ones", "entropy", "goes most with", "mAP lost without it"]
-    columns += ["follows (attribute)", "accuracy", "random bits", "p, Holm"] if matches else []
+    columns += ["follows (attribute)", "accuracy", "random bits", "p, Holm"] if matched else []
     rows = []
-    for card in found.cards:
+    for card in cards.cards:
         other = "" if card.correlation is None else f"bit {card.most_correlated} ({card.correlation:+.2f})"
         cells = [f"bit {card.bit}", f"{card.ones:.2f}", f"{card.entropy:.2f}", other]
         cells.append(f"{card.drop_loss:+.4f} ± {card.drop_standard_error:.4f}")
@@ -45,15 +44,15 @@ def bit_cards(study: Study) -> Section:
         rows.append(cells)
     figure = new_figure(6.0, 4.8)
     axes = figure.subplots()
-    image = axes.imshow(found.correlation, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    image = axes.imshow(cards.correlation, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     axes.set_xlabel("bit")
     axes.set_ylabel("bit")
     figure.colorbar(image, ax=axes, fraction=0.045, label="correlation over the gallery")
     bars = new_figure(6.0, 4.8)
     axes = bars.subplots()
-    losses = [card.drop_loss for card in found.cards]
+    losses = [card.drop_loss for card in cards.cards]
     axes.bar(
-        range(len(losses)), losses, yerr=[card.drop_standard_error for card in found.cards], color="C0", ecolor="C7"
+        range(len(losses)), losses, yerr=[card.drop_standard_error for card in cards.cards], color="C0", ecolor="C7"
     )
     axes.axhline(0, color="C7", linewidth=0.8)
     axes.set_xlabel("bit")
@@ -63,10 +62,10 @@ def bit_cards(study: Study) -> Section:
         "correlation": study.figures.embed("bit-correlation", figure),
         "losses": study.figures.embed("bit-losses", bars),
         "bits": study.bits,
-        "mean": found.mean_correlation,
+        "mean": cards.mean_correlation,
         "columns": columns,
         "rows": rows,
-        "permutations": found.permutations if matches else None,
+        "permutations": cards.permutations,
     }
     return Section("bit-cards", "Bit cards", finding + ".", values)
 
@@ -105,12 +104,7 @@ def bit_strips(study: Study) -> Section:
 
 def surest(order: npt.NDArray[np.intp], labels: npt.NDArray[np.str_], most: int) -> list[int]:
     """The first rows of an order, one a class as long as there are new classes, then others: at most so many."""
-    first: dict[str, int] = {}
-    for row in order.tolist():
-        first.setdefault(str(labels[row]), row)
-        if len(first) == most:
-            break
-    chosen = list(first.values())
+    chosen = first_of_each(labels, order, most)
     if len(chosen) < most and len(np.unique(labels)) < most:
         chosen += [row for row in order.tolist() if row not in set(chosen)][: most - len(chosen)]
     return chosen

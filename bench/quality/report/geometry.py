@@ -22,13 +22,13 @@ def class_codes(study: Study) -> Section:
     """Cosines between the classes' codes, those that were solved and the network's own."""
     if len(np.unique(study.gallery.labels)) < 2:
         raise LeftOutError("one class alone: there is nothing to be apart from")
-    found: dict[str, ClassCodes] = {}
+    codes_of: dict[str, ClassCodes] = {}
     if study.run is not None and study.solved is not None:
-        found["solved, in training"] = solved_class_codes(study.run.folder, study.gallery_images)
+        codes_of["solved, in training"] = solved_class_codes(study.run.folder, study.gallery_images)
     assert study.gallery.logits is not None
     means = class_means(np.tanh(study.gallery.logits), study.gallery.labels)
-    found["the network's"] = ClassCodes(means, study.bits, 1, "network")
-    reports = {name: welch_report(study.model.name, study.model.method, codes) for name, codes in found.items()}
+    codes_of["the network's"] = ClassCodes(means, study.bits, 1, "network")
+    reports = {name: welch_report(study.model.name, study.model.method, codes) for name, codes in codes_of.items()}
     own = reports["the network's"]
     finding = (
         f"{counted(own.distinct, 'different code', 'different codes')} for {own.code.classes} classes; the cosines "
@@ -44,7 +44,7 @@ def class_codes(study: Study) -> Section:
     figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     bins = np.linspace(0, 1, 41).tolist()
-    for n, (name, codes) in enumerate(found.items()):
+    for n, (name, codes) in enumerate(codes_of.items()):
         values = np.abs(cosine_matrix(codes.values[:, : codes.bits]))[np.triu_indices(len(codes.values), 1)]
         axes.hist(values, bins, alpha=0.55, color=f"C{n}", label=f"{name}, {codes.bits} bits")
         if codes.branches > 1:
@@ -59,7 +59,7 @@ def class_codes(study: Study) -> Section:
         "figure": study.figures.embed("class-codes", figure),
         "own": own.code,
         "rows": rows,
-        "why_not_solved": "" if "solved, in training" in found else study.why_not_solved,
+        "why_not_solved": "" if "solved, in training" in codes_of else study.why_not_solved,
     }
     return Section("class-codes", "Class codes and the Welch bound (Figure 3)", finding, shown)
 

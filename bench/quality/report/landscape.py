@@ -54,15 +54,15 @@ def loss_landscape(study: Study) -> Section:
     if study.run is None:
         raise LeftOutError("an exported model alone: the loss needs the run's own weights and codes")
     images, seed = study.gallery_images, study.seed
-    found = {title: measure_landscape(run, images, seed, study.out, _GRID) for title, run in study.runs.items()}
-    top = max(float(np.quantile(one.loss[np.isfinite(one.loss)], 0.98)) for one in found.values())
-    figure = new_figure(5.6 * 2, 4.4 * len(found))
-    for row, (title, one) in enumerate(found.items()):
-        _draw(figure, len(found), row, title, one, top)
-    centres = "; ".join(f"{title}: {one.centre:.3g}" for title, one in found.items())
-    low = "; ".join(f"{title}: {100 * _near(one):.0f} %" for title, one in found.items())
+    landscapes = {title: measure_landscape(run, images, seed, study.out, _GRID) for title, run in study.runs.items()}
+    top = max(float(np.quantile(one.loss[np.isfinite(one.loss)], 0.98)) for one in landscapes.values())
+    figure = new_figure(5.6 * 2, 4.4 * len(landscapes))
+    for row, (title, one) in enumerate(landscapes.items()):
+        _draw(figure, len(landscapes), row, title, one, top)
+    centres = "; ".join(f"{title}: {one.centre:.3g}" for title, one in landscapes.items())
+    low = "; ".join(f"{title}: {100 * _near(one):.0f} %" for title, one in landscapes.items())
     finding = f"The loss of the trained weights ({centres}), and how much of the plane is below twice that ({low})."
-    first = next(iter(found.values()))
+    first = next(iter(landscapes.values()))
     values = {
         "figure": study.figures.embed("landscape", figure),
         "pictures": first.pictures,
@@ -102,7 +102,7 @@ def measure_landscape(run: RunModel, images: "LabelledImages", seed: int, out: O
     device = network.head.weight.device
     inputs = to_input(batch.pictures, run.preprocessing, device, False)
     method = find_method(config.method)(config, images.labels)
-    given = TrainingBatch(
+    training_batch = TrainingBatch(
         torch.from_numpy(rows),
         torch.from_numpy(images.labels[rows]),
         state.codes,
@@ -128,7 +128,7 @@ def measure_landscape(run: RunModel, images: "LabelledImages", seed: int, out: O
                 for name, value in network.named_parameters():
                     value.copy_(weights[name] + a * one[name] + b * other[name])
                 outputs = method.relax(network(inputs), _STEPS).cpu()
-                losses[i, j] = float(method.loss(outputs, given).total)
+                losses[i, j] = float(method.loss(outputs, training_batch).total)
                 done()
     return Landscape(at, losses, len(rows))
 

@@ -4,19 +4,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from queryopt.bench.quality.labelled_codes import LabelledCodes, hash_labelled, hash_network
-from queryopt.card import Preprocessing
+from queryopt.bench.quality.pictures import DataSource
 from queryopt.progress import Progress
 from queryopt.runtime.attention_maps import merge_attention
 from queryopt.text import display_path
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from queryopt.runtime import Hasher
     from queryopt.train.checkpoint import Checkpoint
     from queryopt.train.data import LabelledImages
@@ -41,24 +42,6 @@ class Look:
     attention: _Floats | None = None
 
 
-class ReportModel(Protocol):
-    """What sections ask a model for. name: for people. facts: name -> value, for the table of the configuration."""
-
-    name: str
-    bits: int
-    method: str
-    preprocessing: Preprocessing
-
-    def facts(self) -> Mapping[str, str]:
-        """What is known of it."""
-
-    def codes(self, images: "LabelledImages", what: str, progress: Progress) -> LabelledCodes:
-        """Codes and logits of labelled pictures."""
-
-    def look(self, pixels: npt.NDArray[np.uint8]) -> Look | None:
-        """A closer look at pictures uint8 [n, s, s, 3], cropped as the model takes them; None where it shows none."""
-
-
 class RunModel:
     """The network of a run folder or checkpoint, in PyTorch. device: cpu or cuda."""
 
@@ -73,6 +56,9 @@ class RunModel:
         self.network: HashNetwork = checkpoint.network().to(device)
         self.threads = threads
         self._batch = batch
+
+    def source(self, data: str | None) -> DataSource:
+        return DataSource.of_config(self.checkpoint.config, self.folder, data)
 
     def facts(self) -> Mapping[str, str]:
         network = self.checkpoint.config.network
@@ -98,6 +84,7 @@ class RunModel:
         return hash_network(self.network, images, progress, what, threads=self.threads, batch=self._batch)
 
     def look(self, pixels: npt.NDArray[np.uint8]) -> Look | None:
+        """A closer look at pictures uint8 [n, s, s, 3], cropped as the model takes them."""
         import torch
 
         from queryopt.train.inputs import to_input
@@ -106,11 +93,10 @@ class RunModel:
         features: list[_Floats] = []
         attention: list[_Floats] = []
         # What the head reads, whatever the method; and what the decoder says of where it looked.
-        hooks = [self.network.head.register_forward_pre_hook(lambda _, given: features.append(given[0].cpu().numpy()))]
-        decoder = getattr(self.network, "decoder", None)
-        if decoder is not None:
+        hooks = [self.network.head.register_forward_pre_hook(lambda _, inputs: features.append(_array(inputs[0])))]
+        if (decoder := getattr(self.network, "decoder", None)) is not None:
             hooks.append(
-                decoder.register_forward_hook(lambda _, given, made: attention.append(made[1].mean(1).cpu().numpy()))
+                decoder.register_forward_hook(lambda _, inputs, outputs: attention.append(_array(outputs[1].mean(1))))
             )
         try:
             with torch.inference_mode(), torch_threads(self.threads):
@@ -121,10 +107,15 @@ class RunModel:
         finally:
             for hook in hooks:
                 hook.remove()
-        found = np.concatenate(features)
+        read = np.concatenate(features)
         if not attention:
-            return Look(found)
-        return Look(found.reshape(len(found), -1), found, merge_attention(np.concatenate(attention)))
+            return Look(read)
+        return Look(read.reshape(len(read), -1), read, merge_attention(np.concatenate(attention)))
+
+
+def _array(values: "Tensor") -> _Floats:
+    array: _Floats = values.cpu().numpy()
+    return array
 
 
 class ExportedModel:
@@ -139,13 +130,9 @@ class ExportedModel:
         self.method = card.method
         self.preprocessing = card.preprocessing
 
-    def __enter__(self) -> "ExportedModel":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._hasher.close()
+    def source(self, data: str | None) -> DataSource:
+        assert data is not None
+        return DataSource.plain(data)
 
     def facts(self) -> Mapping[str, str]:
         card = self._hasher.card
@@ -162,8 +149,11 @@ class ExportedModel:
         return hash_labelled(self._hasher, images, progress, what)
 
     def look(self, pixels: npt.NDArray[np.uint8]) -> Look | None:
-        """See ReportModel: attention, of a model that was exported with --explain; else nothing."""
+        """The same: attention, of a model that was exported with --explain; else None."""
         return Look(None, None, self._hasher.explain_pixels(pixels).maps) if self._hasher.explains else None
+
+
+ReportModel: TypeAlias = RunModel | ExportedModel
 
 
 def is_model_file(path: str | os.PathLike[str]) -> bool:

@@ -9,13 +9,13 @@ import numpy.typing as npt
 from queryopt.bench.figure import new_figure, plain
 from queryopt.bench.quality.evaluation_plot import draw_classes, draw_curve, draw_radius, draw_worst
 from queryopt.bench.quality.report.page import Section
-from queryopt.bench.quality.report.study import Study
+from queryopt.bench.quality.report.study import Study, first_of_each
 from queryopt.bench.quality.report.tiles import Row, Strip, Tile
 from queryopt.codes import codes_to_uint64
 from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
-    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
 
 
 __all__ = ["ball_confusion", "balls", "classes", "examples", "protocols"]
@@ -23,7 +23,7 @@ __all__ = ["ball_confusion", "balls", "classes", "examples", "protocols"]
 _NOT_SHOWN = ("map_at", "bits", "classes", "queries_in", "skipped")
 """Figures of an evaluation that the page's table leaves to qo-eval."""
 _WORST = 4
-_ASKED = 2
+_QUERIES = 2
 """Queries shown of each of the worst classes."""
 _HITS = 10
 _EXAMPLES = 4
@@ -35,27 +35,27 @@ _NAMED_CLASSES = 40
 
 def protocols(study: Study) -> Section:
     """Every figure of both protocols, and precision and recall."""
-    found = study.evaluations
+    evaluations = study.evaluations
     metrics = study.deployed.metrics
-    weighted = found["deployed, weighted"].metrics.map
+    weighted = evaluations["deployed, weighted"].metrics.map
     finding = (
         f"mAP {metrics.map:.3f} as deployed, between {metrics.map_pessimistic:.3f} and {metrics.map_optimistic:.3f} "
         f"over all orders of ties; {weighted:.3f} where the query's logits break them and weigh the bits"
     )
-    if "paper" in found:
-        finding += f"; {found['paper'].metrics.map:.3f} against the solved codes that the paper ranks"
-    figures = [{figure.name: figure for figure in one.figures()} for one in found.values()]
+    if "paper" in evaluations:
+        finding += f"; {evaluations['paper'].metrics.map:.3f} against the solved codes that the paper ranks"
+    figures = [{figure.name: figure for figure in one.figures()} for one in evaluations.values()]
     rows = [
         (figure.label, *(column[name].text if name in column else "0.0000" for column in figures))
         for name, figure in figures[0].items()
         if not name.startswith(_NOT_SHOWN)
     ]
-    drawn = {name: one for name, one in found.items() if one.rank == "hamming"}
+    drawn = {name: one for name, one in evaluations.items() if one.rank == "hamming"}
     curve, radius = new_figure(), new_figure()
     draw_curve(curve.subplots(), drawn, legend=True)
     draw_radius(radius.subplots(), drawn)
     values = {
-        "columns": ("", *found),
+        "columns": ("", *evaluations),
         "rows": rows,
         "curve": study.figures.embed("precision-recall", curve),
         "radius": study.figures.embed("radius", radius),
@@ -88,8 +88,8 @@ def classes(study: Study) -> Section:
         own = np.flatnonzero((study.queries.labels == name) & ~np.isnan(precision))
         # Its worst, its middle and its best query.
         order = own[np.argsort(precision[own], kind="stable")]
-        chosen = [int(order[i * (len(order) - 1) // max(1, _ASKED - 1)]) for i in range(min(_ASKED, len(order)))]
-        strips = [Strip(_found(study, row, _HITS)) for row in dict.fromkeys(chosen)]
+        chosen = [int(order[i * (len(order) - 1) // max(1, _QUERIES - 1)]) for i in range(min(_QUERIES, len(order)))]
+        strips = [Strip(_query_and_hits(study, row, _HITS)) for row in dict.fromkeys(chosen)]
         about = (f"mAP {score.map:.3f} over {counted(score.queries, 'query', 'queries')}",)
         rows.append(Row(display_path(name), about, strips))
     values = {
@@ -109,8 +109,8 @@ def balls(study: Study) -> Section:
     radius = scores.index(max(scores))
     within = counted(radius, "bit", "bits")
     names, counts = ball_confusion(study, radius)
-    found = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, found, out=np.zeros_like(counts), where=found > 0)
+    within_all = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, within_all, out=np.zeros_like(counts), where=within_all > 0)
     right = float(np.trace(counts) / counts.sum()) if counts.sum() else 0.0
     others = shares - np.diag(np.diag(shares))
     pairs = sorted(
@@ -130,10 +130,29 @@ def balls(study: Study) -> Section:
             f"; most often taken for another class: {display_path(names[i])}, in whose balls {100 * share:.0f} % is "
             f"{display_path(names[j])}"
         )
+    values = {
+        "figure": study.figures.embed("confusion", _confusion(names, shares)),
+        "classes": len(names),
+        "within": within,
+        "right": right,
+        "f1": scores[radius],
+        "usual": _USUAL,
+        "empty": int((within_all[:, 0] == 0).sum()),
+        "rows": [(names[i], names[j], f"{100 * share:.1f} %", f"{int(counts[i, j]):,}") for share, i, j in pairs[:8]],
+    }
+    return Section("balls", "Confusion by Hamming ball", finding + ".", values)
+
+
+def _confusion(names: list[str], shares: npt.NDArray[np.float64]) -> "Figure":
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
     side = min(9.0, 3.6 + 0.09 * len(names))
     figure = new_figure(side, side * 0.9)
     axes = figure.subplots()
-    image = axes.imshow(np.ma.masked_equal(shares, 0), cmap=_shades(), vmin=0, vmax=1, interpolation="nearest")
+    # From light to dark, without the palest: what is nothing is left out of the matrix.
+    shades = ListedColormap(colormaps["plasma_r"](np.linspace(0.15, 0.95, 256)))
+    image = axes.imshow(np.ma.masked_equal(shares, 0), cmap=shades, vmin=0, vmax=1, interpolation="nearest")
     axes.set_xlabel("class of what is found")
     axes.set_ylabel("class of the query")
     if len(names) <= _NAMED_CLASSES:
@@ -142,17 +161,7 @@ def balls(study: Study) -> Section:
         axes.set_xticks(range(len(names)), ticks, fontsize=size, rotation=90)
         axes.set_yticks(range(len(names)), ticks, fontsize=size)
     figure.colorbar(image, ax=axes, fraction=0.04, label="share of what lies within")
-    values = {
-        "figure": study.figures.embed("confusion", figure),
-        "classes": len(names),
-        "within": within,
-        "right": right,
-        "f1": scores[radius],
-        "usual": _USUAL,
-        "empty": int((found[:, 0] == 0).sum()),
-        "rows": [(names[i], names[j], f"{100 * share:.1f} %", f"{int(counts[i, j]):,}") for share, i, j in pairs[:8]],
-    }
-    return Section("balls", "Confusion by Hamming ball", finding + ".", values)
+    return figure
 
 
 def ball_confusion(study: Study, radius: int) -> tuple[list[str], npt.NDArray[np.float64]]:
@@ -162,14 +171,14 @@ def ball_confusion(study: Study, radius: int) -> tuple[list[str], npt.NDArray[np
     order. A query itself doesn't count.
     """
     names, classes = np.unique(np.concatenate([study.queries.labels, study.gallery.labels]), return_inverse=True)
-    asked, there = classes[: len(study.queries.labels)], classes[len(study.queries.labels) :]
+    query_classes, gallery_classes = classes[: len(study.queries.labels)], classes[len(study.queries.labels) :]
     counts = np.zeros((len(names), len(names)))
     gallery = codes_to_uint64(study.gallery.codes, study.bits)
     for row, code in enumerate(codes_to_uint64(study.queries.codes, study.bits)):
         near = np.bitwise_count(gallery ^ code) <= radius
         if study.own[row] >= 0:
             near[study.own[row]] = False
-        counts[asked[row]] += np.bincount(there[near], minlength=len(names))
+        counts[query_classes[row]] += np.bincount(gallery_classes[near], minlength=len(names))
     return names.tolist(), counts
 
 
@@ -178,8 +187,8 @@ def examples(study: Study) -> Section:
     precision = study.deployed.metrics.average_precision
     rows = np.flatnonzero(~np.isnan(precision))
     rng = np.random.default_rng(study.seed)
-    drawn = _different_classes(study, rng.permutation(rows), _EXAMPLES)
-    failed = _different_classes(study, rows[np.argsort(precision[rows], kind="stable")], _EXAMPLES)
+    drawn = first_of_each(study.queries.labels, rng.permutation(rows), _EXAMPLES)
+    failed = first_of_each(study.queries.labels, rows[np.argsort(precision[rows], kind="stable")], _EXAMPLES)
     first = _first_right(study, rows)
     finding = f"{100 * first:.1f} % of the queries find a picture of their class first, in the order of the gallery."
 
@@ -188,7 +197,7 @@ def examples(study: Study) -> Section:
             Row(
                 display_path(str(study.queries.labels[row])),
                 (f"average precision {precision[row]:.3f}",),
-                [Strip(_found(study, row, _HITS))],
+                [Strip(_query_and_hits(study, row, _HITS))],
             )
             for row in chosen
         ]
@@ -206,22 +215,13 @@ def _first_right(study: Study, rows: npt.NDArray[np.intp]) -> float:
     return float((labels == study.queries.labels[rows]).mean())
 
 
-def _different_classes(study: Study, rows: npt.NDArray[np.intp], most: int) -> list[int]:
-    seen: dict[str, int] = {}
-    for row in rows.tolist():
-        seen.setdefault(str(study.queries.labels[row]), row)
-        if len(seen) == most:
-            break
-    return list(seen.values())
-
-
-def _found(study: Study, row: int, hits: int) -> list[Tile]:
+def _query_and_hits(study: Study, row: int, hits: int) -> list[Tile]:
     """A query and its first hits."""
     label, path = str(study.queries.labels[row]), study.queries.paths[row]
     name = os.fsdecode(os.path.basename(path))
     tiles = [Tile(path, "query", f"Query {name} of the class {label}", "asked-for")]
-    found = study.search(np.array([row]), hits)
-    for rank, (id, distance) in enumerate(zip(found.ids[0].tolist(), found.distances[0].tolist(), strict=True), 1):
+    nearest = study.search(np.array([row]), hits)
+    for rank, (id, distance) in enumerate(zip(nearest.ids[0].tolist(), nearest.distances[0].tolist(), strict=True), 1):
         if id < 0:
             continue
         other = str(study.gallery.labels[id])
@@ -230,11 +230,3 @@ def _found(study: Study, row: int, hits: int) -> list[Tile]:
         alt = f"Hit {rank} at distance {distance}, of {'the same class' if same else f'the class {other}'}"
         tiles.append(Tile(study.gallery.paths[id], caption, alt, "right" if same else "wrong"))
     return tiles
-
-
-def _shades() -> "Colormap":
-    """From light to dark, without the palest: what is nothing is left out of the matrix."""
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(colormaps["plasma_r"](np.linspace(0.15, 0.95, 256)))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from queryopt.train.data import LabelledImages
     from queryopt.train.datasets.attributes import ImageAttributes
 
-__all__ = ["Study", "about_run", "make_study", "spread"]
+__all__ = ["Study", "about_run", "first_of_each", "make_study", "spread"]
 
 _SAMPLE_CLASSES = 20
 _SAMPLE_PICTURES = 600
@@ -115,8 +115,8 @@ class Study:
     @cached_property
     def classes(self) -> list[str]:
         """Names of the classes that have both queries and gallery pictures, sorted."""
-        found: list[str] = np.intersect1d(self.queries.labels, self.gallery.labels).tolist()
-        return found
+        shared: list[str] = np.intersect1d(self.queries.labels, self.gallery.labels).tolist()
+        return shared
 
     @cached_property
     def query_bits(self) -> npt.NDArray[np.uint8]:
@@ -139,18 +139,18 @@ class Study:
     @cached_property
     def runs(self) -> dict[str, RunModel]:
         """The run, and the one to compare with, by titles that tell them apart; none of an exported model."""
-        found = [run for run in (self.run, self.other) if run is not None]
-        names = [run.folder.name for run in found]
-        if len({run.title(name) for run, name in zip(found, names, strict=True)}) < len(found):
-            names = [run.name for run in found]
-        return {run.title(name): run for run, name in zip(found, names, strict=True)}
+        runs = [run for run in (self.run, self.other) if run is not None]
+        names = [run.folder.name for run in runs]
+        if len({run.title(name) for run, name in zip(runs, names, strict=True)}) < len(runs):
+            names = [run.name for run in runs]
+        return {run.title(name): run for run, name in zip(runs, names, strict=True)}
 
     def search(self, rows: npt.NDArray[np.intp], k: int) -> SearchResult:
         """The k nearest gallery rows of some queries, in (distance, row) order; a query itself is none of them."""
         own = self.own[rows]
-        found = self._index.search(self.queries.codes[rows], k=min(k + 1, len(self.gallery.labels)))
-        kept = np.argsort(found.ids == own[:, None], axis=1, kind="stable")[:, :k]
-        return SearchResult(np.take_along_axis(found.ids, kept, 1), np.take_along_axis(found.distances, kept, 1))
+        nearest = self._index.search(self.queries.codes[rows], k=min(k + 1, len(self.gallery.labels)))
+        kept = np.argsort(nearest.ids == own[:, None], axis=1, kind="stable")[:, :k]
+        return SearchResult(np.take_along_axis(nearest.ids, kept, 1), np.take_along_axis(nearest.distances, kept, 1))
 
     @cached_property
     def _index(self) -> HammingIndex:
@@ -173,6 +173,16 @@ def spread(items: list[str], most: int) -> list[str]:
     return [items[i * len(items) // most] for i in range(most)]
 
 
+def first_of_each(labels: npt.NDArray[np.str_], order: npt.NDArray[np.intp], most: int) -> list[int]:
+    """The first row of each class, in an order of rows, of at most so many classes."""
+    first: dict[str, int] = {}
+    for row in order.tolist():
+        first.setdefault(str(labels[row]), row)
+        if len(first) == most:
+            break
+    return list(first.values())
+
+
 def _read_pixels(paths: list[bytes], model: ReportModel) -> npt.NDArray[np.uint8]:
     """The model's input of some files that were hashed a moment ago; grey for one that can't be read any more."""
     side = model.preprocessing.image_size
@@ -187,7 +197,7 @@ def _read_pixels(paths: list[bytes], model: ReportModel) -> npt.NDArray[np.uint8
 
 def make_study(
     model: ReportModel,
-    source: DataSource,
+    data: str | None,
     figures: Figures,
     out: Output,
     *,
@@ -195,7 +205,7 @@ def make_study(
     landscape: bool = False,
     seed: int = 0,
 ) -> Study:
-    """Read the data, check that it is the model's, and hash it.
+    """Read the data, check that it is the model's, and hash it. data: None for the run's own.
 
     DataError where it has no labels, one class or no test pictures. MismatchError where it is not what the run was
     trained on; it says what differs.
@@ -204,6 +214,7 @@ def make_study(
     why_not = "an exported model alone: only its run folder holds the codes that were solved"
     if run is not None:
         why_not = _why_not_solved(run)
+    source = model.source(data)
     pictures = source.pictures("test", out.progress, trained_only=not why_not)
     assert pictures.gallery is not None
     for one in (run, other):

@@ -21,7 +21,7 @@ from queryopt.train.cli import main as train_main
 from queryopt.train.data import load_image_folder, split_validation
 from queryopt.train.synthetic import ATTRIBUTES
 
-from .conftest import SEED, VALIDATION
+from ..conftest import SEED, VALIDATION
 
 
 def command(program, *arguments):

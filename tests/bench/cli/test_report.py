@@ -24,7 +24,7 @@ from queryopt.errors import ExitCode
 from queryopt.train import preset_config, train
 from queryopt.train.data import load_image_folder, split_validation
 
-from .conftest import SEED, VALIDATION
+from ..conftest import SEED, VALIDATION
 
 HOSTILE = '<img src=x onerror=alert(1)>&"$x$'
 

@@ -11,8 +11,7 @@ from queryopt.bench.quality.report.features import separation
 from queryopt.bench.quality.report.landscape import filter_normalised, measure_landscape
 from queryopt.bench.quality.report.model import RunModel
 from queryopt.cli import Output
-from queryopt.train import load_checkpoint, preset_config, train
-from queryopt.train.sources import load_data
+from queryopt.train import load_checkpoint
 
 
 def test_the_surest_are_one_a_class_as_long_as_there_are_classes() -> None:
@@ -40,12 +39,9 @@ def test_directions_have_the_length_of_each_filter() -> None:
     assert not filter_normalised(torch.ones(4), generator).any()
 
 
-def test_the_middle_of_the_landscape_is_the_loss_of_the_trained_weights(tmp_path: Path) -> None:
-    data = f"synthetic:birds?classes=4&train=6&test=0&size=32&folder={tmp_path / 'birds'}"
-    config = preset_config("tiny", bits=4, branches=2, data=data, iterations=2, samples=16, validation_fraction=0.0)
-    train(config, None, tmp_path / "run")
-    images = load_data(data).train
-    run = RunModel(load_checkpoint(tmp_path / "run"), 1, 8)
+def test_the_middle_of_the_landscape_is_the_loss_of_the_trained_weights(birds: Path) -> None:
+    run = RunModel(load_checkpoint(birds / "run"), 1, 8)
+    images = run.source(None).training_pictures()
     before = {name: value.clone() for name, value in run.network.state_dict().items()}
     found = measure_landscape(run, images, 0, Output(quiet=True), points=3)
     assert found.loss.shape == (3, 3)
@@ -57,13 +53,14 @@ def test_the_middle_of_the_landscape_is_the_loss_of_the_trained_weights(tmp_path
     from queryopt.train.pictures import PictureSource
     from queryopt.train.runs import read_last
 
-    pictures = PictureSource(images, run.preprocessing).plain(np.arange(24)).pictures
+    pictures = PictureSource(images, run.preprocessing).plain(np.arange(len(images))).pictures
     network = run.checkpoint.network().train()
     with torch.no_grad():
         outputs = torch.tanh(network(to_input(pictures, run.preprocessing)))
-    state, _ = read_last(tmp_path / "run" / "last.pt")
+    state, _ = read_last(birds / "run" / "last.pt")
     labels = torch.from_numpy(images.labels)
-    loss = hashing_loss(outputs, state.codes, labels, labels, torch.arange(24), config.effective_gamma(24)).total
+    rows, gamma = torch.arange(len(images)), run.checkpoint.config.effective_gamma(len(images))
+    loss = hashing_loss(outputs, state.codes, labels, labels, rows, gamma).total
     assert found.centre == pytest.approx(float(loss), rel=1e-4)
     # It measures on a copy: the network that the other sections look at is as it was.
     after = run.network.state_dict()

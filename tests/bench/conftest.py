@@ -1,4 +1,4 @@
-"""What tests of qo-eval and qo-report share: runs on generated birds."""
+"""What tests of what models are worth share: runs on generated birds."""
 
 from pathlib import Path
 
@@ -6,8 +6,6 @@ import pytest
 from click.testing import CliRunner
 
 from queryopt.errors import ExitCode
-from queryopt.export.cli import main as qo_export
-from queryopt.train import preset_config, train
 
 SEED, VALIDATION = 1, 0.25
 
@@ -24,6 +22,9 @@ def birds(birds_data: str) -> Path:
 
     Neither the network's codes nor the solved ones of run/ are all the same: the tests look.
     """
+    from queryopt.export.cli import main as qo_export
+    from queryopt.train import preset_config, train
+
     folder = Path(birds_data.partition("folder=")[2]).parent
     for name, branches in (("run", 2), ("plain", 1)):
         config = preset_config(
