@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import queryopt
 from queryopt.cores import usable_cores
@@ -54,13 +54,17 @@ class Head:
 class Report(ABC):
     """What a benchmark found, under its head."""
 
+    flat: ClassVar[tuple[str, ...]] = ("head",)
+    """Fields whose own fields stand at the top of the JSON."""
+
     head: Head
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON, and the head's keys beside them."""
+        """All fields, ready for JSON."""
         values = asdict(self)
-        head: dict[str, Any] = values.pop("head")
-        return values | head
+        for name in self.flat:
+            values |= values.pop(name)
+        return values
 
     @abstractmethod
     def render(self) -> "Iterator[RenderableType]":

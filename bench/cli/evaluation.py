@@ -1,7 +1,5 @@
 """qo-bench evaluate: how fast codes are evaluated."""
 
-from typing import Any
-
 import click
 
 from queryopt.bench.cli.options import show
@@ -18,7 +16,7 @@ __all__ = ["command"]
 @click.option("--sample", type=click.IntRange(1), default=200, show_default=True, help="Queries that the loop does.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds of all.")
 @common_options
-def command(out: Output, rounds: int, **size: Any) -> None:
+def command(out: Output, rounds: int, **size: int) -> None:
     """Measure how long qo-eval's figures take, from made codes, at the size of NABirds.
 
     Beside it, in the same run and in turn, the way of published code: a loop in Python over the queries, with an
@@ -29,8 +27,8 @@ def command(out: Output, rounds: int, **size: Any) -> None:
       qo-bench evaluate
       qo-bench evaluate --queries 5794 --gallery 5994 --classes 200 --bits 12
     """
-    from queryopt.bench.speed.evaluation_speed import measure_evaluation
+    from queryopt.bench.speed.evaluation_speed import EvaluationSize, measure_evaluation
 
     with out.progress("measure", rounds, unit="rounds") as advance:
-        speed = measure_evaluation(rounds=rounds, progress=advance, **size)
+        speed = measure_evaluation(EvaluationSize(**size), rounds=rounds, progress=advance)
     show(out, speed)

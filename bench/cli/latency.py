@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -141,8 +141,9 @@ def command(
     batches: tuple[int, ...],
     reference: int | None,
     picture: Path | None,
+    rounds: int,
+    seconds: float,
     threads: int | None,
-    **schedule: Any,
 ) -> None:
     """Measure how long models take for a batch of pictures in memory.
 
@@ -169,15 +170,16 @@ def command(
         contenders = line_up.open(out, used, stack)
         if reference is not None and reference > len(contenders):
             raise UsageError(f"--reference {reference}: there are {len(contenders)} rows")
-        with out.progress("measure", len(contenders) * schedule["rounds"] * len(batches), unit="parts") as advance:
+        with out.progress("measure", len(contenders) * rounds * len(batches), unit="parts") as advance:
             report = measure_latency(
                 contenders,
                 batches,
                 reference=reference - 1 if reference else 0,
                 threads=used,
+                rounds=rounds,
+                seconds=seconds,
                 layers=picture is not None,
                 progress=advance,
-                **schedule,
             )
     show(out, report)
     if picture is not None:

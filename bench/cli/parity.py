@@ -51,8 +51,9 @@ def command(
     files: ModelFiles,
     checkpoint: str | None,
     limits: Limits,
+    min_bits: int,
+    batch: int,
     threads: int | None,
-    **sizes: int,
 ) -> ExitCode:
     """Compare the codes of models of one checkpoint, in any backend and precision, on the same pictures.
 
@@ -87,8 +88,15 @@ def command(
     with contextlib.ExitStack() as stack:
         sides = [] if reference is None else [open_side(reference, "auto", threads, stack)]
         sides += [open_side(path, backend, threads, stack, name) for path, name, backend in files]
-        labels = pictures.labels
-        reports = compare_sides(sides[0], sides[1:], pictures.paths, labels=labels, progress=out.progress, **sizes)
+        reports = compare_sides(
+            sides[0],
+            sides[1:],
+            pictures.paths,
+            labels=pictures.labels,
+            min_bits=min_bits,
+            batch=batch,
+            progress=out.progress,
+        )
     values = [_values(side, report, limits) for side, report in zip(sides[1:], reports, strict=True)]
     return _show(out, sides, reports, values, pictures)
 

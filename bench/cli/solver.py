@@ -32,10 +32,10 @@ def command(out: Output, threads: int | None, rounds: int, **size: Any) -> None:
     """
     import torch
 
-    from queryopt.bench.speed.solver_speed import DTYPES, measure_solver
+    from queryopt.bench.speed.solver_speed import DTYPES, SolverSize, measure_solver
 
     if threads is not None:
         torch.set_num_threads(threads)
     with out.progress("measure", rounds * len(DTYPES), unit="rounds") as advance:
-        speed = measure_solver(rounds=rounds, progress=advance, **size)
+        speed = measure_solver(SolverSize(**size), rounds=rounds, progress=advance)
     show(out, speed)

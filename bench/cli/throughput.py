@@ -55,7 +55,7 @@ def command(
     """
     if model is not None and untrained is not None:
         raise UsageError("--backbone and --bits are of an untrained model: leave them out, or leave out --model")
-    from queryopt.bench.speed.throughput import make_pictures, measure
+    from queryopt.bench.speed.throughput import Settings, make_pictures, measure
 
     with tempfile.TemporaryDirectory(prefix="queryopt-throughput-") as temporary:
         place = Path(temporary)
@@ -65,7 +65,8 @@ def command(
             out.log(f"exporting an untrained {made.backbone}")
             model = made.export(place / "model.onnx")
         with out.progress("measure", rounds, unit="rounds") as advance:
-            report = measure(model, paths, rounds=rounds, obvious=peers == "dataloader", progress=advance, **settings)
+            how = Settings(rounds=rounds, obvious=peers == "dataloader", **settings)
+            report = measure(model, paths, how, progress=advance)
     show(out, report)
 
 

@@ -25,7 +25,7 @@ from queryopt.progress import Advance, no_advance
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["WAYS", "CodeSet", "EvaluationSpeed", "make_code_sets", "measure_evaluation", "one_by_one"]
+__all__ = ["WAYS", "CodeSet", "EvaluationSize", "EvaluationSpeed", "make_code_sets", "measure_evaluation", "one_by_one"]
 
 _Floats = npt.NDArray[np.float64]
 
@@ -46,6 +46,17 @@ _KS = (1, 10, 100, 1000)
 _DROP_QUERIES = 2000
 
 
+@dataclass(frozen=True)
+class EvaluationSize:
+    """What is evaluated; by default as much as NABirds has. sample: queries that the loops do."""
+
+    queries: int = 24_633
+    gallery: int = 23_929
+    bits: int = 48
+    classes: int = 555
+    sample: int = 200
+
+
 @dataclass(frozen=True, eq=False)
 class CodeSet:
     """Made codes. codes: uint8 [n, ceil(bits / 8)]; labels: int64 [n]."""
@@ -58,18 +69,15 @@ class CodeSet:
 class EvaluationSpeed(Report):
     """A measurement.
 
-    sample: queries that the loops did.
     drop_queries: those that bits' losses were measured over.
     map, map_pessimistic, map_optimistic: of the sample's queries, against the network codes, by `retrieval_metrics`.
     loop_map: the same by the loop, with one order of the ties.
     timings: by WAYS.
     """
 
-    queries: int
-    gallery: int
-    bits: int
-    classes: int
-    sample: int
+    flat = ("head", "size")
+
+    size: EvaluationSize
     drop_queries: int
     map: float
     map_pessimistic: float
@@ -87,7 +95,7 @@ class EvaluationSpeed(Report):
             dict(zip(self.timings, one, strict=True))
             for one in zip(*(timing.rounds for timing in self.timings.values()), strict=True)
         ]
-        deployed, whole = self.timings["deployed"], self.queries / self.sample
+        deployed, whole = self.timings["deployed"], self.size.queries / self.size.sample
         ratio, lean = (deployed.ratio_by_round(self.timings[way]) for way in ("loop", "lean_loop"))
         return values | {
             "rounds": [{way: asdict(taken) for way, taken in one.items()} for one in rounds],
@@ -101,14 +109,15 @@ class EvaluationSpeed(Report):
         }
 
     def render(self) -> "Iterator[RenderableType]":
+        size = self.size
         yield (
-            f"{self.queries:,} queries, {self.gallery:,} gallery items, {self.bits} bits, {self.classes:,} classes\n"
+            f"{size.queries:,} queries, {size.gallery:,} gallery items, {size.bits} bits, {size.classes:,} classes\n"
             f"{self.head.text}"
         )
         numbers = range(1, len(self.timings["loop"].rounds) + 1)
         table = figures_table(None, "seconds (CPU seconds)", *(f"round {number}" for number in numbers))
         for way, timing in self.timings.items():
-            name = WAYS[way].format(drop_queries=self.drop_queries, sample=self.sample)
+            name = WAYS[way].format(drop_queries=self.drop_queries, sample=size.sample)
             table.add_row(name, *(f"{one.wall:.2f} ({one.cpu:.2f})" for one in timing.rounds))
         yield table
         values = self.to_dict()
@@ -124,14 +133,14 @@ class EvaluationSpeed(Report):
         )
 
 
-def make_code_sets(queries: int, gallery: int, bits: int, classes: int, seed: int) -> tuple[CodeSet, CodeSet, CodeSet]:
+def make_code_sets(size: EvaluationSize, seed: int = 0) -> tuple[CodeSet, CodeSet, CodeSet]:
     """(queries, gallery, solved gallery): a random code a class, the solved gallery's; in the others 15 % of the bits
     are flipped. Every class has its share of both sides.
     """
-    bits = check_bits(bits)
-    if not 2 <= classes <= min(queries, gallery):
+    bits, classes = check_bits(size.bits), size.classes
+    if not 2 <= classes <= min(size.queries, size.gallery):
         raise UsageError(
-            f"{classes} classes of {queries} queries and {gallery} gallery items: 2 to as many as there are"
+            f"{classes} classes of {size.queries} queries and {size.gallery} gallery items: 2 to as many as there are"
         )
     rng = np.random.default_rng(seed)
     centres = rng.random((classes, bits)) < 0.5
@@ -140,8 +149,8 @@ def make_code_sets(queries: int, gallery: int, bits: int, classes: int, seed: in
         labels = rng.permutation(np.arange(count) % classes)
         return CodeSet(pack_codes(centres[labels] ^ (rng.random((count, bits)) < flip)), labels)
 
-    searched, network = make(queries, _FLIP), make(gallery, _FLIP)
-    return searched, network, CodeSet(pack_codes(centres[network.labels]), network.labels)
+    queries, network = make(size.queries, _FLIP), make(size.gallery, _FLIP)
+    return queries, network, CodeSet(pack_codes(centres[network.labels]), network.labels)
 
 
 def one_by_one(queries: CodeSet, gallery: CodeSet, bits: int, classes: int, *, one_hot: bool = True) -> _Floats:
@@ -165,22 +174,13 @@ def one_by_one(queries: CodeSet, gallery: CodeSet, bits: int, classes: int, *, o
     return result
 
 
-def measure_evaluation(
-    *,
-    queries: int = 24_633,
-    gallery: int = 23_929,
-    bits: int = 48,
-    classes: int = 555,
-    sample: int = 200,
-    rounds: int = 3,
-    seed: int = 0,
-    progress: Advance = no_advance,
-) -> EvaluationSpeed:
-    """Time all WAYS in turn, `rounds` times. The default size is that of NABirds. progress: called with 1 a round."""
-    if not 1 <= sample <= queries:
-        raise UsageError(f"a sample of {sample} of {queries} queries: 1 to all of them")
-    every, network, solved = make_code_sets(queries, gallery, bits, classes, seed)
-    some = CodeSet(every.codes[:sample], every.labels[:sample])
+def measure_evaluation(size: EvaluationSize, *, rounds: int = 3, progress: Advance = no_advance) -> EvaluationSpeed:
+    """Time all WAYS in turn, `rounds` times. progress: called with 1 a round."""
+    if not 1 <= size.sample <= size.queries:
+        raise UsageError(f"a sample of {size.sample} of {size.queries} queries: 1 to all of them")
+    bits, classes = size.bits, size.classes
+    every, network, solved = make_code_sets(size)
+    some = CodeSet(every.codes[: size.sample], every.labels[: size.sample])
     works = {
         "deployed": lambda _: _evaluate(every, network, bits),
         "paper": lambda _: _evaluate(every, solved, bits),
@@ -197,12 +197,8 @@ def measure_evaluation(
     whole = retrieval_metrics(some.codes, network.codes, bits, some.labels, network.labels, radii=())
     return EvaluationSpeed(
         head=head,
-        queries=queries,
-        gallery=gallery,
-        bits=bits,
-        classes=classes,
-        sample=sample,
-        drop_queries=min(queries, _DROP_QUERIES),
+        size=size,
+        drop_queries=min(size.queries, _DROP_QUERIES),
         map=whole.map,
         map_pessimistic=whole.map_pessimistic,
         map_optimistic=whole.map_optimistic,

@@ -4,8 +4,8 @@ That way makes S, a dense matrix of samples by images, multiplies it with U, and
 U_rest^T, an images by samples matrix, before u_c. The same numbers come out of much less work: see train/solver.py.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,12 +21,38 @@ from queryopt.train.solver import solve_codes
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["DTYPES", "Problem", "SolverRun", "SolverSpeed", "make_problem", "measure_solver", "solve_literally"]
+__all__ = [
+    "DTYPES",
+    "Problem",
+    "SolverRun",
+    "SolverSize",
+    "SolverSpeed",
+    "make_problem",
+    "measure_solver",
+    "solve_literally",
+]
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 GAMMA = 200.0
 _OURS = 5
 """Solutions of ours a round, of which the median counts: one takes a thousandth of the other."""
+
+
+@dataclass(frozen=True)
+class SolverSize:
+    """What is solved; by default as much as NABirds gives.
+
+    images: training pictures, n.
+    columns: bits times branches, M.
+    samples: pictures of an iteration, m.
+    literal_columns: how many of the columns the literal way does, in their order; None for all.
+    """
+
+    images: int = 23_929
+    columns: int = 96
+    samples: int = 4_000
+    classes: int = 555
+    literal_columns: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +74,7 @@ class SolverRun:
     """The measurement in one dtype.
 
     ours: one pass over all columns.
-    literal: `SolverSpeed.literal_columns` columns of one, and S^T U.
+    literal: `SolverSize.literal_columns` columns of one, and S^T U.
     entries: of B, that both computed.
     differing: those that are not equal.
     """
@@ -79,13 +105,11 @@ class SolverRun:
 
 @dataclass(frozen=True)
 class SolverSpeed(Report):
-    """A measurement. literal_columns: how many of the columns the literal way did, in their order."""
+    """A measurement."""
 
-    images: int
-    columns: int
-    samples: int
-    classes: int
-    literal_columns: int
+    flat = ("head", "size")
+
+    size: SolverSize
     threads: int
     runs: tuple[SolverRun, ...]
 
@@ -93,12 +117,13 @@ class SolverSpeed(Report):
         return super().to_dict() | {"runs": [run.to_dict() for run in self.runs]}
 
     def render(self) -> "Iterator[RenderableType]":
+        size, literal = self.size, self.size.literal_columns
         yield (
-            f"{self.images:,} images x {self.columns} columns, {self.samples:,} samples, {self.classes:,} classes, "
+            f"{size.images:,} images x {size.columns} columns, {size.samples:,} samples, {size.classes:,} classes, "
             f"{self.threads} threads\n{self.head.text}"
         )
-        some = self.literal_columns < self.columns
-        title = f"literal, {self.literal_columns} of {self.columns} columns" if some else "literal"
+        some = literal != size.columns
+        title = f"literal, {literal} of {size.columns} columns" if some else "literal"
         columns = ("median seconds", "solve_codes", title, "ratio", "ratio of CPU time", "differing entries")
         table = figures_table(None, *columns)
         for run in self.runs:
@@ -109,13 +134,14 @@ class SolverSpeed(Report):
         yield table
         if some:
             yield (
-                f"The literal way did {self.literal_columns} of the {self.columns} columns, ours all of them: the "
-                "ratios are of that, not scaled up, and these columns alone were compared."
+                f"The literal way did {literal} of the {size.columns} columns, ours all of them: the ratios are of "
+                "that, not scaled up, and these columns alone were compared."
             )
 
 
-def make_problem(images: int, columns: int, samples: int, classes: int, seed: int) -> Problem:
+def make_problem(size: SolverSize, seed: int = 0) -> Problem:
     """A made first iteration: codes of noise, outputs tanh(centre of the class + noise); float64."""
+    images, samples, columns, classes = size.images, size.samples, size.columns, size.classes
     if not 1 <= samples <= images or not 2 <= classes <= images or columns < 1:
         raise UsageError(
             f"{samples} samples of {images} images in {classes} classes, {columns} columns: samples and classes are at "
@@ -150,29 +176,17 @@ def solve_literally(problem: Problem, similar: Tensor, gamma: float, columns: in
 
 
 def measure_solver(
-    *,
-    images: int = 23_929,
-    columns: int = 96,
-    samples: int = 4_000,
-    classes: int = 555,
-    literal_columns: int | None = None,
-    dtypes: tuple[str, ...] = tuple(DTYPES),
-    rounds: int = 3,
-    seed: int = 0,
-    progress: Advance = no_advance,
+    size: SolverSize, *, dtypes: Sequence[str] = tuple(DTYPES), rounds: int = 3, progress: Advance = no_advance
 ) -> SolverSpeed:
-    """Time both ways in turn, `rounds` times in each dtype. The default size is that of NABirds.
-
-    literal_columns: how many columns the literal way does (None: all).
-    progress: called with 1 a round.
-    """
-    done = columns if literal_columns is None else literal_columns
-    if not 1 <= done <= columns or rounds < 1:
-        raise UsageError(f"{done} literal columns of {columns} in {rounds} rounds: at least one of each")
-    problem = make_problem(images, columns, samples, classes, seed)
+    """Time both ways in turn, `rounds` times in each dtype. progress: called with 1 a round."""
+    literal = size.columns if size.literal_columns is None else size.literal_columns
+    if not 1 <= literal <= size.columns or rounds < 1:
+        raise UsageError(f"{literal} literal columns of {size.columns} in {rounds} rounds: at least one of each")
+    problem = make_problem(size)
     before = load_average()
-    runs = tuple(_run(name, problem.to(DTYPES[name]), done, rounds, progress) for name in dtypes)
-    return SolverSpeed(take_head(before), images, columns, samples, classes, done, torch.get_num_threads(), runs)
+    runs = tuple(_run(name, problem.to(DTYPES[name]), literal, rounds, progress) for name in dtypes)
+    done = replace(size, literal_columns=literal)
+    return SolverSpeed(take_head(before), done, torch.get_num_threads(), runs)
 
 
 def _run(dtype: str, problem: Problem, columns: int, rounds: int, progress: Advance) -> SolverRun:

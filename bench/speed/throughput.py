@@ -36,7 +36,7 @@ from queryopt.text import counted, install_extra
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["WAYS", "Throughput", "make_pictures", "measure"]
+__all__ = ["WAYS", "Settings", "Throughput", "make_pictures", "measure"]
 
 PICTURE_SIZES = ((500, 400), (500, 375), (400, 500), (480, 360))
 """Width and height of the pictures of `make_pictures`, in turn: about those of the usual data sets."""
@@ -56,6 +56,22 @@ _SHARES = {"ratio": "model", "gain": "obvious"}
 
 _Path = str | bytes | os.PathLike[Any]
 _Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is measured.
+
+    backend: what runs the model, by name; or one that is open, which is closed after the measurement.
+    threads: of the model, and as many for decoding (None: all that this process may use).
+    obvious: whether to measure PyTorch's DataLoader with the network in eager mode, too.
+    """
+
+    backend: str | Backend = "auto"
+    threads: int | None = None
+    batch: int = 32
+    rounds: int = 5
+    obvious: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,28 +139,22 @@ class Throughput(Report):
 def measure(
     model: str | os.PathLike[str],
     paths: Sequence[_Path],
+    settings: Settings,
     *,
-    threads: int | None = None,
-    batch: int = 32,
-    rounds: int = 5,
-    backend: str | Backend = "auto",
     cuda: CudaRuntime | None = None,
-    obvious: bool = False,
     progress: Advance = no_advance,
 ) -> Throughput:
     """Measure a model on picture files, whose pixels are all held in memory. Those that can't be read are left out.
 
-    threads: of the model, and as many for decoding (None: all that this process may use).
-    backend: what runs the model, by name; or one that is open, which is closed here.
     cuda: the device that an open backend runs on, so that copying to it is measured, too.
-    obvious: measure also PyTorch's DataLoader with the network in eager mode. MissingError without PyTorch.
     progress: called with 1 after each round.
-    Raises: InputError where no picture can be read; ModelError, MissingError, UsageError as Hasher.
+    Raises: InputError where no picture can be read; MissingError without PyTorch for the obvious way; ModelError,
+    MissingError, UsageError as Hasher.
     """
-    schedule = Schedule(rounds)
-    threads = threads or usable_cores()
+    schedule = Schedule(settings.rounds)
+    threads, batch = settings.threads or usable_cores(), settings.batch
     with (
-        Hasher(model, backend, threads, batch) as hasher,
+        Hasher(model, settings.backend, threads, batch) as hasher,
         ThreadPoolExecutor(threads) as pool,
         contextlib.ExitStack() as stack,
     ):
@@ -167,7 +177,7 @@ def measure(
         if device is not None:
             copying = stack.enter_context(contextlib.closing(_Copying(device, pixels[:batch])))
             contenders.append(Contender("copy", copying.run, [len(usable)]))
-        if obvious:
+        if settings.obvious:
             contenders.append(_obvious(usable, hasher, threads, batch, stack))
         before = load_average()
         timings = run_rounds(contenders, schedule, beside=lambda: progress(1))

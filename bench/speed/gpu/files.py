@@ -14,7 +14,7 @@ from queryopt.bench.speed.gpu.section import (
     left_out_tables,
     training_packages,
 )
-from queryopt.bench.speed.throughput import Throughput, make_pictures, measure
+from queryopt.bench.speed.throughput import Settings, Throughput, make_pictures, measure
 from queryopt.bench.tables import figures_table
 from queryopt.cores import usable_cores
 from queryopt.errors import MissingError
@@ -51,7 +51,8 @@ def measure_files(options: GpuOptions, turn: Turn) -> SectionReport:
 
     def hash_with(name: str, opening: Callable[[], Backend]) -> Throughput:
         with contextlib.closing(opening()) as backend:
-            row = measure(name, pictures, batch=batch, rounds=_ROUNDS, backend=backend, cuda=cuda)
+            settings = Settings(backend, batch=batch, rounds=_ROUNDS)
+            row = measure(name, pictures, settings, cuda=cuda)
         rates = row.medians
         turn.log(f"{row.backend}: {rates['end_to_end']:,.0f} images/s, {rates['model']:,.0f} the model alone")
         return row

@@ -1,9 +1,18 @@
 """The benchmark of the evaluation: that both ways measure the same."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from queryopt.bench.speed.evaluation_speed import WAYS, CodeSet, make_code_sets, measure_evaluation, one_by_one
+from queryopt.bench.speed.evaluation_speed import (
+    WAYS,
+    CodeSet,
+    EvaluationSize,
+    make_code_sets,
+    measure_evaluation,
+    one_by_one,
+)
 from queryopt.codes import pack_codes, unpack_codes
 from queryopt.errors import UsageError
 from queryopt.metrics import retrieval_metrics
@@ -21,19 +30,20 @@ def test_without_ties_the_loop_finds_what_the_metrics_find(one_hot):
 
 
 def test_codes_are_those_of_their_class_with_some_bits_flipped():
-    queries, gallery, solved = make_code_sets(300, 200, 48, 20, seed=1)
+    queries, gallery, solved = make_code_sets(EvaluationSize(300, 200, 48, 20), seed=1)
     assert np.array_equal(gallery.labels, solved.labels)
     assert set(queries.labels.tolist()) == set(gallery.labels.tolist()) == set(range(20))
     assert len(np.unique(solved.codes, axis=0)) == 20
     flipped = (unpack_codes(gallery.codes, 48) != unpack_codes(solved.codes, 48)).mean()
     assert flipped == pytest.approx(0.15, abs=0.02)
     with pytest.raises(UsageError, match="9 classes of 8 queries"):
-        make_code_sets(8, 20, 48, 9, seed=1)
+        make_code_sets(EvaluationSize(8, 20, 48, 9), seed=1)
 
 
 def test_a_measurement_says_that_the_loop_is_one_order_of_ties():
     done = []
-    found = measure_evaluation(queries=60, gallery=80, bits=10, classes=4, sample=20, rounds=2, progress=done.append)
+    size = EvaluationSize(queries=60, gallery=80, bits=10, classes=4, sample=20)
+    found = measure_evaluation(size, rounds=2, progress=done.append)
     assert done == [1, 1]
     assert found.map_pessimistic - 1e-9 <= found.loop_map <= found.map_optimistic + 1e-9
     value = found.to_dict()
@@ -44,4 +54,4 @@ def test_a_measurement_says_that_the_loop_is_one_order_of_ties():
     assert value["rounds"][0]["deployed"]["wall"] == found.timings["deployed"].wall[0][0]
     assert value["everything"] >= value["deployed"]
     with pytest.raises(UsageError, match="a sample of 61 of 60"):
-        measure_evaluation(queries=60, gallery=80, bits=10, classes=4, sample=61)
+        measure_evaluation(replace(size, sample=61))

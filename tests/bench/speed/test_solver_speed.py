@@ -1,33 +1,34 @@
 """The benchmark of the code solver: that both ways find the same codes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from click.testing import CliRunner
 
 from queryopt.bench.cli.bench import main
-from queryopt.bench.speed.solver_speed import make_problem, measure_solver
+from queryopt.bench.speed.solver_speed import SolverSize, make_problem, measure_solver
 from queryopt.errors import UsageError
 
 SMALL = ("solver", "--images", "200", "--columns", "20", "--samples", "60", "--classes", "7", "--rounds", "2")
 
 
 def test_both_ways_find_the_same_codes():
-    found = measure_solver(images=300, columns=40, samples=100, classes=9, rounds=1)
-    double = found.runs[0]
+    size = SolverSize(images=300, columns=40, samples=100, classes=9)
+    double = measure_solver(size, rounds=1).runs[0]
     assert (double.dtype, double.differing, double.entries) == ("float64", 0, 12_000)
-    part = measure_solver(images=300, columns=40, samples=100, classes=9, literal_columns=3, dtypes=("float64",))
+    part = measure_solver(replace(size, literal_columns=3), dtypes=("float64",), rounds=2)
     assert (part.runs[0].differing, part.runs[0].entries) == (0, 900)
 
 
 def test_every_class_is_there_and_samples_are_distinct():
-    problem = make_problem(50, 4, 30, 6, seed=1)
+    problem = make_problem(SolverSize(50, 4, 30, 6), seed=1)
     assert set(problem.labels.tolist()) == set(range(6))
     assert len(set(problem.index.tolist())) == 30
-    assert torch.equal(problem.codes, make_problem(50, 4, 30, 6, seed=1).codes)
+    assert torch.equal(problem.codes, make_problem(SolverSize(50, 4, 30, 6), seed=1).codes)
     with pytest.raises(UsageError, match="60 samples of 50 images"):
-        make_problem(50, 4, 60, 6, seed=1)
+        make_problem(SolverSize(50, 4, 60, 6), seed=1)
 
 
 def test_table_and_json():

@@ -8,7 +8,7 @@ from PIL import Image
 from rich.table import Table
 
 from queryopt.bench.speed.harness import Timing
-from queryopt.bench.speed.throughput import PICTURE_SIZES, Throughput, make_pictures, measure
+from queryopt.bench.speed.throughput import PICTURE_SIZES, Settings, Throughput, make_pictures, measure
 from queryopt.errors import InputError, ModelError, UsageError
 
 MODEL = Path(__file__).parents[2] / "data" / "v1" / "model.onnx"
@@ -28,7 +28,7 @@ def test_measure(tmp_path: Path) -> None:
         ticks.append(count)
 
     given = [*paths, tmp_path / "bad.jpg"]
-    report = measure(MODEL, given, threads=1, batch=2, rounds=3, progress=tick)
+    report = measure(MODEL, given, Settings(threads=1, batch=2, rounds=3), progress=tick)
     assert (report.pictures, report.threads, report.batch, report.bits, report.image_size) == (5, 1, 2, 12, 32)
     assert ticks == [1, 1, 1]
     assert report.megabytes == pytest.approx(sum(os.stat(p).st_size for p in paths) / 5e6)
@@ -53,11 +53,11 @@ def test_measure(tmp_path: Path) -> None:
 def test_what_cannot_be_measured(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").touch()
     with pytest.raises(InputError, match="no picture of 1 can be read"):
-        measure(MODEL, [tmp_path / "bad.jpg"])
+        measure(MODEL, [tmp_path / "bad.jpg"], Settings())
     with pytest.raises(UsageError, match="rounds"):
-        measure(MODEL, [tmp_path / "bad.jpg"], rounds=0)
+        measure(MODEL, [tmp_path / "bad.jpg"], Settings(rounds=0))
     with pytest.raises(ModelError, match="no such model"):
-        measure(tmp_path / "none.onnx", [tmp_path / "bad.jpg"])
+        measure(tmp_path / "none.onnx", [tmp_path / "bad.jpg"], Settings())
 
 
 def test_pictures(tmp_path: Path) -> None:
