@@ -1,15 +1,18 @@
 """Rankings of codes whose figures can be written out."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from queryopt.bench.quality.evaluate import evaluate
-from queryopt.bench.quality.labelled_codes import LabelledCodes
+from queryopt.bench.quality.evaluate import EvaluationOptions, evaluate, hash_pictures
+from queryopt.bench.quality.labelled_codes import LabelledCodes, SolvedGallery
+from queryopt.bench.quality.pictures import EvaluationPictures
 from queryopt.codes import pack_codes
 from queryopt.errors import MismatchError, UsageError
 from queryopt.runtime.search.ranked import RANKS
+from queryopt.train.data import LabelledImages
 
 
 def codes(values, labels, names, bits=8):
@@ -56,3 +59,43 @@ def test_sides_that_do_not_belong_together():
         evaluate(gallery, codes([0], ["b"], [b"/2"]))
     with pytest.raises(MismatchError, match="8 bits and the queries of 16"):
         evaluate(gallery, codes([0], ["a"], [b"/2"], bits=16))
+
+
+def images(*names):
+    return LabelledImages(Path("/photos"), names, np.zeros(len(names), np.int64), ("a",))
+
+
+def test_side_by_side_both_protocols_search_the_same_pictures():
+    pictures = EvaluationPictures(images("1", "2", "3"), images("4"), (images("5"), images("6")))
+    parts = {
+        "gallery": codes([0, 1, 3], ["a", "b", "a"], [b"/1", b"/2", b"/3"]),
+        "queries": codes([0], ["a"], [b"/4"]),
+        "unseen gallery": codes([7], ["c"], [b"/5"]),
+        "unseen queries": codes([7], ["c"], [b"/6"]),
+    }
+    solved = SolvedGallery("run", codes([7, 0], ["b", "a"], [b"/2", b"/3"]), 2)
+    made = hash_pictures(pictures, lambda _, what: parts[what], solved=solved)
+    assert {name: gallery.paths for name, gallery in made.galleries.items()} == {
+        "deployed": (b"/2", b"/3"),
+        "paper": (b"/2", b"/3"),
+    }
+    evaluations = made.evaluate(EvaluationOptions())
+    assert [(one.part, one.protocol, one.metrics.map) for one in evaluations] == [
+        ("seen", "deployed", 1 / 2),
+        ("seen", "paper", 1),
+        ("unseen", "deployed", 1),
+    ]
+    alone = hash_pictures(pictures, lambda _, what: parts[what], solved=solved, protocols=["paper"])
+    assert list(alone.galleries) == ["paper"]
+
+
+def test_the_figures_of_a_table_are_those_of_its_json():
+    gallery = codes([0, 1, 3, 7], ["a", "b", "a", "b"], [b"/1", b"/2", b"/3", b"/4"])
+    result = evaluate(gallery, codes([0], ["a"], [b"/5"]), ks=(1,), radii=(1,))
+    figures = {figure.name: figure for figure in result.figures()}
+    values = result.to_dict()
+    for name, figure in figures.items():
+        group, _, key = name.rpartition("_")
+        assert figure.value == (values[group][int(key)] if key.isdigit() else values[name])
+    names = ("map", "precision_at_radius_1", "gallery")
+    assert [figures[name].text for name in names] == ["0.8333", "0.5000", "4"]
