@@ -25,7 +25,7 @@ class Searcher:
         self._revisions: dict[int, int] = {}
         self._seen: tuple[int, int] | None = None
         self._index: HammingIndex | None = None
-        self._asked = 0
+        self._queries = 0
         self._scans = True
 
     def current(self, queries: int) -> HammingIndex:
@@ -40,8 +40,8 @@ class Searcher:
                 self._refresh()
                 self._seen = seen
             assert self._index is not None
-            self._asked += queries
-            if self._scans and (self._asked >= WORTH_BUILDING or not queries):
+            self._queries += queries
+            if self._scans and (self._queries >= WORTH_BUILDING or not queries):
                 self._index.restructure("auto")
                 self._scans = False
             return self._index
