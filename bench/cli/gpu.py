@@ -137,17 +137,9 @@ _plan_options = option_group(
         "S,…",
         "What to run.  [default: all]: models, engine, parity, model, files, search, train-step.",
     ),
-    click.option(
-        "--minutes",
-        type=click.FloatRange(0, min_open=True),
-        default=7.5,
-        show_default=True,
-        help="Time for everything.",
-    ),
+    click.option("--minutes", type=click.FloatRange(0, min_open=True), default=7.5, help="Time for everything."),
     click.option("--rehearse", is_flag=True, help="Run everything on the CPU with small sizes, to see that it works."),
-    click.option(
-        "--runtime", default="auto", show_default=True, help="auto, cuda-core, pycuda, emulation (to rehearse)."
-    ),
+    click.option("--runtime", default="auto", help="auto, cuda-core, pycuda, emulation (to rehearse)."),
     click.option("--rounds", type=click.IntRange(1), help="Timed rounds.  [default: 7; in a rehearsal 1]"),
 )
 
@@ -171,29 +163,27 @@ _search_options = option_group(
     "searches",
     _Searches,
     _list("--n", "counts", count, "1e7", "N,…", "Codes to search in.  [default: 1e7; in a rehearsal 1e3]"),
-    _list("--bits", "bits", int, "32,48", "B,…", "Code lengths.", default="32,48", show_default=True),
-    click.option(
-        "--data",
-        "kind",
-        default="clustered",
-        show_default=True,
-        help="clustered, zipf, uniform, equal, or a file of codes.",
-    ),
+    _list("--bits", "bits", int, "32,48", "B,…", "Code lengths.", default="32,48"),
+    click.option("--data", "kind", default="clustered", help="clustered, zipf, uniform, equal, or a file of codes."),
     _list("--batches", "batches", count, "1,1000", "Q,…", "Queries a call.  [default: 1,32,1000; in a rehearsal 1,3]"),
-    _list("-k/--k", "nearest", count, "10,1000", "K,…", "Find the K nearest.", default="10", show_default=True),
+    _list("-k/--k", "nearest", count, "10,1000", "K,…", "Find the K nearest.", default="10"),
     click.option("--radius", type=click.IntRange(0), help="Find all that differ in at most RADIUS bits, too."),
     click.option(
         "--peers",
         callback=listed(str, "torch,faiss"),
         metavar="P,…",
         default="torch,faiss,cpu",
-        show_default=True,
         help="Beside the search: PyTorch and FAISS on the GPU, queryopt on the CPU; or none.",
     ),
 )
 
 
-@click.command("gpu", cls=Command, short_help="Every check and figure of the project, on a GPU.")
+@click.command(
+    "gpu",
+    cls=Command,
+    short_help="Every check and figure of the project, on a GPU.",
+    context_settings={"show_default": True},
+)
 @_plan_options
 @click.option(
     "--out",

@@ -84,7 +84,6 @@ _data_options = option_group(
         callback=listed(str, "clustered,uniform"),
         metavar="KIND,…",
         default="clustered",
-        show_default=True,
         help="clustered, zipf, uniform, equal, or a file of codes: .npy, .npz, an index (.db).",
     ),
     click.option(
@@ -96,14 +95,11 @@ _data_options = option_group(
         callback=listed(float, "0.05,0.1"),
         metavar="P,…",
         default="0.05",
-        show_default=True,
         help="Probability that a code's bit is not its class's.",
     ),
     click.option("--far", is_flag=True, help="Search with codes that are far from all others."),
-    click.option(
-        "--queries", type=click.IntRange(1), default=1000, show_default=True, help="Different codes to search with."
-    ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of generated codes."),
+    click.option("--queries", type=click.IntRange(1), default=1000, help="Different codes to search with."),
+    click.option("--seed", type=click.IntRange(0), default=0, help="Of generated codes."),
 )
 
 _task_options = option_group(
@@ -111,7 +107,7 @@ _task_options = option_group(
     _task,
     click.option("-k", "--k", "k", type=click.IntRange(1), help="Find the K nearest.  [default: 10]"),
     click.option("--radius", type=click.IntRange(0), help="Find all that differ in at most RADIUS bits instead."),
-    click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Queries a call."),
+    click.option("--batch", type=click.IntRange(1), default=1, help="Queries a call."),
 )
 
 _contender_options = option_group(
@@ -121,14 +117,12 @@ _contender_options = option_group(
         "--structures",
         callback=listed(str, "auto,scan"),
         default="auto",
-        show_default=True,
         help="queryopt's own: auto, scan, table, multi-index; or none.",
     ),
     click.option(
         "--peers",
         callback=listed(str, "faiss,numpy"),
         default="faiss,usearch,numpy,duckdb,torch",
-        show_default=True,
         help="Others to measure; those not installed are skipped; or none.",
     ),
 )
@@ -141,23 +135,24 @@ _measure_options = option_group(
         "measures",
         callback=listed(str, "queries,build"),
         default="queries",
-        show_default=True,
         help="queries; build: time and memory, in processes of their own; process: qo-search as a command.",
     ),
-    click.option(
-        "--rounds", type=click.IntRange(1), default=10, show_default=True, help="Rounds of all contenders in turn."
-    ),
+    click.option("--rounds", type=click.IntRange(1), default=10, help="Rounds of all contenders in turn."),
     click.option(
         "--seconds",
         type=click.FloatRange(0, min_open=True),
         default=20,
-        show_default=True,
         help="Time of a contender in all rounds; a slow one answers fewer queries.",
     ),
 )
 
 
-@click.command("search", cls=Command, short_help="Exact search beside FAISS and other libraries, one thread.")
+@click.command(
+    "search",
+    cls=Command,
+    short_help="Exact search beside FAISS and other libraries, one thread.",
+    context_settings={"show_default": True},
+)
 @_data_options
 @_task_options
 @_contender_options
@@ -165,12 +160,7 @@ _measure_options = option_group(
 @click.option("--png", "picture", type=click.Path(path_type=Path), help="Draw latency against N into this file.")
 @common_options
 def command(
-    out: Output,
-    data: _Data,
-    task: "Task",
-    contenders: tuple[str, ...],
-    measure: _Measure,
-    picture: Path | None,
+    out: Output, data: _Data, task: "Task", contenders: tuple[str, ...], measure: _Measure, picture: Path | None
 ) -> ExitCode:
     """Measure exact search by Hamming distance, one thread, beside other libraries.
 
