@@ -6,14 +6,7 @@ from functools import partial
 
 from queryopt.bench.speed.gpu.engine import open_built_engine
 from queryopt.bench.speed.gpu.models import load_subject
-from queryopt.bench.speed.gpu.section import (
-    Figure,
-    GpuOptions,
-    SectionReport,
-    Turn,
-    left_out_tables,
-    training_packages,
-)
+from queryopt.bench.speed.gpu.section import Figure, GpuOptions, SectionReport, Turn, training_packages
 from queryopt.bench.speed.throughput import Settings, Throughput, make_pictures, measure
 from queryopt.bench.tables import figures_table
 from queryopt.cores import usable_cores
@@ -58,7 +51,7 @@ def measure_files(options: GpuOptions, turn: Turn) -> SectionReport:
         return row
 
     jobs = ((name, partial(hash_with, name, opening)) for name, opening in _backends(options))
-    return turn.attempt_all(jobs, partial(_report, turn), MissingError)
+    return turn.attempt_all(jobs, _report, MissingError)
 
 
 def _backends(options: GpuOptions) -> Iterator[tuple[str, Callable[[], Backend]]]:
@@ -78,7 +71,7 @@ def _backends(options: GpuOptions) -> Iterator[tuple[str, Callable[[], Backend]]
     yield "PyTorch", torch
 
 
-def _report(turn: Turn, rows: Sequence[Throughput]) -> SectionReport:
+def _report(rows: Sequence[Throughput]) -> SectionReport:
     first = rows[0]
     title = (
         f"Files to codes, images/s ({first.pictures:,} JPEGs of {1000 * first.megabytes:.0f} kB a round, "
@@ -97,6 +90,4 @@ def _report(turn: Turn, rows: Sequence[Throughput]) -> SectionReport:
         if decoding:
             cores = f"{row.threads} cores decode {rates['decode']:,.0f}/s"
             figures.append(Figure(f"{who}: share of decoding, the bound ({cores})", f"{bound:.3f}", bound, _GOAL))
-    left_out = list(turn.left_out)
-    values = {"rows": [row.to_dict() for row in rows], "left_out": left_out}
-    return SectionReport(values, [table, *left_out_tables(left_out)], figures)
+    return SectionReport({"rows": [row.to_dict() for row in rows]}, [table], figures)

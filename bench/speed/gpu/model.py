@@ -17,7 +17,6 @@ from queryopt.bench.speed.gpu.section import (
     GpuOptions,
     SectionReport,
     Turn,
-    left_out_tables,
     reason_of,
     training_packages,
 )
@@ -178,11 +177,11 @@ def _try(contender: ModelContender, batch: int) -> bool:
 def _report(latency: LatencyReport, settings: dict[str, Any], left_out: list[_LeftOut]) -> SectionReport:
     """All rows, what the GPU can do, and who did not take part."""
     names = [{"name": name, "batch": batch, "reason": reason} for name, batch, reason in left_out]
-    shown = [(name, "" if batch is None else f"batch {batch:,}", reason) for name, batch, reason in left_out]
     return SectionReport(
         latency.to_dict() | {"torch": settings, "left_out": names},
-        [latency.table(), _peaks_table(latency.peaks, settings), *left_out_tables(shown)],
+        [latency.table(), _peaks_table(latency.peaks, settings)],
         list(_figures(latency)),
+        left_out=[(name, "" if batch is None else f"batch {batch:,}", reason) for name, batch, reason in left_out],
     )
 
 

@@ -17,14 +17,7 @@ import numpy.typing as npt
 
 from queryopt.bench.speed.gpu.engine import build_here, open_engine
 from queryopt.bench.speed.gpu.models import describe_network
-from queryopt.bench.speed.gpu.section import (
-    Figure,
-    GpuOptions,
-    SectionReport,
-    Turn,
-    left_out_tables,
-    training_packages,
-)
+from queryopt.bench.speed.gpu.section import Figure, GpuOptions, SectionReport, Turn, training_packages
 from queryopt.bench.tables import figures_table
 from queryopt.errors import ParityError, QueryOptError
 from queryopt.runtime.backends import Backend, BackendOutput, open_backend
@@ -88,7 +81,7 @@ def measure_parity(options: GpuOptions, turn: Turn) -> SectionReport:
         return ParityRow(report, refused)
 
     jobs = ((name, partial(compare, name, opening)) for name, opening in _backends(options, checkpoint, folder))
-    return turn.attempt_all(jobs, partial(_report, turn, describe_network(checkpoint), problem))
+    return turn.attempt_all(jobs, partial(_report, describe_network(checkpoint), problem))
 
 
 class _Remembering:
@@ -194,7 +187,7 @@ def _backends(
         yield f"{name}, int8", partial(int8, name)
 
 
-def _report(turn: Turn, network: str, problem: str, rows: Sequence[ParityRow]) -> SectionReport:
+def _report(network: str, problem: str, rows: Sequence[ParityRow]) -> SectionReport:
     columns = ("precision", "bits", "flipped", "rate", "95 % below", "top-10 overlap", "largest difference")
     title = f"Codes beside those of PyTorch on the CPU: {network}"
     table = figures_table(title, "runs on", *columns, plain=True)
@@ -207,11 +200,9 @@ def _report(turn: Turn, network: str, problem: str, rows: Sequence[ParityRow]) -
         value = f"{one.flipped:,} of {one.bits_compared:,}" + (" REFUSED" if row.refused else "")
         figures.append(Figure(f"bits flipped, {one.precision}, {one.backend}", value, one.flip_rate))
     refused = [f"{row.report.backend}, {row.report.precision}: {row.refused}" for row in rows if row.refused]
-    left_out = list(turn.left_out)
     values = {
         "network": network,
         "rows": [row.report.to_dict() | {"refused": row.refused} for row in rows],
-        "left_out": left_out,
         "training": problem,
     }
-    return SectionReport(values, [table, *left_out_tables(left_out)], figures, refused + ([problem] if problem else []))
+    return SectionReport(values, [table], figures, refused + ([problem] if problem else []))

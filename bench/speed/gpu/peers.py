@@ -12,6 +12,7 @@ import numpy.typing as npt
 from queryopt.bench.speed.search.contender import Hits, SearchContender, Task, UnavailableError, split_hits
 from queryopt.bench.speed.search.peers.faiss import Faiss
 from queryopt.bench.speed.search.peers.ours import Ours
+from queryopt.bench.speed.search.peers.torch import distances_of, nearest_by_product
 from queryopt.cores import usable_cores
 from queryopt.errors import UsageError
 from queryopt.runtime import HammingIndex
@@ -84,16 +85,9 @@ class TorchCuda(SearchContender):
 
     def nearest(self, queries: Any, k: int) -> Any:
         """(rows, distances) of shape [queries, min(k, n)]."""
-        torch, wanted = self._torch, self._to_signs(queries)
-        step = max(_PRODUCTS // max(len(wanted), 1), k)
-        products, rows = [], []
-        for start in range(0, len(self._signs), step):
-            part = self._signs[start : start + step]
-            best = torch.topk(wanted @ part.T, min(k, len(part)))
-            products.append(best.values)
-            rows.append(best.indices + start)
-        best = torch.topk(torch.cat(products, 1), min(k, len(self._signs)))
-        return torch.cat(rows, 1).gather(1, best.indices).cpu().numpy(), self._distances(best.values)
+        step = max(_PRODUCTS // max(len(queries), 1), k)
+        rows, distances = nearest_by_product(self._to_signs(queries), self._signs, k, step)
+        return rows.cpu().numpy(), distances.cpu().numpy()
 
     def within(self, queries: Any, radius: int) -> Any:
         """(number of queries, query of each hit, row, distance)."""
@@ -104,8 +98,9 @@ class TorchCuda(SearchContender):
             products = wanted @ self._signs[start : start + step].T
             query, row = torch.nonzero(products >= self.bits - 2 * radius, as_tuple=True)
             parts.append((query, row + start, products[query, row]))
-        query, rows, near = (torch.cat(part) for part in zip(*parts, strict=True))
-        return len(queries), query.cpu().numpy(), rows.cpu().numpy(), self._distances(near)
+        query, rows, products = (torch.cat(part) for part in zip(*parts, strict=True))
+        near = distances_of(products, self.bits)
+        return len(queries), query.cpu().numpy(), rows.cpu().numpy(), near.cpu().numpy()
 
     def hits(self, result: Any) -> list[Hits]:
         if self.task.radius is None:
@@ -124,11 +119,6 @@ class TorchCuda(SearchContender):
         packed = self._torch.from_numpy(np.ascontiguousarray(codes)).to(self.device)
         place = self._torch.arange(self.bits, device=self.device)
         return (packed[:, place // 8] >> (place % 8).to(packed.dtype) & 1).to(self._torch.float16) * 2 - 1
-
-    def _distances(self, products: Any) -> npt.NDArray[np.int64]:
-        # Bits that agree less bits that differ.
-        distances: npt.NDArray[np.int64] = ((self.bits - products.float()) / 2).to(self._torch.int64).cpu().numpy()
-        return distances
 
 
 class FaissGpu(Faiss):

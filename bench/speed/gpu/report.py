@@ -75,7 +75,7 @@ class GpuBenchmark(Report):
 
     def render(self) -> "Iterator[RenderableType]":
         for outcome in self.outcomes:
-            for table in () if outcome.report is None else outcome.report.tables:
+            for table in () if outcome.report is None else outcome.report.all_tables():
                 yield table
                 yield ""
         yield self.table()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import queryopt
 from queryopt.bench.machine import load_average, take_head
 from queryopt.bench.speed.gpu.peers import GPU_PEERS, Cpu, Kernel, check_gpu_peers, open_gpu_peer
-from queryopt.bench.speed.gpu.section import Figure, GpuOptions, SectionReport, Turn, left_out_tables
+from queryopt.bench.speed.gpu.section import Figure, GpuOptions, SectionReport, Turn
 from queryopt.bench.speed.harness import Contender, Schedule, run_rounds, timed
 from queryopt.bench.speed.search.check import Verdict, judge, plain_search
 from queryopt.bench.speed.search.contender import SearchContender, Task
@@ -252,14 +252,14 @@ class _Search:
             figures = (f"{row.median * 1e3:.3f}", f"{row.median / kernel.median:,.2f}", f"{row.pairs / 1e9:,.1f}")
             sizes = (str(row.bits), f"{row.n:,}", f"{row.queries:,}")
             table.add_row(row.searcher, *sizes, row.task.goal, *figures, *shares, row.verdict.text)
-        left_out = left_out_tables([(one.searcher, one.what, one.reason) for one in self.left_out])
+        left_out = [(one.searcher, one.what, one.reason) for one in self.left_out]
         problems = [
             f"{row.searcher}, {row.bits} bits, {counted(row.queries, 'query', 'queries')}: the results are not those "
             "of an exact search: this is a bug"
             for row in self.rows
             if row.promises_order and not row.right
         ]
-        return SectionReport(values, [table, *left_out], _figures(self.rows), problems)
+        return SectionReport(values, [table], _figures(self.rows), problems, left_out)
 
     def _has_time(self, what: str) -> bool:
         """The first search is done in any case."""

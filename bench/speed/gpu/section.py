@@ -4,7 +4,7 @@ import contextlib
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,6 @@ __all__ = [
     "Section",
     "SectionReport",
     "Turn",
-    "left_out_tables",
     "reason_of",
     "training_packages",
 ]
@@ -110,12 +109,22 @@ class SectionReport:
     values: JSON-serialisable. tables: for people.
     figures: of it, what belongs into the one table at the end.
     problems: what is wrong, in words; the command then ends with 1.
+    left_out: who did not take part, and why; shown below the tables.
     """
 
     values: dict[str, Any]
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
     problems: Sequence[str] = ()
+    left_out: Sequence[tuple[str, ...]] = ()
+
+    def all_tables(self) -> Iterator[Table]:
+        yield from self.tables
+        if self.left_out:
+            table = Table(box=None, title="Left out", title_justify="left", show_header=False)
+            for one in dict.fromkeys(self.left_out):
+                table.add_row(*one)
+            yield table
 
 
 @dataclass
@@ -183,6 +192,7 @@ class Turn:
         where there is none at the end.
         """
         results: list[_T] = []
+        so_far: SectionReport | None = None
         slowest = 0.0
         for name, job in jobs:
             if results and not self.has(slowest, name):
@@ -192,10 +202,13 @@ class Turn:
             slowest = max(slowest, self.spent - before)
             if result is not None:
                 results.append(result)
-                self.keep(report(results))
-        if not results:
+            if results:
+                so_far, left_out = report(results), list(self.left_out)
+                so_far = replace(so_far, values=so_far.values | {"left_out": left_out}, left_out=left_out)
+                self.keep(so_far)
+        if so_far is None:
             raise error("; ".join(f"{name}: {reason}" for name, reason in self.left_out))
-        return report(results)
+        return so_far
 
 
 @dataclass(frozen=True)
@@ -240,16 +253,6 @@ class Outcome:
 def reason_of(error: Exception) -> str:
     """What an error says, in one line that fits into a table."""
     return (" ".join(str(error).split()) or type(error).__name__)[:300]
-
-
-def left_out_tables(left_out: Sequence[tuple[str, ...]]) -> list[Table]:
-    """Who did not take part, and why; none where all did."""
-    if not left_out:
-        return []
-    table = Table(box=None, title="Left out", title_justify="left", show_header=False)
-    for one in dict.fromkeys(left_out):
-        table.add_row(*one)
-    return [table]
 
 
 @contextlib.contextmanager

@@ -4,14 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from queryopt.bench.speed.gpu.section import (
-    Figure,
-    GpuOptions,
-    SectionReport,
-    Turn,
-    left_out_tables,
-    training_packages,
-)
+from queryopt.bench.speed.gpu.section import Figure, GpuOptions, SectionReport, Turn, training_packages
 from queryopt.bench.tables import figures_table
 
 if TYPE_CHECKING:
@@ -42,10 +35,10 @@ def measure_steps(options: GpuOptions, turn: Turn) -> SectionReport:
         return row
 
     ways = _WAYS[:1] if options.rehearse else _WAYS
-    return turn.attempt_all([(_name(*way), partial(measure, *way)) for way in ways], partial(_report, turn))
+    return turn.attempt_all([(_name(*way), partial(measure, *way)) for way in ways], _report)
 
 
-def _report(turn: Turn, rows: "Sequence[StepSpeed]") -> SectionReport:
+def _report(rows: "Sequence[StepSpeed]") -> SectionReport:
     """Milliseconds of each part of a step whose pictures are ready, and images a second in each way."""
     first = rows[0]
     parts, ways = tuple(first.ways["ready"].summary()), tuple(first.ways)
@@ -62,9 +55,7 @@ def _report(turn: Turn, rows: "Sequence[StepSpeed]") -> SectionReport:
         table.add_row(name, *times, *(f"{row.images_per_second(way):,.0f}" for way in ways))
         rate = row.images_per_second("ready")
         figures.append(Figure(f"training, images/s, {name}, pictures ready", f"{rate:,.0f}", rate))
-    left_out = list(turn.left_out)
-    values = {"rows": [row.to_dict() for row in rows], "left_out": left_out}
-    return SectionReport(values, [table, *left_out_tables(left_out)], figures)
+    return SectionReport({"rows": [row.to_dict() for row in rows]}, [table], figures)
 
 
 def _name(amp: str, channels_last: bool) -> str:

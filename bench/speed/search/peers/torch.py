@@ -11,7 +11,7 @@ from queryopt.bench.speed.search.contender import SearchContender, Task
 from queryopt.bench.speed.search.data import to_words
 from queryopt.codes import unpack_codes
 
-__all__ = ["Torch"]
+__all__ = ["Torch", "distances_of", "nearest_by_product"]
 
 _CHUNK = 1 << 16
 _MATRIX_BATCH = 8
@@ -51,7 +51,7 @@ class Torch(SearchContender):
 
     def nearest(self, queries: Any, k: int) -> Any:
         if self._matrix:
-            return self._by_product(queries, min(k, len(self.codes)))
+            return list(zip(*nearest_by_product(queries, self._signs, k, _CHUNK), strict=True))
         nearest = [self._torch.topk(self._distances(q), min(k, len(self._words)), largest=False) for q in queries]
         return [(best.indices, best.values) for best in nearest]
 
@@ -80,18 +80,6 @@ class Torch(SearchContender):
         x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
         return (x * 0x0101010101010101) >> 56
 
-    def _by_product(self, queries: Any, k: int) -> Any:
-        # Bits that agree less bits that differ: whole numbers up to 64, which bfloat16 holds exactly.
-        products, rows = [], []
-        for start in range(0, len(self._signs), _CHUNK):
-            part = self._signs[start : start + _CHUNK]
-            best = self._torch.topk(queries @ part.T, min(k, len(part)))
-            products.append(best.values)
-            rows.append(best.indices + start)
-        best = self._torch.topk(self._torch.cat(products, 1), k)
-        distances = ((self.bits - best.values.float()) / 2).to(self._torch.int64)
-        return list(zip(self._torch.cat(rows, 1).gather(1, best.indices), distances, strict=True))
-
     def _fastest_dtype(self) -> Any:
         """bfloat16 where the processor multiplies it, float32 where that is slow."""
         seconds = {}
@@ -104,3 +92,26 @@ class Torch(SearchContender):
                 took.append(time.perf_counter() - started)
             seconds[dtype] = min(took)
         return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def nearest_by_product(queries: Any, signs: Any, k: int, step: int) -> tuple[Any, Any]:
+    """Rows and distances of the k nearest, both int64 [queries, min(k, n)], by products of ±1 with `step` rows a time.
+
+    queries: [q, bits], signs: [n, bits]. A product is the number of bits that agree less that of those that differ: a
+    whole number up to 64, which half precision holds exactly.
+    """
+    import torch
+
+    products, rows = [], []
+    for start in range(0, len(signs), step):
+        part = signs[start : start + step]
+        best = torch.topk(queries @ part.T, min(k, len(part)))
+        products.append(best.values)
+        rows.append(best.indices + start)
+    best = torch.topk(torch.cat(products, 1), min(k, len(signs)))
+    return torch.cat(rows, 1).gather(1, best.indices), distances_of(best.values, signs.shape[1])
+
+
+def distances_of(products: Any, bits: int) -> Any:
+    """Bits that differ, int64, of products of ±1."""
+    return ((bits - products.float()) / 2).long()
