@@ -40,40 +40,40 @@ def command(out: Output, ckpt: str | None, folder: str | None, **settings: Any) 
       qo-bench flops --bits 12
       qo-bench flops --ckpt runs/a --out costs/
     """
-    given = {name: value for name, value in settings.items() if value is not None}
-    _check(ckpt, given)
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    _check(ckpt, chosen)
     try:
         import torch  # noqa: F401
     except ImportError:
         raise MissingError(f"counting needs torch: {install_extra('train')}") from None
     from queryopt.bench.speed.flops import flop_report
 
-    report = flop_report(_config(ckpt, given))
+    report = flop_report(_config(ckpt, chosen))
     show(out, report)
     if folder is not None:
         for path in _write(report, Path(folder)):
             out.log(f"wrote {display_path(path)}")
 
 
-def _check(ckpt: str | None, given: dict[str, Any]) -> None:
+def _check(ckpt: str | None, chosen: dict[str, Any]) -> None:
     """Raise what can be said without torch, whose import takes seconds."""
     if ckpt is None:
-        if "bits" not in given:
+        if "bits" not in chosen:
             raise UsageError("nothing to count: give a checkpoint (--ckpt runs/a) or a code length (--bits 12)")
-        check_bits(given["bits"])
+        check_bits(chosen["bits"])
         return
-    if given:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    if chosen:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)
         raise UsageError(f"{names}: the checkpoint says what its network is; leave this out, or leave out --ckpt")
     find_checkpoint(ckpt)
 
 
-def _config(ckpt: str | None, given: dict[str, Any]) -> "NetworkConfig":
+def _config(ckpt: str | None, chosen: dict[str, Any]) -> "NetworkConfig":
     """The network to count: a checkpoint's, or that of the options."""
     if ckpt is None:
         from queryopt.bench.speed.untrained import network_config
 
-        return network_config(**given)
+        return network_config(**chosen)
     from queryopt.train.checkpoint import load_checkpoint
 
     return load_checkpoint(ckpt).config.network

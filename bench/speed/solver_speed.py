@@ -194,11 +194,11 @@ def _run(dtype: str, problem: Problem, columns: int, rounds: int, progress: Adva
     similar = (problem.labels[problem.index].unsqueeze(1) == problem.labels).to(problem.codes)  # S, [m, n]
     solved: dict[str, Tensor] = {}
 
-    def ours(given: Problem) -> None:
-        solved["ours"] = solve_codes(given.codes, given.outputs, given.index, given.labels, GAMMA)
+    def ours(problem: Problem) -> None:
+        solved["ours"] = solve_codes(problem.codes, problem.outputs, problem.index, problem.labels, GAMMA)
 
-    def literal(given: Problem) -> None:
-        solved["literal"] = solve_literally(given, similar, GAMMA, columns)
+    def literal(problem: Problem) -> None:
+        solved["literal"] = solve_literally(problem, similar, GAMMA, columns)
 
     contenders = [Contender("solve_codes", ours, [problem], calls=_OURS), Contender("literal", literal, [problem])]
     own, published = run_rounds(contenders, Schedule(rounds), beside=lambda: progress(1))

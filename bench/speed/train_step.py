@@ -153,7 +153,7 @@ class StepSpeed(Report):
 
     def render(self) -> "Iterator[RenderableType]":
         flags = {"compiled": self.compile, "channels last": self.channels_last}
-        how = ", ".join([f"amp {self.amp}", *(name for name, given in flags.items() if given)])
+        how = ", ".join([f"amp {self.amp}", *(name for name, on in flags.items() if on)])
         yield (
             f"{self.method}, {self.backbone}, {self.image_size} px, {self.bits} bits, {self.columns} columns, batches "
             f"of {self.batch}; {how}; preset {self.preset}\n"

@@ -23,12 +23,12 @@ class FakeTime:
         """Work whose calls take `seconds` in turn, the last of them again and again; it returns its input."""
         left = list(seconds)
 
-        def work(given):
+        def work(item):
             taken = left.pop(0) if len(left) > 1 else left[0]
             self.now += taken
             self.worked += threads * taken
-            self.log.append(name if given is None else f"{name}{given}")
-            return given
+            self.log.append(name if item is None else f"{name}{item}")
+            return item
 
         return work
 
@@ -143,7 +143,7 @@ def test_no_garbage_is_collected_in_a_turn_and_then_again(fake):
     assert seen == [False]
     assert gc.isenabled()
 
-    def fail(given):
+    def fail(item):
         raise UsageError("no")
 
     with pytest.raises(UsageError):

@@ -27,8 +27,8 @@ def test_measure(tmp_path: Path) -> None:
     def tick(count: int = 1, note: str | None = None) -> None:
         ticks.append(count)
 
-    given = [*paths, tmp_path / "bad.jpg"]
-    report = measure(MODEL, given, Settings(threads=1, batch=2, rounds=3), progress=tick)
+    pictures = [*paths, tmp_path / "bad.jpg"]
+    report = measure(MODEL, pictures, Settings(threads=1, batch=2, rounds=3), progress=tick)
     assert (report.pictures, report.threads, report.batch, report.bits, report.image_size) == (5, 1, 2, 12, 32)
     assert ticks == [1, 1, 1]
     assert report.megabytes == pytest.approx(sum(os.stat(p).st_size for p in paths) / 5e6)
