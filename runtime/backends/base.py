@@ -21,13 +21,11 @@ __all__ = [
     "Port",
     "SessionBackend",
     "attention_tokens",
-    "check_output",
     "check_pixels",
     "check_ports",
     "closed",
     "failed",
     "in_flight",
-    "no_attention",
     "no_output",
 ]
 
@@ -125,7 +123,9 @@ class SessionBackend:
 
     def explain(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
         if self.tokens is None:
-            raise no_attention(self._where)
+            raise UsageError(
+                f"{self._where}: has no attention to show: qo-export --ckpt RUN --explain makes a model that has"
+            )
         return self._run(images, ["codes", "logits", "attention"])
 
     def close(self) -> None:
@@ -138,7 +138,13 @@ class SessionBackend:
         if not len(pixels):
             return no_output(self.card, self.tokens if "attention" in names else None)
         codes, logits, *attention = self._infer(names, pixels)
-        return check_output(codes, logits, len(pixels), self.card, self._where, *attention)
+        count, bits = len(pixels), self.card.bits
+        if (codes.shape, logits.shape) != ((count, code_bytes(bits)), (count, bits)):
+            raise ModelError(
+                f"{self._where}: gave codes {list(codes.shape)} and logits {list(logits.shape)} for {count} images of "
+                f"{bits} bits: export it again with qo-export"
+            )
+        return BackendOutput(codes, logits, *attention)
 
 
 def in_flight(backend: Backend, batches: Iterable[npt.NDArray[np.uint8]]) -> Iterator[BackendOutput]:
@@ -214,34 +220,12 @@ def attention_tokens(outputs: Mapping[str, Port], card: ModelCard, where: str) -
     return tokens
 
 
-def check_output(
-    codes: npt.NDArray[np.uint8],
-    logits: npt.NDArray[np.float32],
-    count: int,
-    card: ModelCard,
-    where: str,
-    attention: npt.NDArray[np.float32] | None = None,
-) -> BackendOutput:
-    """What a run on `count` images gave, if its shapes are those of the card; else ModelError."""
-    if (codes.shape, logits.shape) != ((count, code_bytes(card.bits)), (count, card.bits)):
-        raise ModelError(
-            f"{where}: gave codes {list(codes.shape)} and logits {list(logits.shape)} for {count} images of "
-            f"{card.bits} bits: export it again with qo-export"
-        )
-    return BackendOutput(codes, logits, attention)
-
-
 def no_output(card: ModelCard, tokens: int | None = None) -> BackendOutput:
     """What a run on no images gives; with attention over so many tokens."""
     attention = None if tokens is None else np.empty((0, card.bits, tokens), np.float32)
     return BackendOutput(
         np.empty((0, code_bytes(card.bits)), np.uint8), np.empty((0, card.bits), np.float32), attention
     )
-
-
-def no_attention(where: str) -> UsageError:
-    """What a backend raises that is to explain a model without attention. where: the model's path, for people."""
-    return UsageError(f"{where}: has no attention to show: qo-export --ckpt RUN --explain makes a model that has")
 
 
 def _described(ports: Mapping[str, Port]) -> str:

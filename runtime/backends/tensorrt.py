@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.card import ModelCard
-from queryopt.errors import UsageError
-from queryopt.runtime.backends.base import BackendOutput, check_pixels
+from queryopt.runtime.backends.base import BackendOutput, check_pixels, closed
 from queryopt.runtime.cuda import CudaRuntime, open_runtime
 from queryopt.runtime.tensorrt.engine import TensorRtEngine
 from queryopt.runtime.tensorrt.fit import fitting_engine
@@ -65,5 +64,5 @@ class TensorRtBackend:
 
     def _opened(self) -> Pipeline:
         if self._pipeline is None:
-            raise UsageError(f"{self._path}: the model was closed: open it again")
+            raise closed(str(self._path))
         return self._pipeline
