@@ -7,7 +7,7 @@ named, the small network of the demo is trained for it, on the GPU, on generated
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ParityRow", "measure_parity"]
 
-_PRECISIONS = ("fp32", "fp16", "bf16")
-_CALIBRATED = 128
 _TRAINING_SHARE = 0.45
 """Of the section's time, after which training is stopped: parity needs codes that are sure, not the best ones."""
 _SAID = ("outer", "loss", "map", "seconds")
@@ -143,27 +141,13 @@ def _backends(
     options: GpuOptions, checkpoint: "Checkpoint", folder: Path
 ) -> Iterator[tuple[str, Callable[[], Backend]]]:
     """What is compared, by name, and how each is opened."""
-    import onnx
-
     from queryopt.bench.speed.gpu.pytorch import FoldedTorchBackend
+    from queryopt.bench.speed.untrained import in_precision
     from queryopt.export import export_onnx
-    from queryopt.export.onnx import with_card
-    from queryopt.export.pictures import calibration_pictures
-    from queryopt.export.precision import lower_precision
-    from queryopt.export.quantize import quantise
     from queryopt.export.torch_backend import TorchBackend
-    from queryopt.images import load_image
 
-    exported = export_onnx(checkpoint, folder / "fp32.onnx", parity=False)
-    model = onnx.load(exported.path)
-
-    def write(lowered: onnx.ModelProto, precision: str) -> Path:
-        path = folder / f"{precision}.onnx"
-        path.write_bytes(with_card(lowered, replace(exported.card, precision=precision)))
-        return path
-
-    def engine(path: Path, precision: str) -> Backend:
-        plan = folder / f"{precision}.plan"
+    def engine(path: Path) -> Backend:
+        plan = path.with_suffix(".plan")
         if not options.rehearse:
             build_here(path, plan, Profile(1, _BATCH, _BATCH))
         return open_engine(plan, options)
@@ -171,18 +155,17 @@ def _backends(
     def int8(name: str) -> Backend:
         path = folder / "int8.onnx"
         if not path.is_file():
-            pictures = calibration_pictures(checkpoint, None, _CALIBRATED)
-            pixels = np.stack([load_image(picture, exported.card.preprocessing) for picture in pictures])
-            write(quantise(model, pixels)[0], "int8")
+            export_onnx(checkpoint, path, precision="int8", parity=False)
         return open_backend(path, name)
 
     yield f"PyTorch on {options.device}, fp32", lambda: TorchBackend(checkpoint.network().to(options.device))
     yield f"folded, PyTorch on {options.device}", lambda: FoldedTorchBackend(checkpoint, options.device)
-    for precision in _PRECISIONS:
-        path = exported.path if precision == "fp32" else write(lower_precision(model, precision), precision)
+    exported = export_onnx(checkpoint, folder / "fp32.onnx", parity=False).path
+    for precision in ("fp32", "fp16", "bf16"):
+        path = exported if precision == "fp32" else in_precision(exported, folder / f"{precision}.onnx", precision)
         for name in ("onnxruntime", "cuda", "openvino"):
             yield f"{name}, {precision}", partial(open_backend, path, name)
-        yield f"engine, {precision}", partial(engine, path, precision)
+        yield f"engine, {precision}", partial(engine, path)
     for name in () if options.rehearse else ("openvino", "onnxruntime"):
         yield f"{name}, int8", partial(int8, name)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import queryopt
 from queryopt.bench.machine import load_average, take_head
-from queryopt.bench.speed.gpu.peers import GPU_PEERS, Cpu, Kernel, check_gpu_peers, open_gpu_peer
+from queryopt.bench.speed.gpu.peers import Cpu, Kernel, open_gpu_peer
 from queryopt.bench.speed.gpu.section import Figure, GpuOptions, SectionReport, Turn
 from queryopt.bench.speed.harness import Contender, Schedule, run_rounds, timed
 from queryopt.bench.speed.search.check import Verdict, judge, plain_search
@@ -24,7 +24,7 @@ from queryopt.runtime.cuda import CudaRuntime, Device, open_runtime
 from queryopt.runtime.search.gpu import Tuning
 from queryopt.text import counted
 
-__all__ = ["GpuRow", "LeftOut", "measure_gpu_search", "measure_search", "memory_limit", "popcount_limit"]
+__all__ = ["GpuRow", "LeftOut", "measure_search", "memory_limit", "popcount_limit"]
 
 _T = TypeVar("_T")
 _CHECKED = 3
@@ -113,45 +113,18 @@ def memory_limit(device: Device, bits: int, queries: int) -> float | None:
     return queries * device.bandwidth / (4 if bits <= 32 else 8) if device.bandwidth else None
 
 
-def measure_search(options: GpuOptions, turn: Turn) -> SectionReport:
-    """See measure_gpu_search."""
-    return measure_gpu_search(
-        options.data,
-        options.batches,
-        options.tasks,
-        peers=options.peers,
-        runtime=options.runtime,
-        rounds=options.rounds,
-        turn=turn,
-    )
+def measure_search(options: GpuOptions, turn: Turn, tuning: Tuning | None = None) -> SectionReport:
+    """Search each of the data with each number of queries at once, for each of the tasks (their own is ignored).
 
-
-def measure_gpu_search(
-    data: Sequence[DataSpec],
-    batches: Sequence[int],
-    tasks: Sequence[Task],
-    *,
-    peers: Sequence[str] = GPU_PEERS,
-    runtime: str | CudaRuntime | None = "auto",
-    tuning: Tuning | None = None,
-    rounds: int = 7,
-    turn: Turn | None = None,
-) -> SectionReport:
-    """Search each of `data` with each of `batches` queries at once, for each of `tasks` (their own batch is ignored).
-
-    peers: who else does so, in turn with the kernel; one that can't is left out, by name.
-    runtime: as in `open_runtime`; None searches on the CPU in the kernel's place, for rehearsals.
-    rounds: timed calls of each search, after one that isn't.
-    turn: what it has no time for is left out.
-
-    Raises MissingError without a GPU, or what runs it.
+    Peers do so in turn with the kernel; one that can't is left out, by name. The first call of each search isn't timed.
+    In a rehearsal, which has no runtime, the CPU searches in the kernel's place. MissingError without a GPU, or what
+    runs it.
     """
-    check_gpu_peers(tuple(peers))
-    running = None if runtime is None else open_runtime(runtime)
-    search = _Search(running, tuning, rounds, turn or Turn())
-    all_tasks = [replace(task, batch=batch) for batch in batches for task in tasks]
-    for spec in data:
-        search.gallery(spec, all_tasks, peers)
+    runtime = None if options.runtime is None else open_runtime(options.runtime)
+    search = _Search(runtime, tuning, options.rounds, turn)
+    tasks = [replace(task, batch=batch) for batch in options.batches for task in options.tasks]
+    for spec in options.data:
+        search.gallery(spec, tasks, options.peers)
     return search.report()
 
 

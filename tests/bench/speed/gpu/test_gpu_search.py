@@ -8,15 +8,16 @@ import pytest
 
 from emulated_cuda import EmulatedRuntime
 from queryopt.bench.speed.gpu.peers import TorchCuda
-from queryopt.bench.speed.gpu.search import measure_gpu_search, memory_limit, popcount_limit
-from queryopt.bench.speed.gpu.section import SectionReport, Turn
+from queryopt.bench.speed.gpu.search import measure_search, memory_limit, popcount_limit
+from queryopt.bench.speed.gpu.section import GpuOptions, SectionReport, Turn
 from queryopt.bench.speed.search.contender import Task
 from queryopt.bench.speed.search.data import DataSpec
 from queryopt.runtime.cuda import Device
 from queryopt.runtime.search.gpu import CudaHammingIndex, Tuning
 
 SMALL = Tuning(sample=64, min_piece=64, select_threads=64)
-DATA = [DataSpec("clustered", 48, 900, queries=5, classes=3), DataSpec("equal", 12, 700, queries=5)]
+DATA = (DataSpec("clustered", 48, 900, queries=5, classes=3), DataSpec("equal", 12, 700, queries=5))
+BOTH = (Task(4), Task(None, 3))
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,7 @@ def runtime() -> EmulatedRuntime:
 
 
 def measure(runtime: EmulatedRuntime) -> SectionReport:
-    tasks = [Task(4), Task(None, 3)]
-    return measure_gpu_search(DATA, [1, 7], tasks, peers=(), runtime=runtime, tuning=SMALL, rounds=2)
+    return measure_search(GpuOptions(runtime, 2, DATA, (1, 7), BOTH, ()), Turn(), SMALL)
 
 
 def test_figures(runtime: EmulatedRuntime) -> None:
@@ -67,7 +67,7 @@ def test_wrong_results_are_noticed(runtime: EmulatedRuntime, monkeypatch: pytest
 def test_what_there_is_no_time_for_is_left_out(runtime: EmulatedRuntime) -> None:
     kept: list[int] = []
     turn = Turn(0.0, keep=lambda report: kept.append(len(report.values["rows"])))
-    report = measure_gpu_search(DATA, [1, 7], [Task(4)], peers=(), runtime=runtime, tuning=SMALL, rounds=1, turn=turn)
+    report = measure_search(GpuOptions(runtime, 1, DATA, (1, 7), (Task(4),), ()), turn, SMALL)
     rows = [(row["bits"], row["queries"]) for row in report.values["rows"]]
     assert rows == [(48, 1)], "the first is measured in any case"
     assert kept == [1]
@@ -88,10 +88,7 @@ def test_beside_others(runtime: EmulatedRuntime, monkeypatch: pytest.MonkeyPatch
     """The processor takes part, PyTorch's product runs on it here, and FAISS without a GPU is left out by name."""
     monkeypatch.setattr(TorchCuda, "device", "cpu")
     said: list[str] = []
-    tasks = [Task(4), Task(None, 3)]
-    report = measure_gpu_search(
-        DATA[:1], [7], tasks, runtime=runtime, tuning=SMALL, rounds=2, turn=Turn(log=said.append)
-    )
+    report = measure_search(GpuOptions(runtime, 2, DATA[:1], (7,), BOTH), Turn(log=said.append), SMALL)
     rows = report.values["rows"]
     assert [(row["searcher"].split(",")[0], row["right"]) for row in rows[:3]] == [
         ("queryopt", True),
@@ -114,8 +111,7 @@ def test_a_search_that_a_peer_cannot_do_is_left_out(runtime: EmulatedRuntime, mo
 
     monkeypatch.setattr(TorchCuda, "device", "cpu")
     monkeypatch.setattr(TorchCuda, "within", full)
-    tasks = [Task(4), Task(None, 3)]
-    report = measure_gpu_search(DATA[:1], [2], tasks, peers=("torch",), runtime=runtime, tuning=SMALL, rounds=1)
+    report = measure_search(GpuOptions(runtime, 1, DATA[:1], (2,), BOTH, ("torch",)), Turn(), SMALL)
     assert [row["searcher"] for row in report.values["rows"]] == ["queryopt", "torch, cpu", "queryopt"]
     (left,) = report.values["left_out"]
     assert left["reason"] == "CUDA out of memory. Tried to allocate 7 GiB"
