@@ -34,7 +34,6 @@ class Augmentation:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse ranges that no crop can meet."""
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise UsageError(
                 f"crop scale is {self.scale}: it is a range of shares of the picture's area, 0 < low <= high <= 1"

@@ -101,7 +101,6 @@ class TrainConfig:
     """CPU threads of the network, and as many that decode ahead of it; None: all that this process may use."""
 
     def __post_init__(self) -> None:
-        """Check every value."""
         for name in ("iterations", "hold", "seed", "warm_up"):
             _check_int(name, getattr(self, name), 0)
         for name in ("epochs", "batch"):

@@ -56,11 +56,9 @@ class LabelledImages:
             )
 
     def __len__(self) -> int:
-        """How many pictures."""
         return len(self.paths)
 
     def path(self, index: int) -> Path:
-        """The whole path of one picture."""
         return self.root / self.paths[index]
 
     def counts(self) -> npt.NDArray[np.int64]:

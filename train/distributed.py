@@ -51,12 +51,10 @@ class Processes:
 
     @property
     def count(self) -> int:
-        """How many there are."""
         return self.launch.count
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes."""
         return self.launch.rank == 0
 
     def threads(self, asked: int | None) -> int | None:

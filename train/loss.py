@@ -21,7 +21,6 @@ class Loss:
 
     @property
     def total(self) -> Tensor:
-        """What is minimised."""
         return self.hash + self.quantisation
 
 

@@ -149,7 +149,6 @@ class NetworkConfig:
 
     @property
     def spec(self) -> BackboneSpec:
-        """The backbone's channels and strides."""
         return check_backbone(self.backbone)
 
     @property

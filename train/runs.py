@@ -155,13 +155,11 @@ class RunFolder:
                 left.unlink(missing_ok=True)
 
     def __enter__(self) -> "RunFolder":
-        """Hold the folder."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the folder."""
         self.close()
 
     def close(self) -> None:
@@ -220,7 +218,6 @@ class RunFolder:
             )
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
         with _explained(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(line), allow_nan=False) + "\n")
 

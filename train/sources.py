@@ -44,7 +44,6 @@ class OfficialSource:
     any_size: bool = False
 
     def __post_init__(self) -> None:
-        """Check that there is such a data set."""
         self.dataset.check_variant(self.variant)
         if not self.root:
             raise UsageError(
@@ -53,12 +52,10 @@ class OfficialSource:
             )
 
     def __str__(self) -> str:
-        """As --data takes it."""
         options = [*([self.variant] if self.variant else []), *([ANY_SIZE] if self.any_size else [])]
         return f"{'+'.join([self.dataset.name, *options])}:{self.root}"
 
     def load(self) -> DataSplits:
-        """Its pictures."""
         return self.dataset.load(self.root, self.variant, self.any_size)
 
 

@@ -48,7 +48,6 @@ class ImageAttributes:
                 )
 
     def __len__(self) -> int:
-        """How many pictures."""
         return len(self.paths)
 
     def of(self, images: LabelledImages) -> "ImageAttributes":

@@ -25,7 +25,6 @@ class Counts(NamedTuple):
     test: int
 
     def __str__(self) -> str:
-        """In words."""
         return f"{self.classes:,} classes, {self.train:,} training and {self.test:,} test pictures"
 
 

@@ -37,15 +37,12 @@ class AsymmetricMethod(Method):
         return start_codes(self.config.codes, context) if outer + 1 == self.config.warm_up else None
 
     def relax(self, logits: Tensor, step: int) -> Tensor:
-        """F = tanh."""
         return torch.tanh(logits)
 
     def loss(self, outputs: Tensor, batch: TrainingBatch) -> Loss:
-        """See queryopt.train.loss."""
         return hashing_loss(outputs, batch.codes, batch.labels, batch.gallery_labels, batch.index, self.gamma)
 
     def solve(self, codes: Tensor, outputs: Tensor, index: Tensor, labels: Tensor, outer: int) -> Tensor:
-        """See queryopt.train.solver."""
         if self.config.hold_solver or outer < self.config.warm_up + self.config.hold:
             return codes
         return solve_codes(codes, outputs, index, labels, self.gamma)

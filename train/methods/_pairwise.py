@@ -52,7 +52,6 @@ class PairwiseMethod(Method):
 
     @classmethod
     def network(cls, config: NetworkConfig) -> HashNetwork:
-        """See HashLayerNetwork."""
         return HashLayerNetwork(config)
 
     def start(self, context: StartContext) -> npt.NDArray[np.float32]:

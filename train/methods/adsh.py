@@ -21,7 +21,6 @@ class AdshMethod(AsymmetricMethod):
 
     @classmethod
     def network(cls, config: NetworkConfig) -> HashNetwork:
-        """See HashLayerNetwork."""
         return HashLayerNetwork(config)
 
 

@@ -32,7 +32,6 @@ class DpshSettings(Settings):
     stored: float = 0
 
     def __post_init__(self) -> None:
-        """Check both."""
         if self.eta is not None and self.eta < 0:
             raise UsageError(f"dpsh's option eta is {self.eta!r}: a number, at least 0")
         if self.stored not in (0, 1):
@@ -92,7 +91,6 @@ class DpshMethod(PairwiseMethod):
         return logits
 
     def loss(self, outputs: Tensor, batch: TrainingBatch) -> Loss:
-        """See pairwise_likelihood_loss."""
         pairs = pairs_with_stored(batch) if self.stored else pairs_in_batch(outputs, batch)
         return pairwise_likelihood_loss(outputs, pairs, self.eta / len(batch.codes))
 

@@ -32,7 +32,6 @@ class HashNetSettings(Settings):
     scale_step: float = 200
 
     def __post_init__(self) -> None:
-        """Check every value."""
         if self.alpha <= 0:
             raise UsageError(f"hashnet's option alpha is {self.alpha!r}: a number above 0")
         for name in ("scale_growth", "scale_power"):
@@ -100,7 +99,6 @@ class HashNetMethod(PairwiseMethod):
         return torch.tanh(scale_at(step, self._settings) * logits)
 
     def loss(self, outputs: Tensor, batch: TrainingBatch) -> Loss:
-        """See weighted_pairwise_loss."""
         return weighted_pairwise_loss(outputs, pairs_in_batch(outputs, batch), self.alpha, self.weights)
 
     def about(self) -> dict[str, Any]:

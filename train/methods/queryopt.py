@@ -16,7 +16,6 @@ class QueryOptMethod(AsymmetricMethod):
 
     @classmethod
     def network(cls, config: NetworkConfig) -> HashNetwork:
-        """See QueryOpt."""
         return QueryOpt(config)
 
 

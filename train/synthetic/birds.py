@@ -57,7 +57,6 @@ class BirdsConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Hold the limits."""
         for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
