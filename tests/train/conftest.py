@@ -3,6 +3,12 @@ import pytest
 from PIL import Image
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs draw no curves, which take a third of a tiny run's time. (Those of fixtures of a module do draw them.)"""
+    monkeypatch.setattr("queryopt.train.runs.save_curves", lambda path, lines: None)
+
+
 @pytest.fixture(scope="session")
 def labelled_folder(tmp_path_factory):
     """Four classes of 30 pictures, 40 x 40: each class has a colour of its own, under noise. Not to be changed."""

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from queryopt.errors import ExitCode, TrainingError
+from queryopt.train import train
 from queryopt.train.checkpoint import BEST, LAST, METRICS, load_checkpoint
 from queryopt.train.cli import main
 from queryopt.train.presets import PRESETS, preset_config
@@ -46,6 +47,10 @@ def process(labelled_folder, tmp_path):
     yield child
     child.kill()
     child.communicate()
+
+
+def interrupt(line):
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def assert_same_bits(run, reference):
@@ -233,11 +238,11 @@ def test_simple_errors_do_not_wait_for_torch(arguments, tmp_path):
     assert result.stdout == "False\n"
 
 
-def test_full_disk_ends_a_process_with_one_line_and_keeps_the_last_good_checkpoint(process, labelled_folder, tmp_path):
-    process.send_signal(signal.SIGCONT)
-    process.send_signal(signal.SIGINT)
-    process.communicate()
+def test_full_disk_ends_a_process_with_one_line_and_keeps_the_last_good_checkpoint(labelled_folder, tmp_path):
     run = tmp_path / "run"
+    settings = dict(zip((name[2:] for name in OPTIONS[2::2]), map(int, OPTIONS[3::2]), strict=True))
+    with pytest.raises(KeyboardInterrupt):
+        train(preset_config("tiny", **settings), labelled_folder, run, report=interrupt)
     before = {name: (run / name).read_bytes() for name in (BEST, LAST) if (run / name).exists()}
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
     code += "from queryopt.train.cli import main; main()"

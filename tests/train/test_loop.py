@@ -26,6 +26,8 @@ from queryopt.train.schedule import rates_at
 from queryopt.train.solver import solve_codes
 from queryopt.train.starts import StartContext, start_codes
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SETTINGS = {"iterations": 3, "epochs": 2, "samples": 80, "hold": 1, "bits": 8, "threads": 1, "lr": 3e-3}
 
 
@@ -134,7 +136,8 @@ def test_channels_last_is_left_out_on_the_cpu(labelled_folder, tmp_path):
         "import sys\n"
         "from queryopt.train import preset_config, train\n"
         "for layout in (True, False):\n"
-        "    settings = dict(data=sys.argv[1], batch=13, threads=2, iterations=1, epochs=1, channels_last=layout)\n"
+        "    settings = dict(data=sys.argv[1], batch=13, samples=39, threads=2, iterations=1, epochs=1)\n"
+        "    settings['channels_last'] = layout\n"
         "    train(preset_config('tiny', **settings), sys.argv[1], f'{sys.argv[2]}/{layout}')\n"
     )
     command = [sys.executable, "-c", code, str(labelled_folder), str(tmp_path)]
