@@ -15,27 +15,10 @@ from queryopt.cli import Command, Output, common_options
 from queryopt.codes import check_bits
 from queryopt.errors import ExitCode, MissingError, UsageError
 from queryopt.text import counted, display_path, install_extra
+from queryopt.train import options
 from queryopt.train.datasets import dataset_names
 from queryopt.train.launch import launched, muted, say_once
 from queryopt.train.method_rules import find_rules, method_names
-from queryopt.train.options import (
-    SECTIONS,
-    CodeOptions,
-    DataOptions,
-    LearningOptions,
-    NetworkOptions,
-    PictureOptions,
-    RunOptions,
-    SpeedOptions,
-    code_options,
-    data_options,
-    learning_options,
-    network_options,
-    picture_options,
-    run_options,
-    settings_of,
-    speed_options,
-)
 from queryopt.train.presets import PRESETS, find_preset, preset_table
 from queryopt.train.run_files import LAST, check_unused
 from queryopt.train.sources import check_source, load_data, official_source, with_root
@@ -89,7 +72,9 @@ class _TrainCommand(Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         records = {parameter.name: parameter.get_help_record(ctx) for parameter in self.get_params(ctx)}
-        sections = {title: [records.pop(each.name) for each in fields(group)] for title, group in SECTIONS.items()}
+        sections = {
+            title: [records.pop(each.name) for each in fields(group)] for title, group in options.SECTIONS.items()
+        }
         for title, lines in {**sections, "Options": list(records.values())}.items():
             with formatter.section(title):
                 formatter.write_dl([line for line in lines if line is not None])
@@ -107,22 +92,22 @@ class _TrainCommand(Command):
 
 
 @click.command(cls=_TrainCommand, name="qo-train", epilog=_EPILOG, context_settings={"max_content_width": 110})
-@data_options
-@run_options
-@network_options
-@learning_options
-@code_options
-@picture_options
-@speed_options
+@options.data_options
+@options.run_options
+@options.network_options
+@options.learning_options
+@options.code_options
+@options.picture_options
+@options.speed_options
 @common_options
 def main(
-    data: DataOptions,
-    run: RunOptions,
-    network: NetworkOptions,
-    learning: LearningOptions,
-    codes: CodeOptions,
-    pictures: PictureOptions,
-    speed: SpeedOptions,
+    data: options.DataOptions,
+    run: options.RunOptions,
+    network: options.NetworkOptions,
+    learning: options.LearningOptions,
+    codes: options.CodeOptions,
+    pictures: options.PictureOptions,
+    speed: options.SpeedOptions,
     out: Output,
 ) -> ExitCode:
     """Train codes on labelled pictures and write a run folder.
@@ -133,7 +118,7 @@ def main(
     What is not given is the preset's. `torchrun --nproc-per-node N -m queryopt.train …` trains in N processes, with the
     same result but for rounding: --batch is shared among them.
     """
-    settings = settings_of(network, learning, codes, pictures, speed)
+    settings = options.settings_of(network, learning, codes, pictures, speed)
     settings["data"] = _check(data, run, settings)
     # By default OpenMP's threads spin at every barrier: with anything else running on the machine, a training step took
     # many times as long. Read when torch is first imported.
@@ -154,7 +139,7 @@ def main(
         return code if processes.first else ExitCode.DONE
 
 
-def _train(config: "TrainConfig", splits: "DataSplits", run: RunOptions, out: Output) -> ExitCode:
+def _train(config: "TrainConfig", splits: "DataSplits", run: options.RunOptions, out: Output) -> ExitCode:
     from queryopt.train.loop import train
     from queryopt.train.open_set import hold_out_classes
 
@@ -197,7 +182,7 @@ def _train(config: "TrainConfig", splits: "DataSplits", run: RunOptions, out: Ou
     return ExitCode.SOME_FAILED if result.skipped else ExitCode.DONE
 
 
-def _check(data: DataOptions, run: RunOptions, settings: dict[str, Any]) -> str | None:
+def _check(data: options.DataOptions, run: options.RunOptions, settings: dict[str, Any]) -> str | None:
     """Raise what can be said without torch, whose import takes seconds. Returns what --data and its options mean."""
     check_unused(run.folder, run.resume)
     if run.preset is not None:
@@ -214,7 +199,7 @@ def _check(data: DataOptions, run: RunOptions, settings: dict[str, Any]) -> str 
     return source
 
 
-def _config(run: RunOptions, settings: dict[str, Any]) -> tuple["TrainConfig", str | None]:
+def _config(run: options.RunOptions, settings: dict[str, Any]) -> tuple["TrainConfig", str | None]:
     """The configuration that the options mean: a preset's, or, with --resume, the run's own, with these changed.
 
     And the name of the preset, where it was chosen here.

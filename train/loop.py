@@ -113,45 +113,43 @@ def train(
     was killed: the last good checkpoint is kept).
     """
     with joined(config.device) as processes:
-        return _train(config, data, Path(out), resume, strict, progress, report, processes)
+        if processes.first:
+            check_unused(Path(out), resume)
+        else:
+            progress = report = None
+        config, splits = _with_data(config, data, progress, processes)
+        divided = hold_out_classes(splits, config.open_set, config.seed)
+        images, unseen = divided.seen.train, divided.unseen
+        if config.classification_weight:
+            config = config.override(classes=len(images.classes))
+        opened = RunFolder(Path(out), resume) if processes.first else OthersFolder(Path(out))
+        with opened as folder, torch_threads(processes.threads(config.threads)):
+            pictures = RunPictures(config, images, processes, strict)
+            step = TrainingStep(config, pictures.images.labels, processes)
+            about = _about(step, pictures, unseen.train.classes if unseen is not None else ())
+            return _Run(step, pictures, folder, about, progress or no_progress, report or _no_report).start(resume)
 
 
-def _train(
+def _with_data(
     config: TrainConfig,
     data: "DataSplits | str | os.PathLike[str] | None",
-    out: Path,
-    resume: bool,
-    strict: bool,
     progress: Progress | None,
-    report: Report | None,
     processes: Processes,
-) -> TrainResult:
-    if processes.first:
-        check_unused(out, resume)
-    else:
-        progress = report = None
+) -> tuple[TrainConfig, DataSplits]:
+    """The configuration, which says where the data lies, and the data."""
     where = config.data if data is None or isinstance(data, DataSplits) else os.fspath(data)
     if where:
         # As it was typed, it would mean something else where the run is exported or continued from another folder.
         config = replace(config, data=absolute_source(where))
-    if not isinstance(data, DataSplits):
-        if not where:
-            raise UsageError(
-                "there is nothing to train on: give a folder with one sub-folder a class, an official data set such as "
-                "cub200:FOLDER, or synthetic:birds"
-            )
-        load = partial(load_data, config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
-        data = processes.first_on_machine(load)
-    divided = hold_out_classes(data, config.open_set, config.seed)
-    images, unseen = divided.seen.train, divided.unseen
-    if config.classification_weight:
-        config = config.override(classes=len(images.classes))
-    opened = RunFolder(out, resume) if processes.first else OthersFolder(out)
-    with opened as folder, torch_threads(processes.threads(config.threads)):
-        pictures = RunPictures(config, images, processes, strict)
-        step = TrainingStep(config, pictures.images.labels, processes)
-        about = _about(step, pictures, unseen.train.classes if unseen is not None else ())
-        return _Run(step, pictures, folder, about, progress or no_progress, report or _no_report).start(resume)
+    if isinstance(data, DataSplits):
+        return config, data
+    if not where:
+        raise UsageError(
+            "there is nothing to train on: give a folder with one sub-folder a class, an official data set such as "
+            "cub200:FOLDER, or synthetic:birds"
+        )
+    load = partial(load_data, config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
+    return config, processes.first_on_machine(load)
 
 
 class _Run:
