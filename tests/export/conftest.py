@@ -1,5 +1,7 @@
+import hashlib
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -16,6 +18,33 @@ DATA = Path(__file__).parent.parent / "data"
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+_graphs: dict[bytes, onnx.ModelProto] = {}
+
+
+def traced(network, explain=False):
+    """build_graph of a network, traced once in a session: it takes seconds, and most tests export the same networks."""
+    digest = hashlib.sha256(repr((network, network.config, explain)).encode())
+    for name, value in network.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    if digest.digest() not in _graphs:
+        _graphs[digest.digest()] = build_graph(network, explain=explain)
+    graph = onnx.ModelProto()
+    graph.CopyFrom(_graphs[digest.digest()])
+    return graph
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exports_trace_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("queryopt.export.onnx.build_graph", traced)
+        yield
+
+
+@pytest.fixture(scope="session")
+def trace():
+    return traced
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +84,7 @@ def network():
 @pytest.fixture(scope="session")
 def graph(network):
     """The exported graph of `network`, without a card. Not to be changed."""
-    return build_graph(network)
+    return traced(network)
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +92,17 @@ def model_path(network, graph, tmp_path_factory):
     """The model.onnx of `network`. Not to be changed."""
     path = tmp_path_factory.mktemp("model") / "model.onnx"
     path.write_bytes(with_card(graph, model_card(network)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def perturbed_path(make_network, network, tmp_path_factory):
+    """A model whose queries are not quite those of the network whose card it has. Not to be changed."""
+    other = make_network()
+    with torch.no_grad():
+        other.queries.add_(0.3 * torch.randn(other.queries.shape, generator=torch.Generator().manual_seed(0)))
+    path = tmp_path_factory.mktemp("perturbed") / "model.onnx"
+    path.write_bytes(with_card(traced(other), model_card(network)))
     return path
 
 

@@ -15,7 +15,7 @@ from queryopt.card import Preprocessing
 from queryopt.codes import pack_codes, unpack_codes
 from queryopt.errors import DataError, MismatchError, ParityError, UsageError
 from queryopt.export import check_parity
-from queryopt.export.onnx import build_graph, model_card, with_card
+from queryopt.export.onnx import model_card, with_card
 from queryopt.export.parity import MIN_BITS, flip_rate_upper_bound, top_k_overlap
 from queryopt.export.pictures import parity_views
 from queryopt.images import load_image
@@ -124,17 +124,6 @@ def test_a_run_folder_will_do_for_the_network(network, model_path, pictures, sav
     assert check_parity(save_run(network), model_path, pictures, min_bits=100).flipped == 0
 
 
-@pytest.fixture(scope="module")
-def perturbed_path(network, make_network, tmp_path_factory):
-    """A model.onnx that is not the network whose card it has."""
-    other = make_network()
-    with torch.no_grad():
-        other.queries.add_(0.3 * torch.randn(other.queries.shape, generator=torch.Generator().manual_seed(0)))
-    path = tmp_path_factory.mktemp("perturbed") / "model.onnx"
-    path.write_bytes(with_card(build_graph(other), model_card(network)))
-    return path
-
-
 def test_a_perturbed_model_is_noticed_and_refused(network, perturbed_path, pictures):
     report = check_parity(network, perturbed_path, pictures, min_bits=2000, threads=1)
     assert report.flipped >= report.flipped_sure > 0
@@ -146,9 +135,11 @@ def test_a_perturbed_model_is_noticed_and_refused(network, perturbed_path, pictu
     report.require(1.0)
 
 
-def test_bits_that_rounding_flips_are_told_from_those_that_something_else_flips(unsure_network, pictures, tmp_path):
+def test_bits_that_rounding_flips_are_told_from_those_that_something_else_flips(
+    unsure_network, trace, pictures, tmp_path
+):
     path = tmp_path / "model.onnx"
-    path.write_bytes(with_card(build_graph(unsure_network), model_card(unsure_network)))
+    path.write_bytes(with_card(trace(unsure_network), model_card(unsure_network)))
     report = check_parity(unsure_network, path, pictures, min_bits=2000, threads=1)
     assert report.flipped > 0
     assert report.flipped_sure == 0
@@ -166,14 +157,14 @@ def test_a_graph_that_normalises_otherwise_is_noticed(network, graph, pictures, 
     assert check_parity(network, path, pictures, min_bits=500).max_logit_difference > 1e-3
 
 
-def test_logits_that_are_not_finite_are_refused(make_network, pictures, tmp_path):
+def test_logits_that_are_not_finite_are_refused(make_network, trace, pictures, tmp_path):
     broken = make_network()
     path = tmp_path / "model.onnx"
     with torch.no_grad():
         broken.head.weight.fill_(1.0)
         card = model_card(broken)
         broken.head.weight[0, 0] = float("nan")
-        path.write_bytes(with_card(build_graph(broken), card))
+        path.write_bytes(with_card(trace(broken), card))
         broken.head.weight.fill_(1.0)
     with pytest.raises(ParityError, match="not finite"):
         check_parity(broken, path, pictures, min_bits=200).require(1.0)

@@ -11,14 +11,14 @@ from queryopt.errors import MissingError, UsageError
 from queryopt.export import export_onnx
 from queryopt.export.cli import main
 from queryopt.export.fold import fold
-from queryopt.export.onnx import build_graph, model_card, with_card
+from queryopt.export.onnx import model_card, with_card
 from queryopt.export.precision import head_nodes, lower_precision
 from queryopt.runtime.backends import open_backend
 
 
 @pytest.fixture(scope="module")
-def folded_graph(network):
-    return build_graph(fold(network)[0])
+def folded_graph(network, trace):
+    return trace(fold(network)[0])
 
 
 def types(model):

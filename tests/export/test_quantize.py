@@ -17,7 +17,7 @@ import torch
 from queryopt.errors import ParityError
 from queryopt.export import check_parity, export_onnx
 from queryopt.export.fold import fold
-from queryopt.export.onnx import build_graph, model_card, with_card
+from queryopt.export.onnx import model_card, with_card
 from queryopt.export.options import ACTIVATIONS
 from queryopt.export.pictures import parity_views
 from queryopt.export.quantize import Quantiser
@@ -44,8 +44,8 @@ def outlier():
 
 
 @pytest.fixture(scope="module")
-def outlier_graph(outlier):
-    return build_graph(fold(outlier.network().eval())[0])
+def outlier_graph(outlier, trace):
+    return trace(fold(outlier.network().eval())[0])
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +127,11 @@ def test_nothing_is_measured_where_the_bits_agree(activations, outlier_graph, vi
 
 
 @pytest.mark.parametrize("activations", ACTIVATIONS)
-def test_every_product_runs_when_it_is_the_only_one_that_is_quantised(activations):
+def test_every_product_runs_when_it_is_the_only_one_that_is_quantised(activations, trace):
     """A fold gives each head of attention its matrix: ONNX Runtime has no integer product for such a stack of them."""
     torch.manual_seed(0)
     network = QueryOpt(NetworkConfig(12, backbone="small", image_size=64, dim=128, heads=8, feedforward=256)).eval()
-    graph = build_graph(fold(network)[0])
+    graph = trace(fold(network)[0])
     sizes = {tensor.name: len(tensor.dims) for tensor in graph.graph.initializer}
     assert 3 in {sizes.get(node.input[1]) for node in graph.graph.node if node.op_type == "MatMul"}
     pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)

@@ -117,12 +117,12 @@ def test_a_rolled_query_left_in_a_constant_is_found(network, graph, tmp_path, tr
         check(network, model, tmp_path)
 
 
-def test_the_proof_names_the_parts_that_only_training_uses(make_network, network, graph, tmp_path):
+def test_the_proof_names_the_parts_that_only_training_uses(make_network, trace, network, graph, tmp_path):
     assert check(network, graph, tmp_path).stripped == {"auxiliary branch": "7 rolled copies of 12 queries"}
     plain = make_network(branches=1)
-    assert check(plain, build_graph(plain), tmp_path).stripped == {}
+    assert check(plain, trace(plain), tmp_path).stripped == {}
     classifying = make_network(classes=5)
-    assert check(classifying, build_graph(classifying), tmp_path).stripped == {
+    assert check(classifying, trace(classifying), tmp_path).stripped == {
         "auxiliary branch": "7 rolled copies of 12 queries",
         "classification head": "12 bits -> 5 classes",
     }
@@ -130,9 +130,9 @@ def test_the_proof_names_the_parts_that_only_training_uses(make_network, network
 
 @pytest.mark.parametrize(("bits", "classes"), [(12, 5), (4, 30), (1, 3)])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_class_weights_left_in_a_constant_are_found(make_network, tmp_path, bits, classes, transposed):
+def test_class_weights_left_in_a_constant_are_found(make_network, trace, tmp_path, bits, classes, transposed):
     network = make_network(bits, classes=classes)
-    model = build_graph(network)
+    model = trace(network)
     weight = network.classifier.weight.detach().numpy()
     weight = np.ascontiguousarray(weight.T if transposed else weight)
     model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "left"))
