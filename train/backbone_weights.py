@@ -101,14 +101,14 @@ def _read(path: Path, where: str) -> dict[str, Tensor]:
 
 def _load(backbone: nn.Module, state: Mapping[str, Tensor], where: str, name: str) -> None:
     own = backbone.state_dict()
-    given = {k: v for k, v in state.items() if k not in _CLASSIFIER}
+    weights = {k: v for k, v in state.items() if k not in _CLASSIFIER}
     # Old files lack the counters of batches; a fixed momentum makes no use of them.
-    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in given if k not in own]
+    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in weights if k not in own]
     if missing or unexpected:
         parts = [f"{what} {listed(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
         raise CheckpointError(f"{where}: not the weights of a {name}: {'; '.join(parts)}")
-    for key, value in given.items():
+    for key, value in weights.items():
         if value.shape != own[key].shape:
             raise CheckpointError(
                 f"{where}: {key} is {list(value.shape)}, but a {name} has {list(own[key].shape)}: "
@@ -118,4 +118,4 @@ def _load(backbone: nn.Module, state: Mapping[str, Tensor], where: str, name: st
             raise CheckpointError(
                 f"{where}: {key} holds NaN or infinite values: the file is damaged, or of a training that diverged"
             )
-    backbone.load_state_dict({**own, **given})
+    backbone.load_state_dict({**own, **weights})

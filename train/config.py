@@ -191,15 +191,15 @@ class TrainConfig:
                 f"{source}: configuration format {version}, but this queryopt reads up to {CONFIG_FORMAT}: upgrade"
             )
         known = {f.name for f in fields(cls)}
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        del given["format_version"]
-        if unknown := sorted(set(given) - known):
+        read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        del read["format_version"]
+        if unknown := sorted(set(read) - known):
             raise FormatError(
                 f"{source}: unknown configuration field {', '.join(unknown)}: written by another queryopt?"
             )
         try:
-            given["network"] = NetworkConfig.from_dict(dict(given["network"]))
-            return cls(**given)
+            read["network"] = NetworkConfig.from_dict(dict(read["network"]))
+            return cls(**read)
         except (UsageError, TypeError, KeyError, ValueError) as error:
             raise FormatError(f"{source}: the configuration is damaged: {error}") from None
 
@@ -218,19 +218,19 @@ class TrainConfig:
 
     def override(self, **values: Any) -> "TrainConfig":
         """A copy with these fields changed; those of the network by their own names. None leaves a field alone."""
-        given: dict[str, Any] = {k: v for k, v in values.items() if v is not None}
+        changes: dict[str, Any] = {k: v for k, v in values.items() if v is not None}
         network = {f.name for f in fields(self.network)}
         own = {f.name for f in fields(self)} - {"network"}
-        for name in given:
+        for name in changes:
             if name not in network | own:
                 raise UsageError(f"{name} is no training option{did_you_mean(name, sorted(network | own))}")
-        if given.get("method", self.method) != self.method:
+        if changes.get("method", self.method) != self.method:
             raise UsageError(
-                f"the method is {self.method}, not {given['method']}: it is chosen where a run begins (choose another "
-                "--out)"
+                f"the method is {self.method}, not {changes['method']}: it is chosen where a run begins (choose "
+                "another --out)"
             )
-        changed = replace(self.network, **{k: v for k, v in given.items() if k in network})
-        return replace(self, network=changed, **{k: v for k, v in given.items() if k in own})
+        changed = replace(self.network, **{k: v for k, v in changes.items() if k in network})
+        return replace(self, network=changed, **{k: v for k, v in changes.items() if k in own})
 
     def differences(self, other: "TrainConfig") -> list[str]:
         """What differs in `other`, a line a field (`lr: 0.001, not 0.0003`); the environment is left out."""

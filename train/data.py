@@ -183,12 +183,12 @@ def _read_classes(root: Path, part: str, least: int = 2) -> LabelledImages:
     labels: list[int] = []
     empty: list[str] = []
     for name in _sub_folders(folder):
-        found = find_images(folder / name)
-        if not found:
+        paths_below = find_images(folder / name)
+        if not paths_below:
             empty.append(name)
             continue
-        paths += [f"{part}{name}/{os.fsdecode(path)}" for path in found]
-        labels += [len(names)] * len(found)
+        paths += [f"{part}{name}/{os.fsdecode(path)}" for path in paths_below]
+        labels += [len(names)] * len(paths_below)
         names.append(name)
     if empty:
         _log.warning(

@@ -57,10 +57,10 @@ class Processes:
     def first(self) -> bool:
         return self.launch.rank == 0
 
-    def threads(self, asked: int | None) -> int | None:
+    def threads(self, wanted: int | None) -> int | None:
         """Threads for this process: as asked, else its share of the cores; None, as many as there are, for one."""
-        if asked is not None or self.count == 1:
-            return asked
+        if wanted is not None or self.count == 1:
+            return wanted
         return max(1, usable_cores() // self.launch.local_count)
 
     def shares(self, items: int) -> list[int]:
@@ -214,9 +214,9 @@ def _join(launch: Launch, device: str) -> Processes:
     try:
         if cuda:
             torch.cuda.set_device(launch.local_rank)
-        found, rank, count = next(rendezvous("env://", timeout=_PATIENCE))
+        shared_store, rank, count = next(rendezvous("env://", timeout=_PATIENCE))
         # torchrun keeps what was stored: a second meeting of the same processes has names of its own.
-        store = PrefixStore(f"queryopt/{next(_meetings)}", found)
+        store = PrefixStore(f"queryopt/{next(_meetings)}", shared_store)
         backend = "nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_PATIENCE)
         control = dist.new_group(backend="gloo", timeout=_PATIENCE) if cuda else None

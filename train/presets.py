@@ -130,28 +130,28 @@ def preset_config(name: str, **overrides: Any) -> TrainConfig:
     no sense, or one that the method has no use for.
     """
     preset = find_preset(name)
-    given = {k: v for k, v in overrides.items() if v is not None}
+    chosen = {k: v for k, v in overrides.items() if v is not None}
     network_fields = {f.name for f in fields(NetworkConfig)}
-    network = {**preset.network, **{k: v for k, v in given.items() if k in network_fields}}
+    network = {**preset.network, **{k: v for k, v in chosen.items() if k in network_fields}}
     method = find_rules(network.get("method", DEFAULT_METHOD))
-    if useless := sorted(method.unused & set(given)):
+    if useless := sorted(method.unused & set(chosen)):
         raise UsageError(f"{', '.join(useless)}: the method {method.name} has no use for it: leave it out")
     network = {k: v for k, v in network.items() if k not in method.unused}
     settings = {"preset": name, **{k: v for k, v in preset.settings.items() if k not in method.unused}}
-    if "gamma" in given:
+    if "gamma" in chosen:
         settings["scale_gamma"] = False
-    if given.get("codes") == "noise":
+    if chosen.get("codes") == "noise":
         settings["hold"] = 0
-    visual = given.get("codes", settings.get("codes")) == "visual"
+    visual = chosen.get("codes", settings.get("codes")) == "visual"
     if visual:
-        settings |= {} if {"hold", "hold_solver"} & set(given) else {"hold_solver": True}
+        settings |= {} if {"hold", "hold_solver"} & set(chosen) else {"hold_solver": True}
         network.setdefault("branches", 1)
     elif method.has_queries and network.get("branches") is None and network.get("queries", True):
         network["branches"] = max(1, preset.columns // NetworkConfig(bits=network["bits"]).bits)
     if not check_backbone(network.get("backbone", "resnet50")).pretrained:
         settings["weights"] = "none"
-    if given.get("weights", settings.get("weights")) == "none":
+    if chosen.get("weights", settings.get("weights")) == "none":
         # Frozen layers are good ones only where they were trained before.
         network.setdefault("freeze", False)
     config = TrainConfig(network=NetworkConfig(**network), **settings)
-    return config.override(**{k: v for k, v in given.items() if k not in network_fields})
+    return config.override(**{k: v for k, v in chosen.items() if k not in network_fields})

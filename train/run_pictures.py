@@ -106,8 +106,8 @@ class Reading:
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
         own = self._index[self._pictures._processes.slice(len(self._index))]
-        asked = [own[start : start + _READ_BATCH] for start in range(0, len(own), _READ_BATCH)]
-        for batch in self._source.plain_batches(asked):
+        batches = [own[start : start + _READ_BATCH] for start in range(0, len(own), _READ_BATCH)]
+        for batch in self._source.plain_batches(batches):
             self._pictures._remember(batch, self._source)
             self._kept.append(batch.kept)
             yield batch.pictures

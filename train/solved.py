@@ -86,7 +86,7 @@ def model_iteration(run: str | os.PathLike[str], model_fingerprint: str) -> int 
         checkpoint = load_checkpoint(Path(run) / name)
         network = checkpoint.config.network
         preprocessing = network.preprocessing
-        found = fingerprint(checkpoint.network().inference_weights(), preprocessing, network.bits)
-        if found == model_fingerprint:
+        its_fingerprint = fingerprint(checkpoint.network().inference_weights(), preprocessing, network.bits)
+        if its_fingerprint == model_fingerprint:
             return iterations[name]
     return None

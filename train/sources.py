@@ -16,8 +16,7 @@ from queryopt.progress import Progress
 from queryopt.text import display_path
 from queryopt.train.data import DataSplits, LabelledImages, check_folder, load_image_folder
 from queryopt.train.datasets.attributes import ImageAttributes, birds_attributes
-from queryopt.train.datasets.official import ANY_SIZE, OfficialDataset
-from queryopt.train.datasets.registry import dataset_names, official_dataset
+from queryopt.train.datasets.official import ANY_SIZE, OfficialDataset, dataset_names, official_dataset
 from queryopt.train.synthetic import absolute_data, resolve_data
 
 __all__ = [

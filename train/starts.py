@@ -67,9 +67,11 @@ def visual(context: StartContext) -> npt.NDArray[np.float32]:
 
     if context.features is None:
         raise UsageError("visual codes are read off a trunk's features, and there is no trunk here: use separated")
-    found = context.features()
+    features = context.features()
     labels = context.images.labels
-    codes = visual_codes(found.values, labels[found.rows], len(context.images.classes), context.bits, context.seed)
+    codes = visual_codes(
+        features.values, labels[features.rows], len(context.images.classes), context.bits, context.seed
+    )
     return np.tile(codes, context.branches).astype(np.float32)[labels]
 
 

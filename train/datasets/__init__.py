@@ -10,8 +10,13 @@ from queryopt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from queryopt.train.datasets.attributes import CERTAINTIES, ImageAttributes, birds_attributes
-    from queryopt.train.datasets.official import ANY_SIZE, Counts, OfficialDataset
-    from queryopt.train.datasets.registry import dataset_names, official_dataset
+    from queryopt.train.datasets.official import (
+        ANY_SIZE,
+        Counts,
+        OfficialDataset,
+        dataset_names,
+        official_dataset,
+    )
 
 __all__ = [
     "ANY_SIZE",
@@ -33,7 +38,7 @@ __getattr__, __dir__ = lazy_names(
         "ImageAttributes": "attributes",
         "OfficialDataset": "official",
         "birds_attributes": "attributes",
-        "dataset_names": "registry",
-        "official_dataset": "registry",
+        "dataset_names": "official",
+        "official_dataset": "official",
     },
 )

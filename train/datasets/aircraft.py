@@ -35,14 +35,14 @@ def _read(folder: Path, variant: str) -> DataSplits:
 
 
 def _read_part(path: Path, label_of: dict[str, int]) -> list[Listed]:
-    found = []
+    pictures = []
     for row in read_rows(path, ("picture", "variant"), spaces_in="variant"):
         picture, name = row.fields
         if not (picture.isascii() and picture.isdigit() and len(picture) == _ID_DIGITS):
             raise row.error(f"{display_path(picture)} is no id of a picture: {_ID_DIGITS} digits are needed")
         label = find_label(name, label_of, row, kind="variant", listed_in="variants.txt")
-        found.append(Listed(f"data/images/{picture}.jpg", label, row))
-    return found
+        pictures.append(Listed(f"data/images/{picture}.jpg", label, row))
+    return pictures
 
 
 def _download(root: Path) -> None:

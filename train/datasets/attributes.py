@@ -64,10 +64,10 @@ class ImageAttributes:
 
     def groups(self) -> dict[str, tuple[int, ...]]:
         """The attributes of each group, as positions in `names`, in their order."""
-        found: dict[str, list[int]] = {}
+        groups: dict[str, list[int]] = {}
         for position, name in enumerate(self.names):
-            found.setdefault(name.partition("::")[0], []).append(position)
-        return {group: tuple(positions) for group, positions in found.items()}
+            groups.setdefault(name.partition("::")[0], []).append(position)
+        return {group: tuple(positions) for group, positions in groups.items()}
 
 
 def birds_attributes(folder: str | os.PathLike[str], images: LabelledImages) -> ImageAttributes:

@@ -36,14 +36,14 @@ def _read(folder: Path, variant: str) -> DataSplits:
 
 
 def _read_part(path: Path, label_of: dict[str, int]) -> list[Listed]:
-    found = []
+    pictures = []
     for row in read_rows(path, ("class/number",)):
         name, slash, number = row.fields[0].partition("/")
         if not slash or not number:
             raise row.error(f"{display_path(row.fields[0])} is no picture: <class>/<number> is needed")
         label = find_label(name, label_of, row, kind="class", listed_in="classes.txt")
-        found.append(Listed(f"images/{name}/{number}.jpg", label, row))
-    return found
+        pictures.append(Listed(f"images/{name}/{number}.jpg", label, row))
+    return pictures
 
 
 def _download(root: Path) -> None:

@@ -1,17 +1,20 @@
-"""What an official data set is: one interface for all, and what is checked of each in the same way."""
+"""What an official data set is, and which there are: one interface for all, and the same checks of each."""
 
 import os
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from queryopt.errors import DataError, UsageError
-from queryopt.text import display_path
+from queryopt.text import did_you_mean, display_path
 from queryopt.train.data import DataSplits
 from queryopt.train.datasets.attributes import ImageAttributes
 
-__all__ = ["ANY_SIZE", "Counts", "OfficialDataset"]
+__all__ = ["ANY_SIZE", "Counts", "OfficialDataset", "dataset_names", "official_dataset"]
 
 ANY_SIZE = "any-size"
 """The option, of every data set, that leaves the official counts unchecked."""
@@ -60,16 +63,16 @@ class OfficialDataset:
         self.check_variant(variant)
         folder = self.find(root)
         splits = self.read(folder, variant)
-        found = Counts(len(splits.train.classes), len(splits.train), len(splits.test))
-        if found.classes < 2:
+        counts = Counts(len(splits.train.classes), len(splits.train), len(splits.test))
+        if counts.classes < 2:
             raise DataError(
                 f"{display_path(folder)}: one class only ({display_path(splits.train.classes[0])}); codes need at "
                 "least two classes to tell apart"
             )
         expected = self.counts[variant]
-        if not any_size and found != expected:
+        if not any_size and counts != expected:
             raise DataError(
-                f"{display_path(folder)}: {found}, but {self.title} has {expected}: extract the archive again, or "
+                f"{display_path(folder)}: {counts}, but {self.title} has {expected}: extract the archive again, or "
                 f"say --any-size where this is meant to be a part of it"
             )
         return splits
@@ -79,23 +82,24 @@ class OfficialDataset:
         if self.attributes is None:
             raise DataError(f"{self.title} has no attributes of its pictures")
         folder = self.find(root)
-        found = self.attributes(folder)
-        if not any_size and len(found.names) != self.attribute_count:
+        attributes = self.attributes(folder)
+        if not any_size and len(attributes.names) != self.attribute_count:
             raise DataError(
-                f"{display_path(folder)}: {len(found.names)} attributes, but {self.title} has {self.attribute_count}: "
-                "extract the archive again, or say --any-size where this is meant to be a part of it"
+                f"{display_path(folder)}: {len(attributes.names)} attributes, but {self.title} has "
+                f"{self.attribute_count}: extract the archive again, or say --any-size where this is "
+                "meant to be a part of it"
             )
-        return found
+        return attributes
 
     def find(self, root: str | os.PathLike[str]) -> Path:
         """The data set's own folder: `root` or one in it. DataError where it is neither."""
-        given = Path(root)
-        for folder in (given, given / self.folder):
+        folder_or_parent = Path(root)
+        for folder in (folder_or_parent, folder_or_parent / self.folder):
             if (folder / self.sign).is_file():
                 return folder
-        shown = display_path(given)
-        if not given.is_dir():
-            what = "not a folder" if given.exists() else "no such folder"
+        shown = display_path(folder_or_parent)
+        if not folder_or_parent.is_dir():
+            what = "not a folder" if folder_or_parent.exists() else "no such folder"
             raise DataError(f"{shown}: {what}; {self._where()}")
         raise DataError(
             f"{shown}: {self.title} is not here: there is neither {self.sign} nor {self.folder}/{self.sign}; "
@@ -132,3 +136,27 @@ class OfficialDataset:
     def _where(self) -> str:
         how = "download it with qo-train --download" if self.download else f"get it from {self.home}"
         return f"give the folder that holds {self.folder}/ as --root, or {how}"
+
+
+def dataset_names() -> tuple[str, ...]:
+    """The names that `official_dataset` takes, sorted."""
+    return tuple(sorted(_datasets()))
+
+
+def official_dataset(name: str) -> OfficialDataset:
+    """The data set of this name. UsageError where there is none."""
+    if name not in _datasets():
+        raise UsageError(
+            f"no data set is called {name!r}: there are {', '.join(dataset_names())}"
+            f"{did_you_mean(name, dataset_names())}"
+        )
+    return _datasets()[name]
+
+
+@cache
+def _datasets() -> dict[str, OfficialDataset]:
+    """Every module of this package that defines DATASET has one."""
+    package = import_module("queryopt.train.datasets")
+    modules = (import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__))
+    defined = (getattr(module, "DATASET", None) for module in modules)
+    return {dataset.name: dataset for dataset in defined if isinstance(dataset, OfficialDataset)}

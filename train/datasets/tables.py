@@ -91,12 +91,12 @@ def read_rows(path: Path, columns: tuple[str, ...], spaces_in: str | None = None
 
 def keyed_rows(rows: Iterable[Row], what: str) -> dict[str, Row]:
     """Rows by their first column. DataError, with both lines, where two have the same; `what` says what it names."""
-    found: dict[str, Row] = {}
+    by_key: dict[str, Row] = {}
     for row in rows:
-        first = found.setdefault(row.fields[0], row)
+        first = by_key.setdefault(row.fields[0], row)
         if first is not row:
             raise row.error(f"{what} {display_path(row.fields[0])} is in line {first.line} already")
-    return found
+    return by_key
 
 
 def check_same_keys(pictures: Mapping[str, Row], others: Mapping[str, Row], what: str) -> None:

@@ -82,9 +82,9 @@ class DpshMethod(PairwiseMethod):
 
     def __init__(self, config: TrainConfig, labels: npt.NDArray[np.int64]) -> None:
         super().__init__(config, labels)
-        given = cast(DpshSettings, self.settings)
-        self.eta = published_eta(labels) if given.eta is None else given.eta
-        self.stored = bool(given.stored)
+        settings = cast(DpshSettings, self.settings)
+        self.eta = published_eta(labels) if settings.eta is None else settings.eta
+        self.stored = bool(settings.stored)
 
     def relax(self, logits: Tensor, step: int) -> Tensor:
         """u is the hash layer's value: quantisation alone draws it to ±1."""
