@@ -6,7 +6,7 @@ SOURCES := $(shell find queryopt train export runtime bench -name '*.py' -o -nam
 	CMakeLists.txt $(wildcard runtime/search/native/*)
 DEMO := demo
 
-.PHONY: setup demo test lint types unit format clean clean-demo
+.PHONY: setup demo test test-portable lint types unit format clean clean-demo
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.package
@@ -54,6 +54,10 @@ $(VENV)/.browser: $(VENV)/.dependencies
 unit: setup $(VENV)/.browser
 	@echo "== tests"
 	@$(BIN)/pytest -n 2 --dist loadfile
+
+# The tests again as other processors would run them, hours in all: see tests/portable.py.
+test-portable: setup $(VENV)/.browser
+	@$(BIN)/python -P tests/portable.py $(if $(SETTINGS),--settings "$(SETTINGS)") $(TESTS)
 
 format: setup
 	@$(BIN)/ruff check --fix .

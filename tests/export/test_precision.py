@@ -66,6 +66,7 @@ def test_a_weight_that_float16_cannot_hold(folded_graph):
         lower_precision(model, "fp16")
 
 
+@pytest.mark.needs("VNNI")
 def test_every_precision_is_the_same_model(network, folded_graph, save_run, picture_folder, tmp_path):
     pytest.importorskip("openvino")
     run = save_run(network)

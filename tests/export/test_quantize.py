@@ -80,6 +80,7 @@ def test_without_the_fallback_the_gate_refuses(outlier, outlier_graph, views, pi
         check_parity(outlier, path, pictures, threads=1).require(LIMIT)
 
 
+@pytest.mark.needs("VNNI")
 def test_with_it_the_two_layers_beside_the_outlier_stay_and_the_gate_lets_it_through(
     outlier, outlier_graph, picture_folder, tmp_path
 ):

@@ -69,7 +69,8 @@ def same_radius(one: HammingIndex, two: HammingIndex, queries: npt.NDArray[np.ui
     same(one.search_radius(queries, radius), two.search_radius(queries, radius))
 
 
-def test_the_native_core_is_there() -> None:
+def test_the_native_core_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(core.PATH_VARIABLE, raising=False)
     assert NATIVE[-1:] == ("plain",)
     assert HammingIndex(np.zeros((3, 1), np.uint8), 8).path == NATIVE[0]
 
@@ -212,7 +213,10 @@ def test_an_unknown_path_or_structure_is_refused(monkeypatch: pytest.MonkeyPatch
         HammingIndex(codes, 8)
 
 
-def test_without_the_native_core_numpy_searches_and_says_so_once(tmp_path: Path) -> None:
+def test_without_the_native_core_numpy_searches_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(core.PATH_VARIABLE, raising=False)
     code = (
         "import sys, numpy as np\n"
         "sys.modules['queryopt.runtime.search._core'] = None\n"
