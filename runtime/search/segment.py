@@ -31,10 +31,10 @@ class Part:
         ids, distances = np.empty(shape, np.int64), np.empty(shape, np.int32)
         if weights is None:
             done = self.engine.search(codes, k, ids, distances, threads, self.allowed)
-            scores = None
-        else:
-            scores = np.empty(shape, np.int32)
-            done = self.engine.search_ranked(codes, weights, k, rank, ids, distances, scores, threads, self.allowed)
+            assert done
+            return SearchResult.of(ids, distances)
+        scores = np.empty(shape, np.int32)
+        done = self.engine.search_ranked(codes, weights, k, rank, ids, distances, scores, threads, self.allowed)
         assert done
         return SearchResult(ids, distances, scores)
 
