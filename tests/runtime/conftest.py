@@ -1,13 +1,23 @@
 """The frozen first-version model and its pictures."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from queryopt.runtime.search.core import NUMPY, PATH_VARIABLE
+
 _DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture
+def native_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tables and multi-indexes, which NumPy's search doesn't have: never it, whatever $QUERYOPT_SEARCH_PATH says."""
+    if os.environ.get(PATH_VARIABLE) == NUMPY:
+        monkeypatch.delenv(PATH_VARIABLE)
 
 
 @pytest.fixture(scope="session")

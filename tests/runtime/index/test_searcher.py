@@ -24,6 +24,7 @@ def large(tmp_path_factory: pytest.TempPathFactory, make_card: Any, fill: Fill) 
     return folder / "photos.db"
 
 
+@pytest.mark.usefixtures("native_core")
 def test_a_structure_is_built_when_it_pays(large: Path, random_codes: Any) -> None:
     queries = np.concatenate([random_codes(5, 48)[0], random_codes(5, 48, seed=9)[0]])
     with HashIndex.open(large, readonly=True) as index:
@@ -37,6 +38,7 @@ def test_a_structure_is_built_when_it_pays(large: Path, random_codes: Any) -> No
         np.testing.assert_array_equal(first.distances, again.distances)
 
 
+@pytest.mark.usefixtures("native_core")
 def test_prepare_builds_it_at_once_and_says_what_it_is(large: Path) -> None:
     with HashIndex.open(large, readonly=True) as index:
         made = index.prepare()

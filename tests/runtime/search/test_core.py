@@ -147,6 +147,7 @@ def test_all_codes_but_one_equal(structure: str) -> None:
     assert index.search(codes[:1], 50_000).ids[0, [0, 30_999, 31_000, -1]].tolist() == [0, 30_999, 31_001, 31_000]
 
 
+@pytest.mark.usefixtures("native_core")
 @pytest.mark.parametrize("bits", [12, 24, 48])
 def test_duplicates_are_kept_once(bits: int) -> None:
     codes = np.repeat(np.arange(300, dtype=np.uint64), 100)

@@ -242,6 +242,7 @@ def test_searches_from_many_threads_at_once() -> None:
         list(pool.map(search, range(4)))
 
 
+@pytest.mark.usefixtures("native_core")
 def test_explain_says_what_a_ranked_search_did() -> None:
     codes = clustered(48, 30_000, 100, 0.05, np.random.default_rng(1))
     index = HammingIndex(codes, 48)

@@ -113,6 +113,7 @@ def rewritten(whole: bytes, change: dict[str, object], of_segment: dict[str, obj
     return head + bytes(-len(head) % 64) + whole[-(-(16 + length) // 64) * 64 :]
 
 
+@pytest.mark.usefixtures("native_core")
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     ("change", "of_segment"),
