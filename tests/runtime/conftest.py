@@ -15,7 +15,7 @@ _DATA = Path(__file__).parents[1] / "data"
 
 @pytest.fixture
 def native_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tables and multi-indexes, which NumPy's search doesn't have: never it, whatever $QUERYOPT_SEARCH_PATH says."""
+    """For tables and multi-indexes, which NumPy's search has not: whatever $QUERYOPT_SEARCH_PATH says, not that one."""
     if os.environ.get(PATH_VARIABLE) == NUMPY:
         monkeypatch.delenv(PATH_VARIABLE)
 
