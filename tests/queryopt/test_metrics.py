@@ -3,10 +3,10 @@ import itertools
 import numpy as np
 import pytest
 
+from queryopt import metrics as module
 from queryopt.codes import pack_codes
 from queryopt.errors import MismatchError, UsageError
 from queryopt.metrics import ClassScore, chance_average_precision, class_scores, retrieval_metrics
-from queryopt.train import metrics as module
 
 
 def codes_at(distances, bits=8):
