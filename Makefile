@@ -53,7 +53,7 @@ $(VENV)/.browser: $(VENV)/.dependencies
 
 unit: setup $(VENV)/.browser
 	@echo "== tests"
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The tests again as other processors would run them, hours in all: see tests/portable.py.
 test-portable: setup $(VENV)/.browser

@@ -80,6 +80,9 @@ _TOOLS: dict[str, Callable[[], str]] = {
     "chromium": _browser,
     "curl": lambda: _program("curl"),
 }
+_FIRST = {"test_builds.py", "test_sanitizers.py", "test_cuda_core.py", "test_install.py"}
+"""Files of few tests, of tens of seconds each."""
+
 _left_out: list[str] = []
 
 
@@ -113,7 +116,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             _left_out.append(f"{item.nodeid}: there is no {' and no '.join(missing)} here")
     if missed:
         config.hook.pytest_deselected(items=missed)
-        items[:] = kept
+    # Begun last, one of these would hold one process up while the other has nothing left to do.
+    items[:] = sorted(kept, key=lambda item: item.path.name not in _FIRST)
 
 
 # With pytest-xdist its workers collect, and hand over what they left out: the same lines each.

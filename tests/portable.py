@@ -96,7 +96,8 @@ def run(name: str, tests: tuple[str, ...]) -> bool:
     """Run the tests in a setting and print its line. Whether all passed."""
     setting = SETTINGS[name]
     left_out = [f"--deselect={test}" for test in setting.without]
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *left_out, *tests]
+    spread = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    command = [sys.executable, "-P", "-m", "pytest", "-q", *spread, *left_out, *tests]
     log = LOGS / f"{name}.log"
     with surroundings(setting), open(log, "w") as file:
         status = subprocess.run(command, env=environment(setting), stdout=file, stderr=subprocess.STDOUT).returncode
