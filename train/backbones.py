@@ -1,15 +1,19 @@
-"""Backbones: the ResNets of torchvision without their classifier, and two small residual trunks for CPUs.
+"""Backbones: the ResNets of torchvision without their classifier, two small residual trunks for CPUs, those of timm.
 
 A backbone maps images [b, 3, s, s] to the outputs of its last two stages, [b, c3, g3, g3] and [b, c4, g4, g4], where
 g = ceil(s / stride).
 """
 
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from queryopt.train.network_config import check_backbone
+from queryopt.train.trunks import BACKBONES, check_backbone, timm_features
 
 __all__ = ["Backbone", "build_backbone"]
+
+_STEMS = ("conv_stem", "bn1", "stem", "stem_0", "stem_1", "conv1", "patch_embed")
+"""What timm's models call their first layers."""
 
 
 class Backbone(nn.Module):
@@ -95,7 +99,34 @@ class ResidualBlock(nn.Module):
         return out
 
 
-def build_backbone(name: str) -> Backbone:
-    """A backbone with random weights. UsageError for an unknown name."""
+class TimmBackbone(Backbone):
+    """A timm model without its head. Its parameter names are those of timm's `features_only`, below `trunk.`."""
+
+    def __init__(self, name: str, image_size: int) -> None:
+        super().__init__()
+        self.trunk = timm_features(name, image_size)
+        reductions = self.trunk.feature_info.reduction()  # type: ignore[union-attr,operator]
+        self._one_grid = reductions[-2] == reductions[-1]
+        self._channels_last = str(getattr(self.trunk, "output_fmt", "NCHW")).endswith("NHWC")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images: [b, 3, s, s] -> ([b, c3, g3, g3], [b, c4, g4, g4])."""
+        maps: list[Tensor] = self.trunk(images)
+        if self._channels_last:
+            maps = [each.permute(0, 3, 1, 2) for each in maps]
+        if self._one_grid:
+            return maps[-1], F.avg_pool2d(maps[-1], 2, ceil_mode=True)
+        return maps[-2], maps[-1]
+
+    def frozen_layers(self) -> list[nn.Module]:
+        """The stem: what comes before the first stage, or the patches' embedding."""
+        own = dict(self.trunk.named_modules())
+        return [own[name] for stem in _STEMS for name in (stem, f"model.{stem}") if name in own]
+
+
+def build_backbone(name: str, image_size: int) -> Backbone:
+    """A backbone with random weights, for pictures of image_size x image_size. UsageError for an unknown name."""
     spec = check_backbone(name)
+    if name not in BACKBONES:
+        return TimmBackbone(name, image_size)
     return ResNetBackbone(name) if spec.pretrained else ResidualTrunk(spec.stages)

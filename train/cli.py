@@ -133,6 +133,11 @@ def main(
         splits = processes.first_on_machine(lambda: _load(config, data.download, out))
         if chosen is not None:
             out.log(f"preset: {chosen} ({PRESETS[chosen].summary}) Others: qo-train --help")
+        if chosen == "small" and not config.data.startswith("synthetic:"):
+            out.log(
+                "from scratch: on photographs, a network that starts from nothing finds less than one whose trunk "
+                f"knows pictures. --preset pictures does that in seconds ({install_extra('weights')})"
+            )
         if processes.count > 1:
             out.log(f"{processes.count} processes train together, each with a share of every batch of {config.batch}")
         code = _train(config, splits, run, out)
@@ -213,7 +218,9 @@ def _config(run: options.RunOptions, settings: dict[str, Any]) -> tuple["TrainCo
     chosen = None
     if run.preset is None:
         official = official_source(settings["data"]) if settings["data"] else None
-        chosen = default_preset(settings["device"] or "auto", official.dataset.name if official is not None else "")
+        dataset = official.dataset.name if official is not None else ""
+        named = [name for name, value in settings.items() if value is not None]
+        chosen = default_preset(settings["device"] or "auto", dataset, named)
     config = preset_config(run.preset or chosen or "", **settings)
     if not config.data:
         raise UsageError(_NO_DATA)
@@ -251,14 +258,19 @@ def _print(out: Output, result: "TrainResult", tests: int) -> None:
         out.print(f"{where}: finished already, nothing left to do")
     chosen = f", chosen on {result.validation_images:,} others (validation)" if result.validation_images else ""
     kept = f", {tests:,} kept for tests" if tests else ""
-    out.print(
-        f"trained on {counted(result.images, 'picture', 'pictures')}{chosen}{kept}: "
-        f"{counted(result.iterations, 'iteration', 'iterations')} in {_duration(result.seconds)}"
-    )
+    pictures, took = counted(result.images, "picture", "pictures"), _duration(result.seconds)
+    if result.fit is None:
+        iterations = counted(result.iterations, "iteration", "iterations")
+        out.print(f"trained on {pictures}{chosen}{kept}: {iterations} in {took}")
+    else:
+        measured = f", measured on {result.validation_images:,} others (validation)" if result.validation_map else ""
+        out.print(f"fitted to {pictures}{measured}{kept}: in closed form, in {took}")
+        out.print(_fit_line(result.fit))
     if result.validation_map is not None and result.chance is not None:
+        best = f"best: iteration {result.best_iteration}, " if result.fit is None else ""
         out.print(
-            f"best: iteration {result.best_iteration}, validation mAP {result.validation_map:.3f} "
-            f"(tie-aware, network codes on both sides; chance {result.chance:.3f})"
+            f"{best}validation mAP {result.validation_map:.3f} (tie-aware, network codes on both sides; chance "
+            f"{result.chance:.3f})"
         )
     out.print(f"model:   {display_path(result.checkpoint)}")
     for name in ("curves.png", "metrics.jsonl"):
@@ -267,6 +279,20 @@ def _print(out: Output, result: "TrainResult", tests: int) -> None:
     out.print(f"next:    qo-export --ckpt {where}")
     if tests:
         out.print(f"then:    qo-eval --run {where} --split test  (with the pictures kept for tests)")
+
+
+def _fit_line(fit: dict[str, Any]) -> str:
+    stages: dict[str, list[str]] = {}
+    for name in fit["features"]:
+        stage, _, pooling = name.partition(".")
+        stages.setdefault(stage, []).append(pooling)
+    line = "features: " + "; ".join(f"{stage} ({', '.join(poolings)})" for stage, poolings in stages.items())
+    if "leave_one_out" not in fit:
+        return f"{line}; without labels: their directions of largest variance"
+    return (
+        f"{line}, shrinkage {fit['shrinkage']:g}: the nearest class mean names {100 * fit['leave_one_out']:.0f} % of "
+        "the training pictures right, each left out once"
+    )
 
 
 def _duration(seconds: float) -> str:

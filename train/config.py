@@ -115,6 +115,8 @@ class TrainConfig:
         _check_real("classification_weight", self.classification_weight, below=1e6)
         _check_real("validation_fraction", self.validation_fraction, below=1)
         _check_real("test_fraction", self.test_fraction, below=1)
+        if find_rules(self.method).closed_form and self.iterations:
+            raise UsageError(f"iterations is {self.iterations}, but the method {self.method} is fitted at once: 0")
         if self.warm_up and self.codes != "visual":
             raise UsageError(
                 f"warm_up is {self.warm_up}, but the codes are {self.codes}: only visual ones are read after a warm-up"

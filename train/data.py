@@ -19,7 +19,7 @@ from queryopt.images import find_images
 from queryopt.text import counted, display_path, listed
 from queryopt.train.draws import Stream, sample_rng
 
-__all__ = ["DataSplits", "LabelledImages", "check_folder", "load_image_folder", "split_validation"]
+__all__ = ["DataSplits", "LabelledImages", "check_folder", "load_image_folder", "load_unlabelled", "split_validation"]
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +113,20 @@ def load_image_folder(root: str | os.PathLike[str], *, seed: int = 0, test_fract
     return DataSplits(train, _read_test(train, parts) if parts else empty)
 
 
+def load_unlabelled(root: str | os.PathLike[str]) -> DataSplits:
+    """All pictures of a folder and its sub-folders, as one class without a name; none is kept for tests.
+
+    DataError where there is none.
+    """
+    folder = Path(root)
+    check_folder(folder)
+    paths = tuple(os.fsdecode(path) for path in find_images(folder))
+    if not paths:
+        raise DataError(f"{display_path(folder)}: no pictures in it")
+    images = LabelledImages(folder, paths, np.zeros(len(paths), np.int64), ("",))
+    return DataSplits(images, images.subset([]))
+
+
 def check_folder(folder: Path) -> None:
     """DataError where this is no folder."""
     if not folder.is_dir():
@@ -197,7 +211,7 @@ def _read_classes(root: Path, part: str, least: int = 2) -> LabelledImages:
     if not names:
         raise DataError(
             f"{shown}: no pictures in sub-folders; a data set is a folder with one sub-folder a class, "
-            f"for example {shown}/robin/0001.jpg"
+            f"for example {shown}/robin/0001.jpg (pictures without classes: --method linear --data unlabelled:{shown})"
         )
     if len(names) < least:
         raise DataError(f"{shown}: one class only ({_names(names)}); codes need at least two classes to tell apart")

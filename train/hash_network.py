@@ -79,6 +79,10 @@ class HashNetwork(nn.Module, ABC):
         w a bit and a y that may depend on the bit; in train mode it may be a positive multiple of that.
         """
 
+    def features(self, images: Tensor) -> Tensor:
+        """Of a network that is fitted in closed form: what its head takes, [b, d], of normalised images."""
+        raise NotImplementedError
+
     def body_precision(self, images: Tensor) -> AbstractContextManager[object]:
         """In it a subclass computes what its head gets, which `head_precision` then takes back to float32.
 

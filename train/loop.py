@@ -69,7 +69,7 @@ class TrainResult:
     (from 1; 0 is the untrained network) that the checkpoint is of. validation_map: its deployed tie-aware map on the
     validation pictures, None where there are none. chance: the map of a random ranking. images, validation_images: how
     many pictures trained it and chose it. seconds: time spent, over all resumptions. skipped: unreadable pictures, by
-    path, with the reason. already_finished: there was nothing left to do.
+    path, with the reason. already_finished: there was nothing left to do. fit: what a method in closed form chose.
     """
 
     out: Path
@@ -83,6 +83,7 @@ class TrainResult:
     seconds: float
     skipped: dict[str, str]
     already_finished: bool = False
+    fit: dict[str, Any] | None = None
 
 
 def train(
@@ -192,6 +193,11 @@ class _Run:
         self.processes.first_on_machine(lambda: load_backbone_weights(network, self.config.weights))
         self.processes.copy_first(network.state_dict().values())
         self.state.codes = self._shared(torch.from_numpy(self.step.method.start(self._start_context())))
+        if self.step.method.closed_form:
+            features = self.measuring.network_features(self.progress)
+            labels = self.pictures.images.labels[features.rows]
+            self.about |= {"fit": self.step.method.fit(network, features.values, labels)}
+            self.processes.copy_first(network.state_dict().values())
         self.folder.write_config(self.config, self.about)
         self.folder.cut_metrics(Position())
         if not self.config.iterations:
@@ -375,6 +381,7 @@ class _Run:
             seconds=state.earlier_seconds if already_finished else state.seconds,
             skipped=dict(pictures.skipped),
             already_finished=already_finished,
+            fit=self.about.get("fit"),
         )
 
 

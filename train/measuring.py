@@ -1,6 +1,6 @@
 """What a run measures of its network on the way: its codes and how well they retrieve, and its trunk's features."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from queryopt.card import Preprocessing
 from queryopt.codes import pack_codes
 from queryopt.metrics import retrieval_metrics
+from queryopt.progress import Advance, Progress, no_advance
 from queryopt.train.draws import Stream, sample_rng
 from queryopt.train.hash_network import HashNetwork
 from queryopt.train.inputs import to_input
@@ -46,9 +47,12 @@ class Measuring:
         self._step, self._pictures = step, pictures
 
     def validate(self, codes: Tensor) -> Validation | None:
-        """See `Validation`; None where no pictures were set aside. codes: what the method has of them, [n, M]."""
+        """See `Validation`; None where no pictures were set aside, or they have no labels.
+
+        codes: what the method has of the training pictures, [n, M].
+        """
         step, pictures = self._step, self._pictures
-        if not len(pictures.validation):
+        if not len(pictures.validation) or len(pictures.images.classes) < 2:
             return None
         gallery = np.arange(len(pictures.images))
         if len(gallery) > _GALLERY:
@@ -69,18 +73,30 @@ class Measuring:
         )
 
     def trunk_features(self) -> ImageFeatures:
-        """Of all training pictures that can be read: the second-to-last stage, which has more of what classes look like
-        than of which ones the trunk was trained on. Leaves the network in eval mode.
+        """The second-to-last stage, which has more of what classes look like than of which ones the trunk was trained
+        on, of all training pictures that can be read. Leaves the network in eval mode.
         """
+        network = self._step.network
+        return self._features(lambda images: pool_features(network.backbone(images)[0]))
+
+    def network_features(self, progress: Progress) -> ImageFeatures:
+        """What the head of a network that is fitted in closed form takes, of all training pictures that can be read."""
+        with progress("features", len(self._pictures.images), "images") as advance:
+            return self._features(self._step.network.features, advance)
+
+    def _features(self, of: Callable[[Tensor], Tensor], advance: Advance = no_advance) -> ImageFeatures:
         step = self._step
         rows = np.arange(len(self._pictures.images))
         reading = self._pictures.read(rows)
-        values = [torch.zeros(0, 4 * step.config.network.spec.channels[0])]
+        values = []
         step.network.eval()
         with torch.inference_mode():
             for pictures in reading:
                 images = to_input(pictures, step.preprocessing, step.device, step.channels_last)
-                values.append(pool_features(step.network.backbone(images)[0]).float().cpu())
+                values.append(of(images).float().cpu())
+                advance(len(pictures))
+            if not values:  # this process's share is empty, and so is each of its rows
+                values.append(of(torch.zeros(0, 3, *2 * (step.preprocessing.image_size,), device=step.device)).cpu())
         features, kept = reading.gather(torch.cat(values))
         return ImageFeatures(features.numpy(), rows[kept])
 

@@ -46,6 +46,8 @@ class MethodRules:
     name: ClassVar[str]
     has_queries: ClassVar[bool] = False
     """Whether its networks are QueryOpt's, with queries, fusion and branches."""
+    closed_form: ClassVar[bool] = False
+    """Whether its network is fitted before the first iteration, and there are none."""
     unused: ClassVar[frozenset[str]] = frozenset()
     """Fields of TrainConfig and NetworkConfig that mean nothing to it."""
     settings_type: ClassVar[type[Settings]] = Settings

@@ -12,7 +12,8 @@ from queryopt.errors import UsageError
 from queryopt.train.attention import CrossAttentionLayer, EncoderLayer
 from queryopt.train.backbones import build_backbone
 from queryopt.train.hash_network import HashNetwork, TrainingPart
-from queryopt.train.network_config import MAX_BRANCHES, POSITIONS, BackboneSpec, NetworkConfig, check_integer
+from queryopt.train.network_config import MAX_BRANCHES, POSITIONS, NetworkConfig, check_integer
+from queryopt.train.trunks import BackboneSpec
 
 __all__ = ["QueryOpt", "roll_queries"]
 
@@ -93,7 +94,7 @@ class QueryOpt(HashNetwork):
         super().__init__(config)
         c3, c4 = config.spec.channels
         dim = config.dim
-        self.backbone = build_backbone(config.backbone)
+        self.backbone = build_backbone(config.backbone, config.image_size)
         self.fusion = TopDownPath(config.spec) if config.fusion else None
         projections = {"stage3": nn.Conv2d(c3, dim, 1)} if config.fusion else {}
         self.projection = nn.ModuleDict({**projections, "stage4": nn.Conv2d(c4, dim, 1)})

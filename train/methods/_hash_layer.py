@@ -23,7 +23,7 @@ class HashLayerNetwork(HashNetwork):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
-        self.backbone = build_backbone(config.backbone)
+        self.backbone = build_backbone(config.backbone, config.image_size)
         self.head = nn.Linear(config.spec.channels[1], config.bits)
         nn.init.normal_(self.head.weight, std=_STD)
         nn.init.zeros_(self.head.bias)

@@ -61,6 +61,18 @@ class Method(MethodRules, ABC):
     def relax(self, logits: Tensor, step: int) -> Tensor:
         """Relaxed codes of a batch's logits in train mode, [b, M]: what the loss sees. Their signs are the logits'."""
 
+    def fit(
+        self, network: HashNetwork, features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
+    ) -> dict[str, Any]:
+        """Of a method in closed form: set what is not the trunk's in `network`.
+
+        features: float32 [k, d], what `network.features` makes of the training pictures that can be read.
+        labels: their classes, int64 [k].
+
+        Returns what was chosen, for config.json.
+        """
+        raise NotImplementedError
+
     def remember(self, codes: Tensor, index: Tensor, outputs: Tensor) -> None:
         """Take a batch's outputs [b, M], without gradient, into rows `index` of codes, before its loss is taken."""
         return

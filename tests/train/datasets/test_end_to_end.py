@@ -106,11 +106,11 @@ def test_the_validation_pictures_search_what_was_trained_on(run, cub):
 
 
 def test_the_papers_settings_are_the_default_where_there_is_a_gpu(monkeypatch):
-    for there, preset in ((True, "paper-cub200"), (False, "small")):
+    for there, preset in ((True, "paper-cub200"), (False, "pictures")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert default_preset("auto", "cub200") == preset
-        assert default_preset("cpu", "cub200") == "small"
-        assert default_preset("auto") == ("default" if there else "small")
+        assert default_preset("cpu", "cub200") == "pictures"
+        assert default_preset("auto") == ("default" if there else "pictures")
 
 
 def test_download_says_so_without_a_network(tmp_path, monkeypatch):

@@ -1,0 +1,93 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from queryopt.errors import DataError, UsageError
+from queryopt.export import export_onnx
+from queryopt.runtime import Hasher
+from queryopt.train import load_checkpoint, preset_config, train
+from queryopt.train.checkpoint import BEST, CONFIG, LAST
+from queryopt.train.cli import main as qo_train
+from queryopt.train.data import load_unlabelled
+from queryopt.train.methods.linear import LinearNetwork, pooled
+
+SETTINGS = {"method": "linear", "bits": 8, "threads": 1, "resize": "pad", "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def run(labelled_folder, tmp_path_factory):
+    """A run of the method on labelled pictures, with an untrained trunk. Not to be changed."""
+    folder = tmp_path_factory.mktemp("linear") / "run"
+    return train(preset_config("tiny", **SETTINGS), str(labelled_folder), folder)
+
+
+def test_a_run_fits_at_once_and_is_finished(run, labelled_folder):
+    assert run.iterations == 0
+    assert run.fit["leave_one_out"] > 0.5
+    assert set(run.fit["features"]) <= set(LinearNetwork(load_checkpoint(run.out).config.network).groups())
+    assert json.loads((run.out / CONFIG).read_text())["run"]["fit"] == run.fit
+    assert run.validation_map > run.chance
+    again = train(preset_config("tiny", **SETTINGS), str(labelled_folder), run.out, resume=True)
+    assert again.already_finished
+    assert (run.out / LAST).is_file()
+
+
+def test_the_same_run_gives_the_same_weights(run, labelled_folder, tmp_path):
+    train(preset_config("tiny", **SETTINGS), str(labelled_folder), tmp_path / "run")
+    assert (tmp_path / "run" / BEST).read_bytes() == (run.out / BEST).read_bytes()
+
+
+def test_its_export_gives_the_networks_codes_of_whole_pictures(run, labelled_folder, tmp_path):
+    result = export_onnx(run.out, tmp_path / "model.onnx", threads=1)
+    assert (result.card.method, result.card.format_version) == ("linear", 2)
+    assert (result.card.preprocessing.resize, result.card.logit_scale) == ("pad", 1.0)
+    assert result.parity.flipped == 0
+    with Hasher(result.path) as hasher:
+        batch = hasher.hash_files(sorted(labelled_folder.rglob("*.png"))[:16])
+    assert len(batch.codes) == 16
+    assert np.array_equal(np.unpackbits(batch.codes, axis=1, bitorder="little"), batch.logits >= 0)
+    assert np.abs(batch.logits).max() < 3
+
+
+def test_pictures_without_labels_need_no_folders(labelled_folder, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(labelled_folder.rglob("*.png"))):
+        shutil.copy(path, flat / f"{number}.png")
+    arguments = ["--data", f"unlabelled:{flat}", "--preset", "tiny", "--method", "linear", "--bits", "8"]
+    done = CliRunner().invoke(qo_train, [*arguments, "--threads", "1", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "without labels" in done.stdout
+    assert "validation mAP" not in done.stdout
+    checkpoint = load_checkpoint(tmp_path / "run")
+    assert checkpoint.config.data == f"unlabelled:{flat}"
+    assert export_onnx(tmp_path / "run", threads=1).parity.flipped == 0
+    assert len(load_unlabelled(labelled_folder).train.classes) == 1
+    with pytest.raises(DataError, match="no pictures"):
+        load_unlabelled(tmp_path / "run")
+
+
+def test_what_it_has_no_use_for_is_refused():
+    with pytest.raises(UsageError, match="iterations"):
+        preset_config("tiny", **SETTINGS, iterations=3)
+    with pytest.raises(UsageError, match="fitted at once"):
+        preset_config("tiny", **SETTINGS).override(iterations=3)
+
+
+def test_what_is_pooled_of_a_map():
+    maps = torch.arange(2 * 3 * 5 * 4, dtype=torch.float64).reshape(2, 3, 5, 4)
+    values = pooled(maps).reshape(2, 5, 3)
+    flat = maps.flatten(2)
+    expected = [
+        flat.mean(2),
+        flat.amax(2),
+        flat.std(2, correction=0),
+        maps[:, :, :3].mean((2, 3)),
+        maps[:, :, 2:].mean((2, 3)),
+    ]
+    for column, value in enumerate(expected):
+        torch.testing.assert_close(values[:, column], value, rtol=1e-6, atol=1e-6)
