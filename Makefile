@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find queryopt train export runtime bench -name '*.py' -o -name 'py.typed' -o -name '*.css' -o -name '*.js' -o -name '*.svg' -o -name '*.jinja' -o -name '*.cu') \
+SOURCES := $(shell find queryopt train export runtime bench -name '*.py' -o -name 'py.typed' -o -name '*.css' -o -name '*.js' -o -name '*.svg' -o -name '*.jinja' -o -name '*.toml' -o -name '*.cu') \
 	CMakeLists.txt $(wildcard runtime/search/native/*)
 DEMO := demo
 

@@ -23,10 +23,9 @@ __all__ = [
     "AttributeMatches",
     "BitsAndAttributes",
     "Match",
-    "balanced_accuracy",
+    "Tables",
     "holm",
     "match_attributes",
-    "mutual_information",
 ]
 
 _Bools = npt.NDArray[np.bool_]
@@ -62,6 +61,11 @@ class BitsAndAttributes:
             raise UsageError("bits, present and known are arrays of bool")
         if len(self.present) != n or self.labels.shape != (n,):
             raise MismatchError(f"{n} codes, {len(self.present)} rows of attributes, {len(self.labels)} labels")
+
+    @property
+    def kinds(self) -> tuple[_Bools, _Bools]:
+        """Which pictures have an attribute, and which are known to be without: [n, attributes] each."""
+        return self.present & self.known, ~self.present & self.known
 
 
 @dataclass(frozen=True)
@@ -99,23 +103,6 @@ class AttributeMatches:
     candidates: tuple[int, ...]
 
 
-def mutual_information(bits: _Bools, present: _Bools, known: _Bools) -> _Floats:
-    """Mutual information of each bit and each attribute over the pictures where that is known, in bits.
-
-    bits: bool [n, B]; present, known: bool [n, A]. Returns float64 [B, A]; 0 where nothing is known.
-    """
-    return _information(_Tables.of(bits, present, known))
-
-
-def balanced_accuracy(bits: _Bools, present: _Bools, known: _Bools) -> _Floats:
-    """How well a bit of 1 says that an attribute is present: the mean of the share of pictures with the attribute whose
-    bit is 1 and of those without whose bit is 0. Below 0.5 the opposite bit says it better.
-
-    Arguments as for `mutual_information`. Returns float64 [B, A]; 0.5 where only one of both kinds is known.
-    """
-    return _accuracy(_Tables.of(bits, present, known))
-
-
 def match_attributes(
     choose: BitsAndAttributes,
     score: BitsAndAttributes,
@@ -141,18 +128,18 @@ def match_attributes(
         )
     if permutations < 1:
         raise UsageError(f"permutations is {permutations}: at least 1")
-    varying = _varies(choose) & _varies(score)
+    varying = np.logical_and.reduce([kind.any(axis=0) for side in (choose, score) for kind in side.kinds])
     candidates = np.flatnonzero(varying)
     if not len(candidates):
         raise DataError("no attribute is both present and absent among the pictures of either part: nothing to match")
     deal = _Deal(choose.labels, score.labels)
-    sides = [(side, *_weights(side.present[:, varying], side.known[:, varying])) for side in (choose, score)]
+    sides = [(side.bits, *(kind[:, varying] for kind in side.kinds)) for side in (choose, score)]
 
     def measure(rows: "list[tuple[_Rows, _Rows]]") -> tuple["_Chosen", "_Chosen"]:
         """The choices of the bits taken from these rows of the two sides: [len(rows) * bits] each."""
         tables = [
-            _Tables.count(np.concatenate([side.bits[row[i]] for row in rows], axis=1), with_it, without)
-            for i, (side, with_it, without) in enumerate(sides)
+            Tables.count(np.concatenate([own[row[i]] for row in rows], axis=1), with_it, without)
+            for i, (own, with_it, without) in enumerate(sides)
         ]
         return _by_information(*tables), _by_accuracy(*tables)
 
@@ -185,7 +172,7 @@ def holm(p: npt.ArrayLike) -> _Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class _Tables:
+class Tables:
     """The 2 x 2 table of every bit and attribute: pictures with a bit of 1 and 0, with and without the attribute.
 
     one_with, one_without: float64 [B, A]. with_it, without: float64 [A], all pictures of either kind.
@@ -197,19 +184,37 @@ class _Tables:
     without: _Floats
 
     @classmethod
-    def of(cls, bits: _Bools, present: _Bools, known: _Bools) -> "_Tables":
-        return cls.count(bits, *_weights(present, known))
-
-    @classmethod
-    def count(cls, bits: _Bools, with_it: npt.NDArray[np.float32], without: npt.NDArray[np.float32]) -> "_Tables":
+    def count(cls, bits: _Bools, with_it: _Bools, without: _Bools) -> "Tables":
+        """Of bits bool [n, B], over the pictures that have an attribute and those that don't: bool [n, A] each."""
         # float32 counts exactly up to 2^24 pictures.
         columns = np.ascontiguousarray(bits.T, np.float32)
-        return cls(
-            (columns @ with_it).astype(np.float64),
-            (columns @ without).astype(np.float64),
-            with_it.sum(axis=0, dtype=np.float64),
-            without.sum(axis=0, dtype=np.float64),
-        )
+        joint = ((columns @ side.astype(np.float32)).astype(np.float64) for side in (with_it, without))
+        return cls(*joint, *(side.sum(axis=0, dtype=np.float64) for side in (with_it, without)))
+
+    def information(self) -> _Floats:
+        """Mutual information of each bit and each attribute, in bits: [B, A]; 0 where nothing is known."""
+        total = np.maximum(self.with_it + self.without, 1)  # [A]
+        ones = self.one_with + self.one_without  # [B, A]
+        result = np.zeros_like(ones)
+        for joint, bit, attribute in (
+            (self.one_with, ones, self.with_it),
+            (self.one_without, ones, self.without),
+            (self.with_it - self.one_with, total - ones, self.with_it),
+            (self.without - self.one_without, total - ones, self.without),
+        ):
+            ratio = np.divide(joint * total, bit * attribute, out=np.ones_like(joint), where=joint > 0)
+            result += joint / total * np.log2(ratio)
+        return np.maximum(result, 0)  # rounding
+
+    def accuracy(self) -> _Floats:
+        """Balanced accuracy, how well a bit of 1 says that an attribute is present: the mean of the share of pictures
+        with it whose bit is 1 and of those without whose bit is 0: [B, A]. Below 0.5 the opposite bit says it better;
+        0.5 where only one of both kinds is known.
+        """
+        both = (self.with_it > 0) & (self.without > 0)
+        hits = self.one_with / np.maximum(self.with_it, 1)
+        rejections = 1 - self.one_without / np.maximum(self.without, 1)
+        return np.where(both, (hits + rejections) / 2, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,45 +265,14 @@ class _Part:
         return rows
 
 
-def _weights(present: _Bools, known: _Bools) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    return (present & known).astype(np.float32), (~present & known).astype(np.float32)
-
-
-def _varies(part: BitsAndAttributes) -> _Bools:
-    varies: _Bools = np.logical_and((part.present & part.known).any(axis=0), (~part.present & part.known).any(axis=0))
-    return varies
-
-
-def _information(tables: _Tables) -> _Floats:
-    total = np.maximum(tables.with_it + tables.without, 1)  # [A]
-    ones = tables.one_with + tables.one_without  # [B, A]
-    result = np.zeros_like(ones)
-    for joint, bit, attribute in (
-        (tables.one_with, ones, tables.with_it),
-        (tables.one_without, ones, tables.without),
-        (tables.with_it - tables.one_with, total - ones, tables.with_it),
-        (tables.without - tables.one_without, total - ones, tables.without),
-    ):
-        ratio = np.divide(joint * total, bit * attribute, out=np.ones_like(joint), where=joint > 0)
-        result += joint / total * np.log2(ratio)
-    return np.maximum(result, 0)  # rounding
-
-
-def _accuracy(tables: _Tables) -> _Floats:
-    both = (tables.with_it > 0) & (tables.without > 0)
-    hits = tables.one_with / np.maximum(tables.with_it, 1)
-    rejections = 1 - tables.one_without / np.maximum(tables.without, 1)
-    return np.where(both, (hits + rejections) / 2, 0.5)
-
-
-def _by_information(here: _Tables, there: _Tables) -> _Chosen:
-    values, accuracy = _information(here), _accuracy(here)
+def _by_information(here: Tables, there: Tables) -> _Chosen:
+    values, accuracy = here.information(), here.accuracy()
     rows, best = np.arange(len(values)), values.argmax(axis=1)
-    return _Chosen(best, accuracy[rows, best] >= 0.5, values[rows, best], _information(there)[rows, best])
+    return _Chosen(best, accuracy[rows, best] >= 0.5, values[rows, best], there.information()[rows, best])
 
 
-def _by_accuracy(here: _Tables, there: _Tables) -> _Chosen:
-    values, others = _accuracy(here), _accuracy(there)
+def _by_accuracy(here: Tables, there: Tables) -> _Chosen:
+    values, others = here.accuracy(), there.accuracy()
     rows, best = np.arange(len(values)), np.abs(values - 0.5).argmax(axis=1)
     positive = values[rows, best] >= 0.5
     matched, score = (np.where(positive, v[rows, best], 1 - v[rows, best]) for v in (values, others))

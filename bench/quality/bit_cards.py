@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from queryopt.bench.quality.attribute_match import BitsAndAttributes, Match, holm, match_attributes
 from queryopt.bench.quality.labelled_codes import LabelledCodes, own_rows
@@ -40,6 +41,10 @@ class AttributeMatch:
     null_high: float
     p: float
     p_holm: float
+
+    def words(self, shown: Callable[[str], str]) -> str:
+        """What a bit of 1 says. shown: the attribute's name on the page."""
+        return ("" if self.positive else "not ") + shown(self.attribute)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,20 @@ class BitCards:
 
     def to_markdown(self) -> str:
         """As a page: what all have in common, a table, and a card a bit."""
-        return "\n".join([*self._head(), *self._table(), *(line for card in self.cards for line in _card(card))])
+        pages = Environment(
+            loader=PackageLoader("queryopt.bench.quality"),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        pages.filters |= {"plain": _plain, "followed": lambda match: match.words(_plain)}
+        return pages.get_template("bit-cards.md.jinja").render(made=self, null=_NULL)
+
+    @property
+    def most_entropy(self) -> float:
+        """That the whole code could have, in bits."""
+        return min(len(self.cards), float(np.log2(self.gallery)))
 
     def agreement(self) -> tuple[int, float, float]:
         """Of bits with attributes: how many follow theirs better than random bits (p <= 0.05 after Holm's correction),
@@ -102,44 +120,6 @@ class BitCards:
         matches = [card.by_accuracy for card in self.cards if card.by_accuracy is not None]
         mean, null = (float(np.mean([getattr(match, name) for match in matches])) for name in ("score", "null_mean"))
         return sum(match.p_holm <= 0.05 for match in matches), mean, null
-
-    def _head(self) -> list[str]:
-        bits = len(self.cards)
-        lines = [
-            f"# Bit cards: {_plain(self.model)}",
-            "",
-            f"- {bits} bits, {self.gallery:,} gallery pictures, {self.distinct:,} different codes",
-            f"- entropy of the whole code: {self.code_entropy:.2f} bits (at most {self._most_entropy():.2f} here)",
-            f"- mean absolute correlation of two bits: {self.mean_correlation:.3f}",
-            f"- mAP with all bits: {self.map:.4f}; losses without a bit are over {self.drop_queries:,} queries",
-        ]
-        if self.permutations is not None:
-            sure, mean, null = self.agreement()
-            lines += [
-                f"- attributes: of {self.attributes} each bit's best, chosen on the gallery and scored on the queries "
-                f"({self.classes} classes)",
-                f"- mean balanced accuracy of the bits {mean:.3f}, of random bits {null:.3f}; {sure} of {bits} bits "
-                "are above theirs (p <= 0.05 after Holm's correction)",
-                f"- {_NULL}; {self.permutations:,} for each bit",
-            ]
-        return [*lines, ""]
-
-    def _most_entropy(self) -> float:
-        return min(len(self.cards), float(np.log2(self.gallery)))
-
-    def _table(self) -> list[str]:
-        head = ["bit", "ones", "entropy", "most correlated", "lost without"]
-        attributes = self.permutations is not None
-        head += ["attribute (accuracy)", "score", "random", "p"] if attributes else []
-        lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-        for card in self.cards:
-            other = "" if card.correlation is None else f"{card.most_correlated} ({card.correlation:+.2f})"
-            cells = [f"{card.bit}", f"{card.ones:.3f}", f"{card.entropy:.3f}", other]
-            cells.append(f"{card.drop_loss:+.4f} ± {card.drop_standard_error:.4f}")
-            if (match := card.by_accuracy) is not None:
-                cells += [_name(match), f"{match.score:.3f}", f"{match.null_mean:.3f}", f"{match.p:.3f}"]
-            lines.append(f"| {' | '.join(cells)} |")
-        return [*lines, ""]
 
 
 def load_all_attributes(data: str, *parts: LabelledImages) -> ImageAttributes | None:
@@ -245,32 +225,6 @@ def _named(matches: tuple[Match, ...], names: tuple[str, ...]) -> list[Attribute
         AttributeMatch(**(asdict(match) | {"attribute": names[match.attribute], "p_holm": p}))
         for match, p in zip(matches, adjusted, strict=True)
     ]
-
-
-def _card(card: BitCard) -> list[str]:
-    lines = [
-        f"## Bit {card.bit}",
-        "",
-        f"- 1 for {100 * card.ones:.1f} % of the pictures; entropy {card.entropy:.3f} bits",
-    ]
-    if card.correlation is not None:
-        lines.append(f"- most correlated with bit {card.most_correlated}: {card.correlation:+.3f}")
-    lines.append(f"- lost without it: {card.drop_loss:+.4f} of the mAP (standard error {card.drop_standard_error:.4f})")
-    for match, what, unit in (
-        (card.by_accuracy, "balanced accuracy", ""),
-        (card.by_information, "mutual information", " bits"),
-    ):
-        if match is not None:
-            lines.append(
-                f"- by {what}: **{_name(match)}**, {match.score:.3f}{unit}; random bits {match.null_mean:.3f} in the "
-                f"mean, 95 % of them at most {match.null_high:.3f}; p = {match.p:.3f}, with Holm's correction for "
-                f"all bits {match.p_holm:.3f}"
-            )
-    return [*lines, ""]
-
-
-def _name(match: AttributeMatch) -> str:
-    return ("" if match.positive else "not ") + _plain(match.attribute)
 
 
 def _plain(text: str) -> str:

@@ -82,13 +82,10 @@ def draw_worst(axes: "Axes", evaluations: Mapping[str, Evaluation]) -> None:
     names = [plain(str(score.label), _NAME_LENGTH) for score in worst]
     axes.set_yticks([i + middle for i in range(len(worst))], names, fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.02)
+    axes.set(xlim=(0, 1.02), xlabel="mAP")
     axes.set_title(f"the worst {len(worst)} of {len(first.per_class)} classes", fontsize=10)
-    axes.set_xlabel("mAP")
 
 
 def _share(axes: "Axes", x: str, y: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.set_ylim(-0.02, 1.02)
+    axes.set(xlabel=x, ylabel=y, ylim=(-0.02, 1.02))
     axes.grid(alpha=0.25)

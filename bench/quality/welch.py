@@ -250,9 +250,11 @@ def plot_welch(reports: Sequence[WelchReport], file: BinaryIO) -> None:
             bound = [welch_bound(classes, bits * (n if part == "all_columns" else 1)) for n in shown]
             label = f"Welch bound, {classes} classes, {bits} bits" + (" x N" if part == "all_columns" else "")
             axis.plot(shown, bound, color=_BOUND, marker="." if most == 1 else None, label=label)
-        axis.set_title("all columns of training, d = bits x N" if part == "all_columns" else "the code's own bits")
-        axis.set_xlabel("branches N")
-        axis.set_ylim(0, 1.03)
+        axis.set(
+            title="all columns of training, d = bits x N" if part == "all_columns" else "the code's own bits",
+            xlabel="branches N",
+            ylim=(0, 1.03),
+        )
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)

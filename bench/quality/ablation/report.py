@@ -199,8 +199,9 @@ def plot_study(table: StudyTable, file: BinaryIO) -> None:
     labels = [f"{row.label}  ({len(row.seeds)})" for row in table.rows]
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("tie-aware mAP; whiskers: smallest and largest of the seeds (their number in brackets)")
+    axes.set(
+        xlim=(0, 1), xlabel="tie-aware mAP; whiskers: smallest and largest of the seeds (their number in brackets)"
+    )
     axes.set_title(table.title, loc="left")
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

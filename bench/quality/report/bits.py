@@ -45,8 +45,7 @@ def bit_cards(study: Study) -> Section:
     figure = new_figure(6.0, 4.8)
     axes = figure.subplots()
     image = axes.imshow(cards.correlation, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-    axes.set_xlabel("bit")
-    axes.set_ylabel("bit")
+    axes.set(xlabel="bit", ylabel="bit")
     figure.colorbar(image, ax=axes, fraction=0.045, label="correlation over the gallery")
     bars = new_figure(6.0, 4.8)
     axes = bars.subplots()
@@ -55,8 +54,7 @@ def bit_cards(study: Study) -> Section:
         range(len(losses)), losses, yerr=[card.drop_standard_error for card in cards.cards], color="C0", ecolor="C7"
     )
     axes.axhline(0, color="C7", linewidth=0.8)
-    axes.set_xlabel("bit")
-    axes.set_ylabel("mAP lost without it")
+    axes.set(xlabel="bit", ylabel="mAP lost without it")
     axes.grid(axis="y")
     values = {
         "correlation": study.figures.embed("bit-correlation", figure),

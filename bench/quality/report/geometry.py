@@ -51,9 +51,7 @@ def class_codes(study: Study) -> Section:
             values = np.abs(cosine_matrix(codes.values))[np.triu_indices(len(codes.values), 1)]
             axes.hist(values, bins, histtype="step", color=f"C{n}", linewidth=1.4, label=f"{name}, all columns")
     axes.axvline(own.code.bound, color="C7", linestyle="--", linewidth=1.2, label="Welch bound of the code")
-    axes.set_xlabel("|cosine| between two classes' codes")
-    axes.set_ylabel("pairs of classes")
-    axes.set_xlim(0, 1)
+    axes.set(xlabel="|cosine| between two classes' codes", ylabel="pairs of classes", xlim=(0, 1))
     axes.legend()
     shown = {
         "figure": study.figures.embed("class-codes", figure),

@@ -153,8 +153,7 @@ def _confusion(names: list[str], shares: npt.NDArray[np.float64]) -> "Figure":
     # From light to dark, without the palest: what is nothing is left out of the matrix.
     shades = ListedColormap(colormaps["plasma_r"](np.linspace(0.15, 0.95, 256)))
     image = axes.imshow(np.ma.masked_equal(shares, 0), cmap=shades, vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xlabel("class of what is found")
-    axes.set_ylabel("class of the query")
+    axes.set(xlabel="class of what is found", ylabel="class of the query")
     if len(names) <= _NAMED_CLASSES:
         ticks = [plain(name, 26) for name in names]
         size = 8 if len(names) <= 12 else 5.5

@@ -9,10 +9,9 @@ import pytest
 
 from queryopt.bench.quality.attribute_match import (
     BitsAndAttributes,
-    balanced_accuracy,
+    Tables,
     holm,
     match_attributes,
-    mutual_information,
 )
 from queryopt.errors import DataError, MismatchError, UsageError
 
@@ -44,7 +43,8 @@ def test_agreement_is_what_its_definition_says(seed):
     present[:, 5] = False
     known[:, 6] = False
     bits[:, 0] = present[:, 0]
-    information, accuracy = mutual_information(bits, present, known), balanced_accuracy(bits, present, known)
+    tables = Tables.count(bits, present & known, ~present & known)
+    information, accuracy = tables.information(), tables.accuracy()
     for b in range(5):
         for a in range(7):
             expected = by_definition(bits[:, b].tolist(), present[:, a].tolist(), known[:, a].tolist())
@@ -122,8 +122,8 @@ def test_choice_and_score_are_of_different_pictures_and_the_null_is_every_deal_o
     for order in itertools.permutations(range(4)):
         dealt = bits[list(order)]
         here, there = (
-            balanced_accuracy(dealt, choose_traits, known)[0],
-            balanced_accuracy(dealt, score_traits, known)[0],
+            Tables.count(dealt, choose_traits, ~choose_traits).accuracy()[0],
+            Tables.count(dealt, score_traits, ~score_traits).accuracy()[0],
         )
         best = int(np.abs(here - 0.5).argmax())
         null.append(there[best] if here[best] >= 0.5 else 1 - there[best])
