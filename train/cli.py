@@ -219,8 +219,7 @@ def _config(run: options.RunOptions, settings: dict[str, Any]) -> tuple["TrainCo
     if run.preset is None:
         official = official_source(settings["data"]) if settings["data"] else None
         dataset = official.dataset.name if official is not None else ""
-        named = [name for name, value in settings.items() if value is not None]
-        chosen = default_preset(settings["device"] or "auto", dataset, named)
+        chosen = default_preset(settings["device"] or "auto", dataset, settings)
     config = preset_config(run.preset or chosen or "", **settings)
     if not config.data:
         raise UsageError(_NO_DATA)

@@ -40,6 +40,7 @@ from queryopt.train.data import DataSplits
 from queryopt.train.distributed import Processes, joined
 from queryopt.train.draws import epoch_order, iteration_samples
 from queryopt.train.measuring import Measuring, Validation
+from queryopt.train.methods import find_method
 from queryopt.train.open_set import hold_out_classes
 from queryopt.train.run_pictures import RunPictures, SharedBatch
 from queryopt.train.runs import OthersFolder, Position, RunFolder, RunState, check_unused
@@ -121,6 +122,11 @@ def train(
         config, splits = _with_data(config, data, progress, processes)
         divided = hold_out_classes(splits, config.open_set, config.seed)
         images, unseen = divided.seen.train, divided.unseen
+        if len(images.classes) < 2 and not find_method(config.method).closed_form:
+            raise DataError(
+                f"{display_path(images.root)}: pictures without classes, of which the method {config.method} learns "
+                "nothing: give --method linear"
+            )
         if config.classification_weight:
             config = config.override(classes=len(images.classes))
         opened = RunFolder(Path(out), resume) if processes.first else OthersFolder(Path(out))

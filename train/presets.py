@@ -1,6 +1,6 @@
 """Named settings of a training run. A preset is where the options start from; every option overrides its field."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -93,7 +93,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def default_preset(device: str = "auto", dataset: str = "", chosen: Iterable[str] = ()) -> str:
+def default_preset(device: str = "auto", dataset: str = "", chosen: Mapping[str, Any] | None = None) -> str:
     """The preset for one's own pictures on this machine.
 
     On a GPU "default", or an official data set's own. On a CPU "pictures" where the weights of its trunk are installed,
@@ -101,7 +101,7 @@ def default_preset(device: str = "auto", dataset: str = "", chosen: Iterable[str
 
     device: the option of that name.
     dataset: the name of an official data set.
-    chosen: names of the fields of TrainConfig and NetworkConfig that were.
+    chosen: fields of TrainConfig and NetworkConfig that were; None is no choice.
     """
     import torch
 
@@ -110,14 +110,10 @@ def default_preset(device: str = "auto", dataset: str = "", chosen: Iterable[str
     if device != "cpu" and torch.cuda.is_available():
         return f"paper-{dataset}" if f"paper-{dataset}" in PRESETS else "default"
     pictures = PRESETS["pictures"].network
-    elsewhere = find_rules(pictures["method"]).unused | {
-        "backbone",
-        "image_size",
-        "method",
-        "method_options",
-        "weights",
-    }
-    return "small" if elsewhere & set(chosen) or not has_wheel(pictures["backbone"]) else "pictures"
+    named = {name for name, value in (chosen or {}).items() if value not in (None, pictures.get(name))}
+    own_network = {"backbone", "image_size", "method", "method_options", "weights"}
+    elsewhere = own_network | find_rules(pictures["method"]).unused
+    return "small" if elsewhere & named or not has_wheel(pictures["backbone"]) else "pictures"
 
 
 def find_preset(name: str) -> Preset:

@@ -310,6 +310,18 @@ def test_where_its_weights_are_not_installed_it_starts_from_scratch(monkeypatch)
     assert default_preset("cpu") == "small"
 
 
+@pytest.mark.parametrize(
+    ("chosen", "preset"),
+    [
+        ({"method": "linear", "bits": 12}, "pictures"),
+        ({"method": "adsh"}, "small"),
+        ({"lr": 0.1, "bits": None}, "small"),
+    ],
+)
+def test_the_default_follows_what_was_chosen(chosen, preset):
+    assert default_preset("cpu", chosen=chosen) == preset
+
+
 def test_what_a_fit_has_no_use_for_chooses_the_small_preset(labelled_folder, tmp_path):
     out = tmp_path / "run"
     result = qo_train("--data", labelled_folder, "--bits", "12", "--iterations", "0", "--out", out, "--device", "cpu")

@@ -67,6 +67,8 @@ def test_pictures_without_labels_need_no_folders(labelled_folder, tmp_path):
     assert checkpoint.config.data == f"unlabelled:{flat}"
     assert export_onnx(tmp_path / "run", threads=1).parity.flipped == 0
     assert len(load_unlabelled(labelled_folder).train.classes) == 1
+    with pytest.raises(DataError, match="linear"):
+        train(preset_config("tiny"), f"unlabelled:{flat}", tmp_path / "other")
     with pytest.raises(DataError, match="no pictures"):
         load_unlabelled(tmp_path / "run")
 
