@@ -80,8 +80,10 @@ class HashNetwork(nn.Module, ABC):
         """
 
     def features(self, images: Tensor) -> Tensor:
-        """Of a network that is fitted in closed form: what its head takes, [b, d], of normalised images."""
-        raise NotImplementedError
+        """Of a network that is fitted in closed form: what its head takes, [b, d], of normalised images. UsageError of
+        any other.
+        """
+        raise UsageError("this network is trained, not fitted in closed form: its head takes no fixed features")
 
     def body_precision(self, images: Tensor) -> AbstractContextManager[object]:
         """In it a subclass computes what its head gets, which `head_precision` then takes back to float32.

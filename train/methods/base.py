@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from queryopt.errors import UsageError
 from queryopt.train.config import TrainConfig
 from queryopt.train.hash_network import HashNetwork
 from queryopt.train.loss import Loss
@@ -69,9 +70,9 @@ class Method(MethodRules, ABC):
         features: float32 [k, d], what `network.features` makes of the training pictures that can be read.
         labels: their classes, int64 [k].
 
-        Returns what was chosen, for config.json.
+        Returns what was chosen, for config.json. UsageError of any other method.
         """
-        raise NotImplementedError
+        raise UsageError(f"the method {self.name} is trained, not fitted in closed form")
 
     def remember(self, codes: Tensor, index: Tensor, outputs: Tensor) -> None:
         """Take a batch's outputs [b, M], without gradient, into rows `index` of codes, before its loss is taken."""
