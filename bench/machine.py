@@ -4,12 +4,11 @@ import os
 import platform
 import shlex
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import queryopt
 from queryopt.cores import usable_cores
@@ -51,24 +50,18 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Report(ABC):
-    """What a benchmark found, under its head."""
-
-    flat: ClassVar[tuple[str, ...]] = ("head",)
-    """Fields whose own fields stand at the top of the JSON."""
+class Report:
+    """What a benchmark found, under its head. values: ready for JSON. parts: text and tables, for people."""
 
     head: Head
+    values: dict[str, Any]
+    parts: Sequence["RenderableType"]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        values = asdict(self)
-        for name in self.flat:
-            values |= values.pop(name)
-        return values
+        return self.head.to_dict() | self.values
 
-    @abstractmethod
     def render(self) -> "Iterator[RenderableType]":
-        """For people: text and tables, in their order."""
+        yield from self.parts
 
 
 def take_head(load_before: float | None, versions: Mapping[str, str] | None = None) -> Head:

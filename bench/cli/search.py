@@ -208,5 +208,5 @@ def command(
         plot_latency(report, picture)
         out.log(f"picture: {display_path(picture)}")
     for row in report.wrong:
-        out.warn(f"{row.searcher} at N = {row.n:,}: its results are not those of an exact search: this is a bug")
+        out.warn(f"{row['searcher']} at N = {row['n']:,}: its results are not those of an exact search: this is a bug")
     return ExitCode.SOME_FAILED if report.wrong else ExitCode.DONE

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.machine import Report, load_average, take_head
+from queryopt.bench.machine import Head, Report, load_average, take_head
 from queryopt.bench.speed.harness import Contender, Schedule, Timing, run_rounds
 from queryopt.bench.tables import figures_table
 from queryopt.bit_quality import bit_quality, drop_losses
@@ -25,7 +25,7 @@ from queryopt.progress import Advance, no_advance
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["WAYS", "CodeSet", "EvaluationSize", "EvaluationSpeed", "make_code_sets", "measure_evaluation", "one_by_one"]
+__all__ = ["WAYS", "CodeSet", "EvaluationSize", "make_code_sets", "measure_evaluation", "one_by_one"]
 
 _Floats = npt.NDArray[np.float64]
 
@@ -37,6 +37,13 @@ WAYS = {
     "lean_loop": "loop over {sample:,} queries, labels as integers",
 }
 """What is timed. lean_loop compares labels as integers, which spares it the product of one-hot labels."""
+_SUMMARY = (
+    "everything: {everything:.1f} s (median). The loop would take {loop:.0f} s for the mAP of one protocol: "
+    "{ratio:.0f} x as long as all metrics of it here, {cpu_ratio:.0f} x the CPU time\n"
+    "(with labels as integers {lean_ratio:.0f} x and {lean_cpu_ratio:.0f} x).\n"
+    "mAP of the sample: {map:.4f}, and {map_pessimistic:.4f} to {map_optimistic:.4f} by the order of ties; the loop's "
+    "order gave {loop_map:.4f}."
+)
 _OWN = ("deployed", "paper", "bits")
 """Both protocols with all metrics, and the bits' quality: everything that qo-eval does."""
 
@@ -63,74 +70,6 @@ class CodeSet:
 
     codes: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class EvaluationSpeed(Report):
-    """A measurement.
-
-    drop_queries: those that bits' losses were measured over.
-    map, map_pessimistic, map_optimistic: of the sample's queries, against the network codes, by `retrieval_metrics`.
-    loop_map: the same by the loop, with one order of the ties.
-    timings: by WAYS.
-    """
-
-    flat = ("head", "size")
-
-    size: EvaluationSize
-    drop_queries: int
-    map: float
-    map_pessimistic: float
-    map_optimistic: float
-    loop_map: float
-    timings: dict[str, Timing]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, and medians: what the loop would take for all queries, and how many times as long that is as one
-        protocol with all metrics.
-        """
-        values = super().to_dict()
-        del values["timings"]
-        rounds = [
-            dict(zip(self.timings, one, strict=True))
-            for one in zip(*(timing.rounds for timing in self.timings.values()), strict=True)
-        ]
-        deployed, whole = self.timings["deployed"], self.size.queries / self.size.sample
-        ratio, lean = (deployed.ratio_by_round(self.timings[way]) for way in ("loop", "lean_loop"))
-        return values | {
-            "rounds": [{way: asdict(taken) for way, taken in one.items()} for one in rounds],
-            "everything": statistics.median(sum(one[way].wall for way in _OWN) for one in rounds),
-            "deployed": deployed.median.wall,
-            "loop": self.timings["loop"].median.wall * whole,
-            "ratio": ratio.wall * whole,
-            "lean_ratio": lean.wall * whole,
-            "cpu_ratio": ratio.cpu * whole,
-            "lean_cpu_ratio": lean.cpu * whole,
-        }
-
-    def render(self) -> "Iterator[RenderableType]":
-        size = self.size
-        yield (
-            f"{size.queries:,} queries, {size.gallery:,} gallery items, {size.bits} bits, {size.classes:,} classes\n"
-            f"{self.head.text}"
-        )
-        numbers = range(1, len(self.timings["loop"].rounds) + 1)
-        table = figures_table(None, "seconds (CPU seconds)", *(f"round {number}" for number in numbers))
-        for way, timing in self.timings.items():
-            name = WAYS[way].format(drop_queries=self.drop_queries, sample=size.sample)
-            table.add_row(name, *(f"{one.wall:.2f} ({one.cpu:.2f})" for one in timing.rounds))
-        yield table
-        values = self.to_dict()
-        ratio, cpu_ratio, lean, lean_cpu = (
-            f"{values[name]:.0f} x" for name in ("ratio", "cpu_ratio", "lean_ratio", "lean_cpu_ratio")
-        )
-        yield (
-            f"everything: {values['everything']:.1f} s (median). The loop would take {values['loop']:.0f} s for the "
-            f"mAP of one protocol: {ratio} as long as all metrics of it here, {cpu_ratio} the CPU time\n"
-            f"(with labels as integers {lean} and {lean_cpu}).\n"
-            f"mAP of the sample: {self.map:.4f}, and {self.map_pessimistic:.4f} to {self.map_optimistic:.4f} by the "
-            f"order of ties; the loop's order gave {self.loop_map:.4f}."
-        )
 
 
 def make_code_sets(size: EvaluationSize, seed: int = 0) -> tuple[CodeSet, CodeSet, CodeSet]:
@@ -174,7 +113,7 @@ def one_by_one(queries: CodeSet, gallery: CodeSet, bits: int, classes: int, *, o
     return result
 
 
-def measure_evaluation(size: EvaluationSize, *, rounds: int = 3, progress: Advance = no_advance) -> EvaluationSpeed:
+def measure_evaluation(size: EvaluationSize, *, rounds: int = 3, progress: Advance = no_advance) -> Report:
     """Time all WAYS in turn, `rounds` times. progress: called with 1 a round."""
     if not 1 <= size.sample <= size.queries:
         raise UsageError(f"a sample of {size.sample} of {size.queries} queries: 1 to all of them")
@@ -192,19 +131,52 @@ def measure_evaluation(size: EvaluationSize, *, rounds: int = 3, progress: Advan
     timings = run_rounds(
         [Contender(way, work) for way, work in works.items()], Schedule(rounds), beside=lambda: progress(1)
     )
-    head = take_head(before)
-    # Not timed: that both measure the same thing.
+    head, by_way = take_head(before), dict(zip(works, timings, strict=True))
+    # Not timed: that both measure the same thing; the loop with one order of the ties.
     whole = retrieval_metrics(some.codes, network.codes, bits, some.labels, network.labels, radii=())
-    return EvaluationSpeed(
-        head=head,
-        size=size,
-        drop_queries=min(size.queries, _DROP_QUERIES),
-        map=whole.map,
-        map_pessimistic=whole.map_pessimistic,
-        map_optimistic=whole.map_optimistic,
-        loop_map=float(one_by_one(some, network, bits, classes).mean()),
-        timings=dict(zip(works, timings, strict=True)),
-    )
+    values = {
+        **asdict(size),
+        "drop_queries": min(size.queries, _DROP_QUERIES),
+        "map": whole.map,
+        "map_pessimistic": whole.map_pessimistic,
+        "map_optimistic": whole.map_optimistic,
+        "loop_map": float(one_by_one(some, network, bits, classes).mean()),
+        **_medians(size, by_way),
+    }
+    return Report(head, values, list(_parts(head, values)))
+
+
+def _medians(size: EvaluationSize, timings: dict[str, Timing]) -> dict[str, Any]:
+    """Of the rounds: what the loop would take for all queries, and how many times as long that is as one protocol with
+    all metrics.
+    """
+    rounds = [
+        dict(zip(timings, one, strict=True))
+        for one in zip(*(timing.rounds for timing in timings.values()), strict=True)
+    ]
+    deployed, whole = timings["deployed"], size.queries / size.sample
+    ratio, lean = (deployed.ratio_by_round(timings[way]) for way in ("loop", "lean_loop"))
+    return {
+        "rounds": [{way: asdict(taken) for way, taken in one.items()} for one in rounds],
+        "everything": statistics.median(sum(one[way].wall for way in _OWN) for one in rounds),
+        "deployed": deployed.median.wall,
+        "loop": timings["loop"].median.wall * whole,
+        "ratio": ratio.wall * whole,
+        "lean_ratio": lean.wall * whole,
+        "cpu_ratio": ratio.cpu * whole,
+        "lean_cpu_ratio": lean.cpu * whole,
+    }
+
+
+def _parts(head: Head, values: dict[str, Any]) -> "Iterator[RenderableType]":
+    sizes = "{queries:,} queries, {gallery:,} gallery items, {bits} bits, {classes:,} classes\n"
+    yield sizes.format_map(values) + head.text
+    rounds = values["rounds"]
+    table = figures_table(None, "seconds (CPU seconds)", *(f"round {number + 1}" for number in range(len(rounds))))
+    for way, name in WAYS.items():
+        table.add_row(name.format_map(values), *("{wall:.2f} ({cpu:.2f})".format_map(one[way]) for one in rounds))
+    yield table
+    yield _SUMMARY.format_map(values)
 
 
 def _evaluate(queries: CodeSet, gallery: CodeSet, bits: int) -> object:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from queryopt.bench.figure import new_figure
 from queryopt.bench.speed.flops import PAPER_TABLE_4, FlopReport
 
 if TYPE_CHECKING:
@@ -25,11 +26,9 @@ def plot_flops(report: FlopReport, path: Path) -> None:
     """Write a PNG: multiply-adds by part and trainable parameters of this network; the paper's rows above one like
     theirs.
     """
-    from matplotlib.figure import Figure  # without pyplot: no display, and none of its global state
-
     counts = report.passes()
     paper, (scale, unit) = (PAPER_TABLE_4, (1e9, "G")) if report.like_the_papers else ((), (1e6, "M"))
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = new_figure(11, 4.8)
     costs, sizes = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
     for y, row in enumerate(paper):
         label = None if y else "the paper's figures for inference"

@@ -13,15 +13,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from queryopt.bench.machine import Report, load_average, take_head
-from queryopt.bench.tables import figures_table
+from queryopt.bench.tables import rows_table
 from queryopt.card import ModelCard
 from queryopt.codes import pack_codes
 from queryopt.errors import MissingError, UsageError
@@ -31,10 +30,7 @@ from queryopt.runtime.index.meta import Meta
 from queryopt.runtime.index.rows import Row, encode_margins
 from queryopt.runtime.index.store import Store
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-__all__ = ["KINDS", "LoadReport", "LoadRow", "generate_index", "measure_load"]
+__all__ = ["KINDS", "generate_index", "measure_load"]
 
 KINDS = ("code", "page", "upload")
 """code: POST /search with a code, 10 hits as JSON. page: the page of hits of a picture of the index, 24 of 96 hits as
@@ -52,68 +48,22 @@ _A_CLASS = 50
 """Pictures around one centre of a generated index."""
 _PART = 50_000
 
+_COLUMNS = {
+    "": "{kind}",
+    "clients": "{clients}",
+    "requests/s": "{per_second:,.0f}",
+    "p50 ms": "{p50_ms:.1f}",
+    "p95 ms": "{p95_ms:.1f}",
+    "p99 ms": "{p99_ms:.1f}",
+    "503": "{refused}",
+    "failed": "{failed}",
+    "CPU ms": "{cpu_ms:.1f}",
+    "model ms": "{model_ms:.1f}",
+    "pictures/run": "{pictures_a_run:.1f}",
+}
+
 _Request = tuple[str, str, bytes | None, dict[str, str]]
 """Method, path, body and headers."""
-
-
-@dataclass(frozen=True)
-class LoadRow:
-    """What so many clients got, who ask again as soon as they have an answer.
-
-    requests: that were answered with 200. refused: with 503. failed: otherwise.
-    seconds: of the run.
-    p50_ms, p95_ms, p99_ms: of the answered ones.
-    model_ms: mean time of a run of the model; pictures_a_run: in the mean; both None where it did not run.
-    cpu_ms: processor time of the server, all its threads, for each answer: others' work on the machine leaves it nearly
-    alone; None where the system doesn't say.
-    """
-
-    kind: str
-    clients: int
-    requests: int
-    refused: int
-    failed: int
-    seconds: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    model_ms: float | None
-    pictures_a_run: float | None
-    cpu_ms: float | None = None
-
-    @property
-    def per_second(self) -> float:
-        """Answered requests a second."""
-        return self.requests / self.seconds
-
-
-@dataclass(frozen=True)
-class LoadReport(Report):
-    """All of it. model: what runs it. threads: its own, None for all."""
-
-    images: int
-    bits: int
-    model: str
-    threads: int | None
-    rows: tuple[LoadRow, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        rows = [asdict(row) | {"per_second": row.per_second} for row in self.rows]
-        load = self.head.load
-        return super().to_dict() | {"rows": rows, "load_before": None if load is None else load[0]}
-
-    def render(self) -> "Iterator[RenderableType]":
-        yield f"{self.images:,} pictures, {self.bits} bits, {self.model}\n{self.head.text}"
-        times = ("requests/s", "p50 ms", "p95 ms", "p99 ms")
-        table = figures_table(None, "", "clients", *times, "503", "failed", "CPU ms", "model ms", "pictures/run")
-        for row in self.rows:
-            percentiles = (f"{value:.1f}" for value in (row.p50_ms, row.p95_ms, row.p99_ms))
-            means = (
-                "" if value is None else f"{value:.1f}" for value in (row.cpu_ms, row.model_ms, row.pictures_a_run)
-            )
-            failures = (str(row.refused), str(row.failed))
-            table.add_row(row.kind, str(row.clients), f"{row.per_second:,.0f}", *percentiles, *failures, *means)
-        yield table
 
 
 def measure_load(
@@ -124,7 +74,7 @@ def measure_load(
     seconds: float = 5,
     threads: int | None = None,
     progress: Advance = no_advance,
-) -> LoadReport:
+) -> Report:
     """Start a qo-serve on loopback, ask it for `seconds` with each kind and number of clients, and stop it.
 
     threads: of its model. progress: called with 1 after each run. UsageError for more than 60 seconds, MissingError
@@ -144,7 +94,10 @@ def measure_load(
             feeds = [_requests(kind, client, health["bits"], health["images"]) for client in range(count)]
             rows.append(_run(url, kind, feeds, seconds))
             progress(1)
-    return LoadReport(take_head(before), health["images"], health["bits"], health["model"], threads, tuple(rows))
+    head, served = take_head(before), {name: health[name] for name in ("images", "bits", "model")}
+    values = served | {"threads": threads, "rows": rows, "load_before": None if head.load is None else head.load[0]}
+    text = "{images:,} pictures, {bits} bits, {model}\n".format_map(served) + head.text
+    return Report(head, values, [text, rows_table(None, rows, _COLUMNS)])
 
 
 @contextlib.contextmanager
@@ -170,8 +123,14 @@ def _server(index: Path, model: Path, threads: int | None) -> Iterator[str]:
         process.communicate(timeout=60)
 
 
-def _run(url: str, kind: str, feeds: Sequence[Iterator[_Request]], seconds: float) -> LoadRow:
-    """A client for each of the feeds, all at once."""
+def _run(url: str, kind: str, feeds: Sequence[Iterator[_Request]], seconds: float) -> dict[str, Any]:
+    """What clients got, one for each of the feeds, all at once, who ask again as soon as they have an answer.
+
+    requests: that were answered with 200, to which the percentiles belong. refused: with 503. failed: otherwise.
+    model_ms: mean time of a run of the model, and pictures_a_run; both None where it did not run.
+    cpu_ms: processor time of the server, all its threads, for each answer: others' work on the machine leaves it nearly
+    alone; None where the system doesn't say.
+    """
     start = threading.Barrier(len(feeds) + 1)
     with ThreadPoolExecutor(len(feeds)) as pool:
         clients = [pool.submit(_client, url, feed, seconds, start) for feed in feeds]
@@ -184,20 +143,21 @@ def _run(url: str, kind: str, feeds: Sequence[Iterator[_Request]], seconds: floa
     times = [1000 * taken for status, taken in answers if status == 200]
     refused = sum(status == 503 for status, _ in answers)
     p50, p95, p99 = np.percentile(times, (50, 95, 99)).tolist() if times else [float("nan")] * 3
-    return LoadRow(
-        kind=kind,
-        clients=len(feeds),
-        requests=len(times),
-        refused=refused,
-        failed=len(answers) - len(times) - refused,
-        seconds=took,
-        p50_ms=p50,
-        p95_ms=p95,
-        p99_ms=p99,
-        model_ms=1000 * done["run_seconds"] / done["runs"] if done["runs"] else None,
-        pictures_a_run=done["run_pictures"] / done["runs"] if done["runs"] else None,
-        cpu_ms=1000 * done["cpu_seconds"] / len(times) if done["cpu_seconds"] and times else None,
-    )
+    return {
+        "kind": kind,
+        "clients": len(feeds),
+        "requests": len(times),
+        "refused": refused,
+        "failed": len(answers) - len(times) - refused,
+        "seconds": took,
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "model_ms": 1000 * done["run_seconds"] / done["runs"] if done["runs"] else None,
+        "pictures_a_run": done["run_pictures"] / done["runs"] if done["runs"] else None,
+        "cpu_ms": 1000 * done["cpu_seconds"] / len(times) if done["cpu_seconds"] and times else None,
+        "per_second": len(times) / took,
+    }
 
 
 def _client(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from queryopt.bench.machine import Report, load_average, take_head
-from queryopt.bench.speed.harness import Contender, Schedule, Timing, run_rounds
-from queryopt.bench.tables import figures_table
+from queryopt.bench.speed.harness import Contender, Schedule, run_rounds
+from queryopt.bench.tables import rows_table
 from queryopt.errors import UsageError
 from queryopt.progress import Advance, no_advance
 from queryopt.train.solver import solve_codes
@@ -21,16 +21,7 @@ from queryopt.train.solver import solve_codes
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = [
-    "DTYPES",
-    "Problem",
-    "SolverRun",
-    "SolverSize",
-    "SolverSpeed",
-    "make_problem",
-    "measure_solver",
-    "solve_literally",
-]
+__all__ = ["DTYPES", "Problem", "SolverSize", "make_problem", "measure_solver", "solve_literally"]
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 GAMMA = 200.0
@@ -67,76 +58,6 @@ class Problem:
     def to(self, dtype: torch.dtype) -> "Problem":
         """The same with codes and outputs of this dtype."""
         return Problem(self.codes.to(dtype), self.outputs.to(dtype), self.index, self.labels)
-
-
-@dataclass(frozen=True)
-class SolverRun:
-    """The measurement in one dtype.
-
-    ours: one pass over all columns.
-    literal: `SolverSize.literal_columns` columns of one, and S^T U.
-    entries: of B, that both computed.
-    differing: those that are not equal.
-    """
-
-    dtype: str
-    ours: Timing
-    literal: Timing
-    entries: int
-    differing: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Medians of each round and of all; ratio: how many times as long the literal way's columns took as all here,
-        the median of the rounds' own.
-        """
-        ratio = self.ours.ratio_by_round(self.literal)
-        rounds = zip(self.ours.rounds, self.literal.rounds, strict=True)
-        return {
-            "dtype": self.dtype,
-            "rounds": [{"ours": asdict(ours), "literal": asdict(literal)} for ours, literal in rounds],
-            "entries": self.entries,
-            "differing": self.differing,
-            "ours": self.ours.median.wall,
-            "literal": self.literal.median.wall,
-            "ratio": ratio.wall,
-            "cpu_ratio": ratio.cpu,
-        }
-
-
-@dataclass(frozen=True)
-class SolverSpeed(Report):
-    """A measurement."""
-
-    flat = ("head", "size")
-
-    size: SolverSize
-    threads: int
-    runs: tuple[SolverRun, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {"runs": [run.to_dict() for run in self.runs]}
-
-    def render(self) -> "Iterator[RenderableType]":
-        size, literal = self.size, self.size.literal_columns
-        yield (
-            f"{size.images:,} images x {size.columns} columns, {size.samples:,} samples, {size.classes:,} classes, "
-            f"{self.threads} threads\n{self.head.text}"
-        )
-        some = literal != size.columns
-        title = f"literal, {literal} of {size.columns} columns" if some else "literal"
-        columns = ("median seconds", "solve_codes", title, "ratio", "ratio of CPU time", "differing entries")
-        table = figures_table(None, *columns)
-        for run in self.runs:
-            ratio = run.ours.ratio_by_round(run.literal)
-            seconds = (f"{run.ours.median.wall:.3f}", f"{run.literal.median.wall:.2f}")
-            ratios = (f"{ratio.wall:,.0f}", f"{ratio.cpu:,.0f}")
-            table.add_row(run.dtype, *seconds, *ratios, f"{run.differing:,} of {run.entries:,}")
-        yield table
-        if some:
-            yield (
-                f"The literal way did {literal} of the {size.columns} columns, ours all of them: the ratios are of "
-                "that, not scaled up, and these columns alone were compared."
-            )
 
 
 def make_problem(size: SolverSize, seed: int = 0) -> Problem:
@@ -177,19 +98,45 @@ def solve_literally(problem: Problem, similar: Tensor, gamma: float, columns: in
 
 def measure_solver(
     size: SolverSize, *, dtypes: Sequence[str] = tuple(DTYPES), rounds: int = 3, progress: Advance = no_advance
-) -> SolverSpeed:
+) -> Report:
     """Time both ways in turn, `rounds` times in each dtype. progress: called with 1 a round."""
     literal = size.columns if size.literal_columns is None else size.literal_columns
     if not 1 <= literal <= size.columns or rounds < 1:
         raise UsageError(f"{literal} literal columns of {size.columns} in {rounds} rounds: at least one of each")
     problem = make_problem(size)
     before = load_average()
-    runs = tuple(_run(name, problem.to(DTYPES[name]), literal, rounds, progress) for name in dtypes)
-    done = replace(size, literal_columns=literal)
-    return SolverSpeed(take_head(before), done, torch.get_num_threads(), runs)
+    runs = [_run(name, problem.to(DTYPES[name]), literal, rounds, progress) for name in dtypes]
+    head, threads = take_head(before), torch.get_num_threads()
+    text = (
+        f"{size.images:,} images x {size.columns} columns, {size.samples:,} samples, {size.classes:,} classes, "
+        f"{threads} threads\n{head.text}"
+    )
+    values = asdict(replace(size, literal_columns=literal)) | {"threads": threads, "runs": runs}
+    return Report(head, values, [text, *_tables(runs, literal, size.columns)])
 
 
-def _run(dtype: str, problem: Problem, columns: int, rounds: int, progress: Advance) -> SolverRun:
+def _tables(runs: Sequence[dict[str, Any]], literal: int, columns: int) -> "Iterator[RenderableType]":
+    some = literal != columns
+    shown = {
+        "median seconds": "{dtype}",
+        "solve_codes": "{ours:.3f}",
+        f"literal, {literal} of {columns} columns" if some else "literal": "{literal:.2f}",
+        "ratio": "{ratio:,.0f}",
+        "ratio of CPU time": "{cpu_ratio:,.0f}",
+        "differing entries": "{differing:,} of {entries:,}",
+    }
+    yield rows_table(None, runs, shown)
+    if some:
+        yield (
+            f"The literal way did {literal} of the {columns} columns, ours all of them: the ratios are of that, not "
+            "scaled up, and these columns alone were compared."
+        )
+
+
+def _run(dtype: str, problem: Problem, columns: int, rounds: int, progress: Advance) -> dict[str, Any]:
+    """Both ways in one dtype: seconds of each round and medians of all; ratio: how many times as long the literal way's
+    columns took as all here, the median of the rounds' own. entries: of the codes, that both computed.
+    """
     # Not timed: published code makes it again in every iteration.
     similar = (problem.labels[problem.index].unsqueeze(1) == problem.labels).to(problem.codes)  # S, [m, n]
     solved: dict[str, Tensor] = {}
@@ -202,5 +149,15 @@ def _run(dtype: str, problem: Problem, columns: int, rounds: int, progress: Adva
 
     contenders = [Contender("solve_codes", ours, [problem], calls=_OURS), Contender("literal", literal, [problem])]
     own, published = run_rounds(contenders, Schedule(rounds), beside=lambda: progress(1))
-    differing = int((solved["ours"][:, :columns] != solved["literal"][:, :columns]).sum())
-    return SolverRun(dtype, own, published, len(problem.codes) * columns, differing)
+    by_round = zip(own.rounds, published.rounds, strict=True)
+    ratio = own.ratio_by_round(published)
+    return {
+        "dtype": dtype,
+        "rounds": [{"ours": asdict(one), "literal": asdict(other)} for one, other in by_round],
+        "entries": len(problem.codes) * columns,
+        "differing": int((solved["ours"][:, :columns] != solved["literal"][:, :columns]).sum()),
+        "ours": own.median.wall,
+        "literal": published.median.wall,
+        "ratio": ratio.wall,
+        "cpu_ratio": ratio.cpu,
+    }

@@ -9,7 +9,7 @@ import os
 import statistics
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.bench.machine import Report, load_average, take_head
+from queryopt.bench.machine import Head, Report, load_average, take_head
 from queryopt.bench.speed.harness import Contender, Schedule, Timing, run_rounds
 from queryopt.bench.tables import figures_table
 from queryopt.card import Preprocessing
@@ -36,7 +36,7 @@ from queryopt.text import counted, install_extra
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["WAYS", "Settings", "Throughput", "make_pictures", "measure"]
+__all__ = ["WAYS", "Settings", "make_pictures", "make_report", "measure"]
 
 PICTURE_SIZES = ((500, 400), (500, 375), (400, 500), (480, 360))
 """Width and height of the pictures of `make_pictures`, in turn: about those of the usual data sets."""
@@ -55,6 +55,8 @@ _SHARES = {"ratio": "model", "gain": "obvious"}
 """Files to codes as a share of the model alone, and times as fast as the obvious way."""
 
 _Path = str | bytes | os.PathLike[Any]
+_Rates = dict[str, float]
+"""By WAYS and _SHARES, without what was not measured."""
 _Pixels = npt.NDArray[np.uint8]
 
 
@@ -74,68 +76,6 @@ class Settings:
     obvious: bool = False
 
 
-@dataclass(frozen=True)
-class Throughput(Report):
-    """What was measured.
-
-    pictures: how many were hashed in a round; megabytes: the size of their files, on average.
-    timings: of a round's pictures, by WAYS; without those that were left out.
-    """
-
-    model: str
-    backend: str
-    backbone: str
-    precision: str
-    bits: int
-    image_size: int
-    pictures: int
-    megabytes: float
-    threads: int
-    batch: int
-    timings: dict[str, Timing]
-
-    @property
-    def rounds(self) -> list[dict[str, float]]:
-        """Of each round: pictures a second by WAYS, and files to codes by _SHARES."""
-        rounds = []
-        for one in zip(*(timing.rounds for timing in self.timings.values()), strict=True):
-            rates = {way: self.pictures / taken.wall for way, taken in zip(self.timings, one, strict=True)}
-            shares = {name: rates["end_to_end"] / rates[way] for name, way in _SHARES.items() if way in rates}
-            rounds.append(rates | shares)
-        return rounds
-
-    @property
-    def medians(self) -> dict[str, float]:
-        """Of the rounds' own figures."""
-        rounds = self.rounds
-        return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields; what was not measured is null."""
-        values, medians = super().to_dict(), self.medians
-        del values["timings"]
-        alone = {f"{way}_alone": medians.get(way) for way in ("model", "decode", "write", "copy")}
-        whole = {name: medians.get(name) for name in ("end_to_end", "obvious", *_SHARES)}
-        rounds = [{name: one.get(name) for name in (*WAYS, *_SHARES)} for one in self.rounds]
-        return values | whole | alone | {"rounds": rounds}
-
-    def render(self) -> "Iterator[RenderableType]":
-        rounds = self.rounds
-        yield (
-            f"{self.backbone}, {self.bits} bits, {self.image_size} px, {self.precision}; {self.backend}\n"
-            f"{counted(self.pictures, 'picture', 'pictures')} of {self.megabytes * 1000:.0f} kB, batches of "
-            f"{self.batch}, {counted(self.threads, 'thread', 'threads')}, {counted(len(rounds), 'round', 'rounds')}\n"
-            f"{self.head.text}"
-        )
-        table = figures_table(None, "", *(f"round {number + 1}" for number in range(len(rounds))), "median")
-        titles = {way: f"{title}, images/s" for way, title in WAYS.items()}
-        titles |= {name: f"files to codes / {WAYS[way]}" for name, way in _SHARES.items()}
-        for name, median in self.medians.items():
-            digits = {"ratio": 3, "gain": 2}.get(name, 1)
-            table.add_row(titles[name], *(f"{value:,.{digits}f}" for value in (*(r[name] for r in rounds), median)))
-        yield table
-
-
 def measure(
     model: str | os.PathLike[str],
     paths: Sequence[_Path],
@@ -143,7 +83,7 @@ def measure(
     *,
     cuda: CudaRuntime | None = None,
     progress: Advance = no_advance,
-) -> Throughput:
+) -> Report:
     """Measure a model on picture files, whose pixels are all held in memory. Those that can't be read are left out.
 
     cuda: the device that an open backend runs on, so that copying to it is measured, too.
@@ -181,21 +121,56 @@ def measure(
             contenders.append(_obvious(usable, hasher, threads, batch, stack))
         before = load_average()
         timings = run_rounds(contenders, schedule, beside=lambda: progress(1))
-        card = hasher.card
-        return Throughput(
-            head=take_head(before),
-            model=str(hasher.model_path),
-            backend=hasher.backend,
-            backbone=card.backbone,
-            precision=card.precision,
-            bits=card.bits,
-            image_size=card.preprocessing.image_size,
-            pictures=len(usable),
-            megabytes=sum(os.stat(path).st_size for path in usable) / len(usable) / 1e6,
-            threads=threads,
-            batch=batch,
-            timings={contender.name: timing for contender, timing in zip(contenders, timings, strict=True)},
-        )
+        head, card = take_head(before), hasher.card
+        facts = {
+            "model": str(hasher.model_path),
+            "backend": hasher.backend,
+            "backbone": card.backbone,
+            "precision": card.precision,
+            "bits": card.bits,
+            "image_size": card.preprocessing.image_size,
+            "pictures": len(usable),  # in a round
+            "megabytes": sum(os.stat(path).st_size for path in usable) / len(usable) / 1e6,  # of a file, on average
+            "threads": threads,
+            "batch": batch,
+        }
+    return make_report(head, facts, {one.name: timing for one, timing in zip(contenders, timings, strict=True)})
+
+
+def make_report(head: Head, facts: dict[str, Any], timings: dict[str, Timing]) -> Report:
+    """Facts and rates. timings: of a round's pictures, by WAYS; without those that were left out."""
+    rounds = _rates(timings, facts["pictures"])
+    medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    values = facts | {f"{way}_alone": medians.get(way) for way in ("model", "decode", "write", "copy")}
+    values |= {name: medians.get(name) for name in ("end_to_end", "obvious", *_SHARES)}
+    values["rounds"] = [{name: one.get(name) for name in (*WAYS, *_SHARES)} for one in rounds]
+    return Report(head, values, _parts(head, values, rounds, medians))
+
+
+def _rates(timings: dict[str, Timing], pictures: int) -> list[_Rates]:
+    """Of each round: pictures a second by WAYS, and files to codes by _SHARES."""
+    rounds = []
+    for one in zip(*(timing.rounds for timing in timings.values()), strict=True):
+        rates = {way: pictures / taken.wall for way, taken in zip(timings, one, strict=True)}
+        shares = {name: rates["end_to_end"] / rates[way] for name, way in _SHARES.items() if way in rates}
+        rounds.append(rates | shares)
+    return rounds
+
+
+def _parts(head: Head, values: dict[str, Any], rounds: list[_Rates], medians: _Rates) -> "list[RenderableType]":
+    text = (
+        "{backbone}, {bits} bits, {image_size} px, {precision}; {backend}\n".format_map(values)
+        + f"{counted(values['pictures'], 'picture', 'pictures')} of {values['megabytes'] * 1000:.0f} kB, batches of "
+        f"{values['batch']}, {counted(values['threads'], 'thread', 'threads')}, "
+        f"{counted(len(rounds), 'round', 'rounds')}\n{head.text}"
+    )
+    table = figures_table(None, "", *(f"round {number + 1}" for number in range(len(rounds))), "median")
+    titles = {way: f"{title}, images/s" for way, title in WAYS.items()}
+    titles |= {name: f"files to codes / {WAYS[way]}" for name, way in _SHARES.items()}
+    for name in medians:
+        digits = {"ratio": 3, "gain": 2}.get(name, 1)
+        table.add_row(titles[name], *(f"{one[name]:,.{digits}f}" for one in (*rounds, medians)))
+    return [text, table]
 
 
 def _decode(path: _Path, preprocessing: Preprocessing) -> _Pixels | None:

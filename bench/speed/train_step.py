@@ -11,7 +11,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from queryopt.bench.machine import Report, load_average, take_head
+from queryopt.bench.machine import Head, Report, load_average, take_head
 from queryopt.bench.speed.harness import Contender, Schedule, run_rounds
 from queryopt.bench.speed.throughput import make_pictures
 from queryopt.bench.tables import figures_table
@@ -41,10 +41,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-__all__ = ["PARTS", "WAYS", "StepSpeed", "StepTimes", "made_images", "measure_step", "training_images"]
+__all__ = ["PARTS", "WAYS", "StepTimes", "made_images", "measure_step", "training_images"]
 
 PARTS = ("data", *STEP_PARTS)
 """Of a step, in their order. data: waiting for pictures."""
+_LOADED = ("files", "memory")
 WAYS = {"files": "from files", "memory": "from memory", "ready": "pictures ready"}
 LOADING_SHARE = 0.1
 """Of a step, from which on waiting for pictures counts as the bottleneck."""
@@ -74,128 +75,11 @@ class StepTimes:
         """Seconds of each whole step."""
         return tuple(map(sum, zip(*self.parts.values(), strict=True)))
 
-    def share(self, part: str) -> float:
-        """Of all steps' time."""
-        return sum(self.parts[part]) / sum(self.steps)
-
     def summary(self) -> dict[str, dict[str, float]]:
         """Median, 10th and 90th percentile in seconds, and share, of each part and of the whole step."""
-        parts = {part: _spread(seconds) | {"share": self.share(part)} for part, seconds in self.parts.items()}
+        whole = sum(self.steps)
+        parts = {part: _spread(seconds) | {"share": sum(seconds) / whole} for part, seconds in self.parts.items()}
         return parts | {"step": _spread(self.steps) | {"share": 1.0}}
-
-
-@dataclass(frozen=True)
-class StepSpeed(Report):
-    """A measurement.
-
-    columns: bits times branches, M.
-    loaders: threads that decode.
-    images: training pictures, n.
-    epoch_steps: steps of an inner epoch.
-    ways: times by WAYS.
-    loading: pictures a second that the source makes from files and from memory while nothing else runs, a number a
-    round.
-    kept: share of the training pictures that stay in memory once decoded.
-    solver: seconds in which the codes are solved, a number a round; empty where the method, or the run, solves none.
-    first_step: seconds of the first step, in which the network is compiled.
-    """
-
-    preset: str
-    method: str
-    backbone: str
-    image_size: int
-    bits: int
-    columns: int
-    amp: str
-    compile: bool
-    channels_last: bool
-    device: str
-    threads: int
-    loaders: int
-    batch: int
-    images: int
-    classes: int
-    epoch_steps: int
-    epochs: int
-    ways: dict[str, StepTimes]
-    loading: dict[str, tuple[float, ...]]
-    kept: float
-    solver: tuple[float, ...]
-    first_step: float
-
-    @property
-    def solver_a_step(self) -> float:
-        """The solver's seconds, divided by the steps of an outer iteration, after which it runs once."""
-        return statistics.median(self.solver or (0.0,)) / (self.epochs * self.epoch_steps)
-
-    def images_per_second(self, way: str) -> float:
-        """Of the median step, with its share of the solver."""
-        return self.batch / (statistics.median(self.ways[way].steps) + self.solver_a_step)
-
-    @property
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """Of each way; slowdown: how many times as long a step takes as with its pictures ready, by the medians."""
-        ready = self.ways["ready"]
-        return {
-            way: {
-                "parts": times.summary(),
-                "cpu": _spread(times.cpu),
-                "images_per_second": self.images_per_second(way),
-                "slowdown": statistics.median(times.steps) / statistics.median(ready.steps),
-                "cpu_slowdown": statistics.median(times.cpu) / statistics.median(ready.cpu),
-                "loading_is_the_bottleneck": times.share("data") > LOADING_SHARE,
-            }
-            for way, times in self.ways.items()
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {"solver_a_step": self.solver_a_step, "summary": self.summary}
-
-    def render(self) -> "Iterator[RenderableType]":
-        flags = {"compiled": self.compile, "channels last": self.channels_last}
-        how = ", ".join([f"amp {self.amp}", *(name for name, on in flags.items() if on)])
-        yield (
-            f"{self.method}, {self.backbone}, {self.image_size} px, {self.bits} bits, {self.columns} columns, batches "
-            f"of {self.batch}; {how}; preset {self.preset}\n"
-            f"{self.images:,} pictures in {self.classes:,} classes; {self.device}, "
-            f"{counted(self.threads, 'thread', 'threads')}, {self.loaders} to decode\n{self.head.text}"
-        )
-        yield self._table()
-        files, memory = (statistics.median(self.loading[way]) for way in ("files", "memory"))
-        yield (
-            f"loading alone: {files:,.0f} images/s from files, {memory:,.0f} from memory, which has room for "
-            f"{self.kept:.0%} of the pictures"
-        )
-        for way in ("files", "memory"):
-            summary = self.summary[way]
-            verdict = "is" if summary["loading_is_the_bottleneck"] else "is not"
-            yield (
-                f"from {way}: {summary['parts']['data']['share']:.1%} of a step is waiting for pictures, and a step "
-                f"takes {summary['slowdown']:.2f} x as long ({summary['cpu_slowdown']:.2f} x the CPU time) as with its "
-                f"pictures ready: loading {verdict} the bottleneck"
-            )
-        if self.solver:
-            iteration = f"{self.epochs} x {self.epoch_steps} steps"
-            yield f"solver: {statistics.median(self.solver):.3f} s after an iteration of {iteration}"
-        yield f"first step{', compiling included' if self.compile else ''}: {self.first_step:.1f} s"
-
-    def _table(self) -> "Table":
-        columns = [column for way in self.ways for column in (WAYS[way], "share")]
-        table = figures_table("Milliseconds of a step: median (10th to 90th percentile), and share", "", *columns)
-
-        summaries = self.summary.values()
-        for part in (*PARTS, "step"):
-            spreads = [summary["parts"][part] for summary in summaries]
-            table.add_row(part, *(text for one in spreads for text in (_cell(one), f"{one['share']:.1%}")))
-        solver = f"{1000 * self.solver_a_step:,.1f}" if self.solver else "none"
-        rows = {
-            "CPU, all threads": [_cell(summary["cpu"]) for summary in summaries],
-            "solver, divided by the steps": [solver for _ in summaries],
-            "images/s": [f"{summary['images_per_second']:,.1f}" for summary in summaries],
-        }
-        for name, cells in rows.items():
-            table.add_row(name, *(text for cell in cells for text in (cell, "")))  # they have no share
-        return table
 
 
 def made_images(folder: Path) -> LabelledImages:
@@ -220,7 +104,7 @@ def measure_step(
     steps: int = 20,
     rounds: int = 3,
     progress: Advance = no_advance,
-) -> StepSpeed:
+) -> Report:
     """Time `steps` steps of a run of this configuration on these pictures, in each way, `rounds` times in turn.
 
     The backbone's weights are random, whatever the configuration says: that takes as long. progress: called with 1 a
@@ -242,33 +126,108 @@ def measure_step(
         # From memory come the pictures that were taken from files just before.
         timings = run_rounds(contenders, Schedule(rounds, rotate=False), beside=lambda: progress(1))
         wall = {contender.name: timing.calls.tolist() for contender, timing in zip(contenders, timings, strict=True)}
-        step, network = bench.step, config.network
-        batch = len(step.batches[0])
-        return StepSpeed(
-            head=take_head(before),
-            preset=config.preset,
-            method=config.method,
-            backbone=network.backbone,
-            image_size=network.image_size,
-            bits=network.bits,
-            columns=network.bits * network.branches,
-            amp=config.amp,
-            compile=config.compile,
-            channels_last=step.channels_last,
-            device=torch.cuda.get_device_name() if step.device.type == "cuda" else "cpu",
-            threads=torch.get_num_threads(),
-            loaders=source.threads,
-            batch=batch,
-            images=len(images),
-            classes=len(images.classes),
-            epoch_steps=len(step.batches),
-            epochs=config.epochs,
-            ways=bench.times,
-            loading={way: tuple(steps * batch / s for s in wall[f"loading {way}"]) for way in ("files", "memory")},
-            kept=source.share_kept,
-            solver=tuple(wall.get("solver", ())),
-            first_step=first_step,
+        head, values = take_head(before), _values(bench, first_step, wall, steps)
+    return Report(head, values, list(_parts(head, values)))
+
+
+def _values(bench: "_Bench", first_step: float, wall: dict[str, list[float]], steps: int) -> dict[str, Any]:
+    """For JSON. wall: seconds of each contender, a number a round."""
+    step, config, images = bench.step, bench.step.config, bench.images
+    network, batch = config.network, len(step.batches[0])
+    solver = wall.get("solver", [])
+    # The codes are solved once, after the steps of an outer iteration.
+    solver_a_step = statistics.median(solver or [0.0]) / (config.epochs * len(step.batches))
+    return {
+        "preset": config.preset,
+        "method": config.method,
+        "backbone": network.backbone,
+        "image_size": network.image_size,
+        "bits": network.bits,
+        "columns": network.bits * network.branches,  # M
+        "amp": config.amp,
+        "compile": config.compile,
+        "channels_last": step.channels_last,
+        "device": torch.cuda.get_device_name() if step.device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "loaders": bench.source.threads,  # that decode
+        "batch": batch,
+        "images": len(images),  # n
+        "classes": len(images.classes),
+        "epoch_steps": len(step.batches),  # of an inner epoch
+        "epochs": config.epochs,
+        "ways": {way: asdict(times) for way, times in bench.times.items()},
+        # Pictures a second that the source makes while nothing else runs.
+        "loading": {way: [steps * batch / seconds for seconds in wall[f"loading {way}"]] for way in _LOADED},
+        "kept": bench.source.share_kept,  # of the pictures, which stay in memory once decoded
+        "solver": solver,  # empty where the method, or the run, solves none
+        "first_step": first_step,  # in which the network is compiled
+        "solver_a_step": solver_a_step,
+        "summary": _summary(bench.times, batch, solver_a_step),
+    }
+
+
+def _summary(ways: dict[str, StepTimes], batch: int, solver_a_step: float) -> dict[str, dict[str, Any]]:
+    """Of each way; images_per_second: of the median step, with its share of the solver; slowdown: how many times as
+    long a step takes as with its pictures ready, by the medians.
+    """
+    ready = ways["ready"]
+    summary: dict[str, dict[str, Any]] = {}
+    for way, times in ways.items():
+        parts, median = times.summary(), statistics.median(times.steps)
+        summary[way] = {
+            "parts": parts,
+            "cpu": _spread(times.cpu),
+            "images_per_second": batch / (median + solver_a_step),
+            "slowdown": median / statistics.median(ready.steps),
+            "cpu_slowdown": statistics.median(times.cpu) / statistics.median(ready.cpu),
+            "loading_is_the_bottleneck": parts["data"]["share"] > LOADING_SHARE,
+        }
+    return summary
+
+
+def _parts(head: Head, values: dict[str, Any]) -> "Iterator[RenderableType]":
+    flags = {"compiled": "compile", "channels last": "channels_last"}
+    how = ", ".join([f"amp {values['amp']}", *(name for name, key in flags.items() if values[key])])
+    yield (
+        "{method}, {backbone}, {image_size} px, {bits} bits, {columns} columns, batches of {batch}; {how}; preset "
+        "{preset}\n{images:,} pictures in {classes:,} classes; {device}, {counted}, {loaders} to decode\n"
+    ).format(how=how, counted=counted(values["threads"], "thread", "threads"), **values) + head.text
+    yield _table(values)
+    files, memory = (statistics.median(values["loading"][way]) for way in _LOADED)
+    yield (
+        f"loading alone: {files:,.0f} images/s from files, {memory:,.0f} from memory, which has room for "
+        f"{values['kept']:.0%} of the pictures"
+    )
+    for way in _LOADED:
+        summary = values["summary"][way]
+        verdict = "is" if summary["loading_is_the_bottleneck"] else "is not"
+        yield (
+            f"from {way}: {summary['parts']['data']['share']:.1%} of a step is waiting for pictures, and a step "
+            f"takes {summary['slowdown']:.2f} x as long ({summary['cpu_slowdown']:.2f} x the CPU time) as with its "
+            f"pictures ready: loading {verdict} the bottleneck"
         )
+    if values["solver"]:
+        seconds = statistics.median(values["solver"])
+        yield f"solver: {seconds:.3f} s after an iteration of {values['epochs']} x {values['epoch_steps']} steps"
+    yield f"first step{', compiling included' if values['compile'] else ''}: {values['first_step']:.1f} s"
+
+
+def _table(values: dict[str, Any]) -> "Table":
+    columns = [column for way in WAYS.values() for column in (way, "share")]
+    table = figures_table("Milliseconds of a step: median (10th to 90th percentile), and share", "", *columns)
+    summaries = values["summary"].values()
+    for part in (*PARTS, "step"):
+        spreads = [summary["parts"][part] for summary in summaries]
+        table.add_row(part, *(text for one in spreads for text in (_cell(one), f"{one['share']:.1%}")))
+    solver = f"{1000 * values['solver_a_step']:,.1f}" if values["solver"] else "none"
+    rows = {
+        "CPU, all threads": [_cell(summary["cpu"]) for summary in summaries],
+        "solver, divided by the steps": [solver for _ in summaries],
+        "images/s": [f"{summary['images_per_second']:,.1f}" for summary in summaries],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *(text for cell in cells for text in (cell, "")))  # they have no share
+    return table
 
 
 class _Bench:

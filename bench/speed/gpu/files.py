@@ -3,12 +3,14 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
+from queryopt.bench.machine import Report
 from queryopt.bench.speed.gpu.engine import open_built_engine
 from queryopt.bench.speed.gpu.models import load_subject
 from queryopt.bench.speed.gpu.section import Figure, GpuOptions, SectionReport, Turn, training_packages
-from queryopt.bench.speed.throughput import Settings, Throughput, make_pictures, measure
-from queryopt.bench.tables import figures_table
+from queryopt.bench.speed.throughput import Settings, make_pictures, measure
+from queryopt.bench.tables import rows_table
 from queryopt.cores import usable_cores
 from queryopt.errors import MissingError
 from queryopt.runtime.backends import Backend, open_backend
@@ -20,14 +22,17 @@ _DISTINCT = 256
 """Pictures that are made; a round goes through them more than once: making them takes longer than hashing them."""
 _ROUNDS = 3
 _GOAL = 0.8
-_WAYS = {
-    "end_to_end": "end to end",
-    "decode": "decoding alone",
-    "copy": "copy alone",
-    "model": "model alone",
-    "write": "writing alone",
+_COLUMNS: dict[str, str | Callable[[Any], str]] = {
+    "": "{backend}",
+    "batch": "{batch}",
+    "end to end": "{end_to_end:,.0f}",
+    "decoding alone": "{decode_alone:,.0f}",
+    "copy alone": "{copy_alone:,.0f}",
+    "model alone": "{model_alone:,.0f}",
+    "writing alone": "{write_alone:,.0f}",
+    "of the model": "{ratio:.3f}",
+    "of the bound": lambda row: f"{_of_the_bound(row):.3f}",
 }
-"""Columns of the table, by what Throughput calls them."""
 
 
 def measure_files(options: GpuOptions, turn: Turn) -> SectionReport:
@@ -42,12 +47,11 @@ def measure_files(options: GpuOptions, turn: Turn) -> SectionReport:
             cuda = open_runtime(options.runtime)
     batch = max(options.model_batches)
 
-    def hash_with(name: str, opening: Callable[[], Backend]) -> Throughput:
+    def hash_with(name: str, opening: Callable[[], Backend]) -> Report:
         with contextlib.closing(opening()) as backend:
             settings = Settings(backend, batch=batch, rounds=_ROUNDS)
             row = measure(name, pictures, settings, cuda=cuda)
-        rates = row.medians
-        turn.log(f"{row.backend}: {rates['end_to_end']:,.0f} images/s, {rates['model']:,.0f} the model alone")
+        turn.log("{backend}: {end_to_end:,.0f} images/s, {model_alone:,.0f} the model alone".format_map(row.values))
         return row
 
     jobs = ((name, partial(hash_with, name, opening)) for name, opening in _backends(options))
@@ -71,23 +75,25 @@ def _backends(options: GpuOptions) -> Iterator[tuple[str, Callable[[], Backend]]
     yield "PyTorch", torch
 
 
-def _report(rows: Sequence[Throughput]) -> SectionReport:
+def _of_the_bound(row: dict[str, float]) -> float:
+    """Files to codes as a share of what the slower of the model and decoding allows."""
+    return row["end_to_end"] / min(row["model_alone"], row["decode_alone"])
+
+
+def _report(reports: Sequence[Report]) -> SectionReport:
+    rows = [report.values for report in reports]
     first = rows[0]
     title = (
-        f"Files to codes, images/s ({first.pictures:,} JPEGs of {1000 * first.megabytes:.0f} kB a round, "
-        f"{first.threads} threads)"
+        f"Files to codes, images/s ({first['pictures']:,} JPEGs of {1000 * first['megabytes']:.0f} kB a round, "
+        f"{first['threads']} threads)"
     )
-    table = figures_table(title, "", "batch", *_WAYS.values(), "of the model", "of the bound", plain=True)
     figures = []
     for row in rows:
-        rates, share = row.medians, row.medians["ratio"]
-        bound = rates["end_to_end"] / min(rates["model"], rates["decode"])
-        shown = (f"{rates[way]:,.0f}" if way in rates else "" for way in _WAYS)
-        table.add_row(row.backend, str(row.batch), *shown, f"{share:.3f}", f"{bound:.3f}")
-        decoding = rates["decode"] < rates["model"]
-        who = f"files to codes, {row.backend}"
+        share, bound, decoding = row["ratio"], _of_the_bound(row), row["decode_alone"] < row["model_alone"]
+        who = f"files to codes, {row['backend']}"
         figures.append(Figure(f"{who}: share of the model alone", f"{share:.3f}", share, None if decoding else _GOAL))
         if decoding:
-            cores = f"{row.threads} cores decode {rates['decode']:,.0f}/s"
+            cores = f"{row['threads']} cores decode {row['decode_alone']:,.0f}/s"
             figures.append(Figure(f"{who}: share of decoding, the bound ({cores})", f"{bound:.3f}", bound, _GOAL))
-    return SectionReport({"rows": [row.to_dict() for row in rows]}, [table], figures)
+    table = rows_table(title, rows, _COLUMNS, plain=True)
+    return SectionReport({"rows": [report.to_dict() for report in reports]}, [table], figures)

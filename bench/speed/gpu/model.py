@@ -22,7 +22,7 @@ from queryopt.bench.speed.gpu.section import (
 )
 from queryopt.bench.speed.latency.contenders import ModelContender, Pixels
 from queryopt.bench.speed.latency.peak import Peaks
-from queryopt.bench.speed.latency.report import LatencyReport, Row, measure_latency
+from queryopt.bench.speed.latency.report import LatencyReport, measure_latency
 from queryopt.bench.tables import figures_table
 from queryopt.errors import MissingError, QueryOptError
 from queryopt.runtime.backends.base import PipelinedBackend
@@ -136,9 +136,9 @@ def measure_model(options: GpuOptions, turn: Turn) -> SectionReport:
             measure = partial(measure_latency, taking, [batch], rounds=options.rounds, seconds=seconds, meter=meter)
             now = attempt("all", batch, measure) if taking else None
             if now is not None:
-                turn.log(f"batch {batch}: up to {max(row.images_per_second for row in now.rows):,.0f} images/s")
+                turn.log(f"batch {batch}: up to {max(row['images_per_second'] for row in now.rows):,.0f} images/s")
                 rows = now.rows if latency is None else (*now.rows, *latency.rows)
-                latency = replace(now, rows=tuple(sorted(rows, key=lambda row: row.batch)))
+                latency = replace(now, rows=tuple(sorted(rows, key=lambda row: row["batch"])))
                 turn.keep(_report(latency, settings, left_out))
     if latency is None:
         raise QueryOptError(
@@ -197,27 +197,27 @@ def _peaks_table(peaks: Peaks, settings: dict[str, Any]) -> Table:
 
 def _figures(latency: LatencyReport) -> Iterator[Figure]:
     """At the largest batch: how many times as fast as eager PyTorch each is, and its share of the fp16 peak."""
-    batch = max(row.batch for row in latency.rows)
-    rows = {row.name: row for row in latency.rows if row.batch == batch}
-    for row in (row for row in latency.rows if row.batch == batch):
-        if not row.name.startswith("folded") or row.precision == "fp32":
+    batch = max(row["batch"] for row in latency.rows)
+    rows = {row["name"]: row for row in latency.rows if row["batch"] == batch}
+    for row in (row for row in latency.rows if row["batch"] == batch):
+        if not row["name"].startswith("folded") or row["precision"] == "fp32":
             continue
-        who = f"{row.name}, {row.precision}, {row.runs_on.partition(' ')[0]}, batch {batch}"
-        yield Figure(f"images/s, {who}", f"{row.images_per_second:,.0f}", row.images_per_second)
+        who = f"{row['name']}, {row['precision']}, {row['runs_on'].partition(' ')[0]}, batch {batch}"
+        yield Figure(f"images/s, {who}", f"{row['images_per_second']:,.0f}", row["images_per_second"])
         for name, goal in zip(_EAGER, _goals(row), strict=True):
             if name in rows:
-                ratio = rows[name].p50 / row.p50
+                ratio = rows[name]["p50"] / row["p50"]
                 yield Figure(f"{who}: times as fast as {name}", f"{ratio:.2f}", ratio, goal)
-        if row.peak_share is not None:
-            what = f"{who}: share of the {row.precision} peak"
-            goal = _PEAK_GOAL if row.name == ENGINE else None
-            yield Figure(what, f"{row.peak_share:.1%}", row.peak_share, goal)
+        if row["peak_share"] is not None:
+            what = f"{who}: share of the {row['precision']} peak"
+            goal = _PEAK_GOAL if row["name"] == ENGINE else None
+            yield Figure(what, f"{row['peak_share']:.1%}", row["peak_share"], goal)
 
 
-def _goals(row: Row) -> tuple[float | None, float | None]:
+def _goals(row: dict[str, Any]) -> tuple[float | None, float | None]:
     """Times as fast as each of _EAGER."""
-    if row.name == ENGINE:
+    if row["name"] == ENGINE:
         return 8.0, 3.0
-    if row.runs_on.startswith("onnxruntime") and "NHWC" in row.name:
+    if row["runs_on"].startswith("onnxruntime") and "NHWC" in row["name"]:
         return 2.5, 1.2
     return None, None

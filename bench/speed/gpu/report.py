@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import queryopt
-from queryopt.bench.machine import Report
+from queryopt.bench.machine import Head
 from queryopt.bench.speed.gpu.section import Figure, Outcome
 from queryopt.bench.tables import figures_table
 from queryopt.runtime.cuda.driver import Gpu
@@ -29,7 +29,7 @@ _PACKAGES: Final = (
 
 
 @dataclass(frozen=True)
-class GpuBenchmark(Report):
+class GpuBenchmark:
     """What was run on what.
 
     rehearsal: everything ran on the CPU, with small sizes: no figure is a GPU's.
@@ -37,6 +37,7 @@ class GpuBenchmark(Report):
     state: of the GPU before the first section: see state_of_gpu.
     """
 
+    head: Head
     rehearsal: bool
     gpu: Gpu | None
     outcomes: tuple[Outcome, ...]

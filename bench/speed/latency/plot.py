@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from queryopt.bench.figure import new_figure
 from queryopt.bench.speed.latency.layers import LayerGroup
 from queryopt.bench.speed.latency.report import LatencyReport
 from queryopt.text import counted
@@ -19,12 +20,10 @@ _SHOWN_SHARE = 0.005
 
 def plot_latency(report: LatencyReport, path: Path) -> None:
     """Write a PNG: images a second by batch size, and where layers were profiled their roofline."""
-    from matplotlib.figure import Figure  # without pyplot: no display, and none of its global state
-
-    figure = Figure(figsize=(12 if report.layers else 7, 5.2), layout="constrained")
+    figure = new_figure(12 if report.layers else 7, 5.2)
     panels = figure.subplots(1, 2 if report.layers else 1, squeeze=False)[0]
     # One file in two backends is two contenders of one name.
-    keys = list(dict.fromkeys((row.name, row.runs_on) for row in report.rows))
+    keys = list(dict.fromkeys((row["name"], row["runs_on"]) for row in report.rows))
     colours = dict(zip(keys, _COLOURS * (1 + len(keys) // len(_COLOURS)), strict=False))
     _rates(panels[0], report, colours)
     if report.layers:
@@ -40,12 +39,12 @@ def plot_latency(report: LatencyReport, path: Path) -> None:
 
 def _rates(axes: "Axes", report: LatencyReport, colours: dict[tuple[str, str], str]) -> None:
     for (name, runs_on), colour in colours.items():
-        rows = [row for row in report.rows if (row.name, row.runs_on) == (name, runs_on)]
-        precision = rows[0].precision
+        rows = [row for row in report.rows if (row["name"], row["runs_on"]) == (name, runs_on)]
+        precision = rows[0]["precision"]
         label = f"{name.removesuffix(f', {precision}')}, {precision} ({runs_on})"
-        rates = [row.images_per_second for row in rows]
-        axes.plot([row.batch for row in rows], rates, marker="o", color=colour, label=label)
-    batches = sorted({row.batch for row in report.rows})
+        rates = [row["images_per_second"] for row in rows]
+        axes.plot([row["batch"] for row in rows], rates, marker="o", color=colour, label=label)
+    batches = sorted({row["batch"] for row in report.rows})
     axes.set(xscale="log", xlabel="batch", ylabel="images a second (median)")
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.minorticks_off()

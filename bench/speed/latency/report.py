@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from queryopt.bench.machine import Report, load_average, take_head
+from queryopt.bench.machine import Head, load_average, take_head
 from queryopt.bench.speed.harness import Contender, Schedule, Timing, run_rounds
 from queryopt.bench.speed.latency.contenders import ModelContender
 from queryopt.bench.speed.latency.layers import LayerGroup, profile_layers
 from queryopt.bench.speed.latency.peak import Machine, Meter, Peaks
-from queryopt.bench.tables import figures_table
+from queryopt.bench.tables import Columns, rows_table
 from queryopt.errors import ModelError
 from queryopt.progress import Advance, no_advance
 from queryopt.text import counted
@@ -21,51 +21,41 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-__all__ = ["LatencyReport", "Row", "measure_latency", "time_models"]
+__all__ = ["LatencyReport", "measure_latency", "time_models"]
 
 _FIRST_CALLS = 3
 """Calls of a contender before the first round: sessions allocate and choose in them."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """A contender at a batch size. Seconds are of a call with the whole batch.
+_COLUMNS: Columns = {
+    "": "{name}",
+    "runs on": "{runs_on}",
+    " ": "{precision}",
+    "batch": "{batch}",
+    "p50 ms": lambda row: _milliseconds(row["p50"]),
+    "p95": lambda row: _milliseconds(row["p95"]),
+    "p99": lambda row: _milliseconds(row["p99"]),
+    "first": lambda row: _milliseconds(row["first"]),
+    "CPU ms": lambda row: _milliseconds(row["cpu"]),
+    "images/s": "{images_per_second:,.1f}",
+    "x": "{wall_ratio:.2f}",
+    "x CPU": "{cpu_ratio:.2f}",
+    "GFLOP/s": lambda row: "" if row["flops"] is None else f"{row['flops'] / 1e9:,.0f}",
+    "of peak": "{peak_share:.0%}",
+    "weights read": "{memory_share:.0%}",
+}
 
-    runs_on: what ran it.
-    p50, p95, p99, cpu (median CPU time), calls: how it was timed.
-    first: the first call with this batch, which is in none of these (a model's file was tried with one picture before).
-    images_per_second: from p50.
-    multiply_adds: of a batch, None where there is no graph to count.
-    flops: operations a second, two a multiply-add.
-    peak_share: of the peak of its precision.
-    memory_share: how much of p50 reading the graph's weights once would take at the measured speed of the memory.
-    wall_ratio, cpu_ratio: how many times as fast as the reference, by p50 and by median CPU time.
-    """
 
-    name: str
-    runs_on: str
-    precision: str
-    batch: int
-    p50: float
-    p95: float
-    p99: float
-    cpu: float
-    first: float
-    calls: int
-    images_per_second: float
-    multiply_adds: int | None
-    flops: float | None
-    peak_share: float | None
-    memory_share: float | None
-    wall_ratio: float
-    cpu_ratio: float
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.2f}"
 
 
 @dataclass(frozen=True)
-class LatencyReport(Report):
+class LatencyReport:
     """What was measured. reference: the contender whose ratios are 1. layers: by contender, at the first batch size."""
 
-    rows: tuple[Row, ...]
+    head: Head
+    rows: tuple[dict[str, Any], ...]
     reference: str
     threads: int
     rounds: int
@@ -75,7 +65,9 @@ class LatencyReport(Report):
     def to_dict(self) -> dict[str, Any]:
         from queryopt.bench.speed.flops import PAPER_TABLE_4
 
-        return super().to_dict() | {"paper_table_4": [asdict(row) for row in PAPER_TABLE_4]}
+        values = asdict(self)
+        del values["head"]
+        return self.head.to_dict() | values | {"paper_table_4": [asdict(row) for row in PAPER_TABLE_4]}
 
     def render(self) -> "Iterator[RenderableType]":
         from queryopt.bench.speed.flops import PAPER_TABLE_4
@@ -88,36 +80,18 @@ class LatencyReport(Report):
         )
         yield self.table()
         yield ""
-        paper = figures_table("The paper's Table 4, which has no times", "method", "parameters", "multiply-adds")
-        for row in PAPER_TABLE_4:
-            paper.add_row(row.name, f"{row.parameters / 1e6:.2f} M", f"{row.inference / 1e9:.2f} G")
-        yield paper
+        paper = {
+            "method": lambda row: row.name,
+            "parameters": lambda row: f"{row.parameters / 1e6:.2f} M",
+            "multiply-adds": lambda row: f"{row.inference / 1e9:.2f} G",
+        }
+        yield rows_table("The paper's Table 4, which has no times", PAPER_TABLE_4, paper)
         yield ""
 
     def table(self) -> "Table":
         """A row a contender and batch size."""
-        times = ("batch", "p50 ms", "p95", "p99", "first", "CPU ms", "images/s")
-        shares = ("x", "x CPU", "GFLOP/s", "of peak", "weights read")
         title = f"One call; x is beside {self.reference}"
-        table = figures_table(title, "", "runs on", "", *times, *shares, words=3)
-        batch = self.rows[0].batch
-        for row in self.rows:
-            if row.batch != batch:
-                table.add_section()
-                batch = row.batch
-            table.add_row(
-                row.name,
-                row.runs_on,
-                row.precision,
-                str(row.batch),
-                *(f"{1000 * value:,.2f}" for value in (row.p50, row.p95, row.p99, row.first, row.cpu)),
-                f"{row.images_per_second:,.1f}",
-                f"{row.wall_ratio:.2f}",
-                f"{row.cpu_ratio:.2f}",
-                "" if row.flops is None else f"{row.flops / 1e9:,.0f}",
-                *("" if share is None else f"{share:.0%}" for share in (row.peak_share, row.memory_share)),
-            )
-        return table
+        return rows_table(title, self.rows, _COLUMNS, words=3, group=lambda row: row["batch"])
 
 
 def measure_latency(
@@ -179,31 +153,34 @@ def time_models(
     return run_rounds(works, schedule, beside=beside, progress=progress)
 
 
-def _row(contender: ModelContender, batch: int, timing: Timing, reference: Timing, peaks: Peaks) -> Row:
+def _row(contender: ModelContender, batch: int, timing: Timing, reference: Timing, peaks: Peaks) -> dict[str, Any]:
+    """A contender at a batch size. Seconds are of a call with the whole batch; cpu: the median of CPU time."""
     p50, p95, p99 = timing.quantiles(50, 95, 99)
     multiply_adds, weights = _cost(contender.graph, batch)
     flops = None if multiply_adds is None else 2 * multiply_adds / p50
     peak = peaks.flops.get(contender.precision)
     ratio = timing.ratio(reference)
-    return Row(
-        name=contender.name,
-        runs_on=contender.runs_on,
-        precision=contender.precision,
-        batch=batch,
-        p50=p50,
-        p95=p95,
-        p99=p99,
-        cpu=timing.median.cpu,
-        first=timing.first or 0.0,
-        calls=len(timing.calls),
-        images_per_second=batch / p50,
-        multiply_adds=multiply_adds,
-        flops=flops,
-        peak_share=None if flops is None or peak is None else flops / peak,
-        memory_share=None if weights is None else weights / peaks.bytes_per_second / p50,
-        wall_ratio=ratio.wall,
-        cpu_ratio=ratio.cpu,
-    )
+    return {
+        "name": contender.name,
+        "runs_on": contender.runs_on,
+        "precision": contender.precision,
+        "batch": batch,
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
+        "cpu": timing.median.cpu,
+        # With this batch, and in no other figure; a model's file was tried with one picture before.
+        "first": timing.first or 0.0,
+        "calls": len(timing.calls),
+        "images_per_second": batch / p50,
+        "multiply_adds": multiply_adds,
+        "flops": flops,
+        "peak_share": None if flops is None or peak is None else flops / peak,  # of the peak of its precision
+        # How much of p50 reading the weights once would take at the measured speed of the memory.
+        "memory_share": None if weights is None else weights / peaks.bytes_per_second / p50,
+        "wall_ratio": ratio.wall,
+        "cpu_ratio": ratio.cpu,
+    }
 
 
 def _cost(graph: Path | None, batch: int) -> tuple[int | None, int | None]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from queryopt.bench.figure import new_figure
-from queryopt.bench.speed.search.report import Group, SearchReport
+from queryopt.bench.speed.search.report import Group, SearchReport, is_ours
 
 __all__ = ["plot_latency"]
 
@@ -21,7 +21,7 @@ def plot_latency(report: SearchReport, path: Path) -> None:
     lines = -(-len(report.groups) // columns)
     figure = new_figure(1 + 5 * columns, 1.2 + 4 * lines)
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
-    names = list(dict.fromkeys(row.searcher for group in report.groups for row in group.rows))
+    names = list(dict.fromkeys(row["searcher"] for group in report.groups for row in group.rows))
     colours = dict(zip((name for name in names if name not in _COLOURS), _OURS, strict=False)) | _COLOURS
     handles: dict[str, Any] = {}
     for panel, group in zip(panels, report.groups, strict=False):
@@ -46,10 +46,10 @@ def _plot_group(panel: Any, group: Group, colours: dict[str, str]) -> dict[str, 
     lines = {}
     for name, colour in colours.items():
         if rows := group.of(name):
-            sizes, medians = [row.n for row in rows], [row.p50 for row in rows]
-            width = 2.4 if rows[0].ours else 1.4
+            sizes, medians = [row["n"] for row in rows], [row["p50"] for row in rows]
+            width = 2.4 if is_ours(rows[0]) else 1.4
             (lines[name],) = panel.plot(sizes, medians, marker="o", markersize=4, linewidth=width, color=colour)
-            panel.fill_between(sizes, medians, [row.p95 for row in rows], color=colour, alpha=0.15, linewidth=0)
+            panel.fill_between(sizes, medians, [row["p95"] for row in rows], color=colour, alpha=0.15, linewidth=0)
     panel.set(xscale="log", yscale="log", xlabel="codes in the gallery")
     panel.set_title(f"{group.bits} bits, {group.data}\n{group.task.describe()}", fontsize=9, loc="left")
     panel.grid(True, which="major", color="#e4e6ea")

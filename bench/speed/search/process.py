@@ -1,12 +1,10 @@
 """`qo-search` as a person runs it: a process that opens an index, finds a picture in it, prints its hits, and ends."""
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,50 +21,17 @@ from queryopt.runtime.index.meta import Meta
 from queryopt.runtime.index.rows import Row
 from queryopt.runtime.index.store import Store
 
-__all__ = ["ProcessTiming", "make_index", "measure_process"]
+__all__ = ["make_index", "measure_process"]
 
 _QUERY = b"class-0000/query.png"
 _CHUNK = 10_000
 
 
-@dataclass(frozen=True)
-class ProcessTiming:
-    """Seconds of each `qo-search` process, from its start to its end; it loads no model.
-
-    hits: what each printed. cpu: CPU seconds of the searches.
-    baseline: in turn with them, of a process that only starts Python and imports NumPy.
-    """
-
-    n: int
-    bits: int
-    hits: int
-    seconds: tuple[float, ...]
-    cpu: tuple[float, ...]
-    baseline: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Seconds of a search, the median."""
-        return statistics.median(self.seconds)
-
-    @property
-    def cpu_median(self) -> float:
-        """CPU seconds of a search, the median."""
-        return statistics.median(self.cpu)
-
-    @property
-    def baseline_median(self) -> float:
-        """Seconds of Python and NumPy alone, the median."""
-        return statistics.median(self.baseline)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields and the medians, JSON-serialisable."""
-        medians = {"median": self.median, "cpu_median": self.cpu_median, "baseline_median": self.baseline_median}
-        return asdict(self) | medians
-
-
-def measure_process(spec: DataSpec, *, k: int = 10, rounds: int = 10, progress: Advance = no_advance) -> ProcessTiming:
+def measure_process(spec: DataSpec, *, k: int = 10, rounds: int = 10, progress: Advance = no_advance) -> dict[str, Any]:
     """Make an index of the codes of a specification in a temporary folder, and search it with a picture that it holds.
+
+    Seconds are of `qo-search` processes, from their start to their end; they load no model. cpu: CPU seconds of these.
+    hits: what each printed. baseline: in turn with them, of a process that only starts Python and imports NumPy.
 
     progress: called with the number of pictures added. QueryOptError where the command fails.
     """
@@ -90,8 +55,17 @@ def measure_process(spec: DataSpec, *, k: int = 10, rounds: int = 10, progress: 
         search = Contender("qo-search", lambda _: python(*command))
         baseline = Contender("Python and NumPy alone", lambda _: python("-c", "import numpy"))
         searches, baselines = run_rounds([search, baseline], Schedule(rounds), clock=CHILDREN)
-    seconds, cpu, alone = (tuple(times.tolist()) for times in (searches.calls, searches.cpu_calls, baselines.calls))
-    return ProcessTiming(spec.count, spec.bits, hits, seconds, cpu, alone)
+    return {
+        "n": spec.count,
+        "bits": spec.bits,
+        "hits": hits,
+        "seconds": searches.calls.tolist(),
+        "cpu": searches.cpu_calls.tolist(),
+        "baseline": baselines.calls.tolist(),
+        "median": searches.median.wall,
+        "cpu_median": searches.median.cpu,
+        "baseline_median": baselines.median.wall,
+    }
 
 
 def make_index(folder: Path, spec: DataSpec, progress: Advance = no_advance) -> Path:

@@ -1,88 +1,27 @@
 """What the search benchmark found: figures of every contender and how they compare, as JSON and as tables."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from queryopt.bench.machine import Report
+from queryopt.bench.machine import Head
 from queryopt.bench.speed.harness import WallCpu
-from queryopt.bench.speed.search.build import Build
-from queryopt.bench.speed.search.check import Verdict
 from queryopt.bench.speed.search.contender import PEERS, Task
-from queryopt.bench.speed.search.process import ProcessTiming
-from queryopt.bench.tables import figures_table
+from queryopt.bench.tables import Columns, rows_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-__all__ = ["Group", "Row", "SearchReport", "short_count"]
+__all__ = ["Group", "Row", "SearchReport", "is_ours", "short_count"]
 
-_T = TypeVar("_T")
-_Columns = dict[str, Callable[[_T], str]]
-"""How the cell of each column is made of a row, by the column's name."""
 _SCAN = "queryopt scan"
 _BUSY = 0.9
 """Share of the wall time that a contender ran, below which others were running in its place."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One contender on one gallery. Times are microseconds a query: that of a call by the queries in it.
-
-    searcher: the contender's label.
-    calls: how many were timed. answered: different queries in them.
-    round_medians: of each round's calls.
-    ratio: how many times the first peer's median this one's is smaller (None without it).
-    promises_order: whether the verdict is to be `ordered`.
-    nbytes: what it holds of the gallery, in bytes.
-    build: seconds, once, in this process.
-    cpu_p50, cpu_p95, cpu_ratio: of CPU time.
-    cores: CPU time by wall time; much below 1, other programs had the processor meanwhile, and wall times are theirs
-    too.
-    facts: what else the contender says of itself.
-    """
-
-    searcher: str
-    n: int
-    p50: float
-    p95: float
-    p99: float
-    fastest: float
-    slowest: float
-    calls: int
-    answered: int
-    hits: float
-    round_medians: tuple[float, ...]
-    ratio: float | None
-    verdict: Verdict
-    promises_order: bool
-    nbytes: int | None
-    build: float
-    cpu_p50: float
-    cpu_p95: float
-    cpu_ratio: float | None
-    cores: float
-    facts: dict[str, Any]
-
-    @property
-    def pairs(self) -> float:
-        """Pairs of a query and a code that are compared (or dealt with otherwise) in a second."""
-        return self.n / self.p50 * 1e6
-
-    @property
-    def correct(self) -> bool:
-        """Whether all that was checked is as it should be."""
-        return self.verdict.ordered if self.promises_order else self.verdict.exact
-
-    @property
-    def ours(self) -> bool:
-        """Whether it is queryopt's."""
-        return self.searcher.startswith("queryopt")
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, JSON-serialisable."""
-        return asdict(self) | {"pairs": self.pairs, "correct": self.correct}
+Row = dict[str, Any]
+"""Of a contender on a gallery, for JSON: see queryopt.bench.speed.search.run."""
 
 
 @dataclass(frozen=True)
@@ -100,33 +39,31 @@ class Group:
 
     def of(self, searcher: str) -> list[Row]:
         """One contender's rows, by size."""
-        return sorted((row for row in self.rows if row.searcher == searcher), key=lambda row: row.n)
+        return sorted((row for row in self.rows if row["searcher"] == searcher), key=lambda row: row["n"])
 
     def growth(self) -> dict[str, WallCpu]:
         """By contender: how many times its median on the largest gallery is that on the smallest, where they differ."""
         times = {}
-        for name in dict.fromkeys(row.searcher for row in self.rows):
+        for name in dict.fromkeys(row["searcher"] for row in self.rows):
             rows = self.of(name)
             small, large = rows[0], rows[-1]
-            if large.n > small.n:
-                times[name] = WallCpu(large.p50 / small.p50, large.cpu_p50 / small.cpu_p50)
+            if large["n"] > small["n"]:
+                times[name] = WallCpu(large["p50"] / small["p50"], large["cpu_p50"] / small["cpu_p50"])
         return times
 
     def p95_to_scan(self) -> dict[str, dict[int, WallCpu]]:
         """Of queryopt's structures beside its scan: by contender and size, its p95 as a multiple of the scan's."""
-        scans = {row.n: row for row in self.of(_SCAN)}
+        scans = {row["n"]: row for row in self.of(_SCAN)}
         multiples: dict[str, dict[int, WallCpu]] = {}
         for row in self.rows:
-            scan = scans.get(row.n)
-            if scan is not None and row.ours and row is not scan:
-                compared = WallCpu(row.p95 / scan.p95, row.cpu_p95 / scan.cpu_p95)
-                multiples.setdefault(row.searcher, {})[row.n] = compared
+            scan = scans.get(row["n"])
+            if scan is not None and is_ours(row) and row is not scan:
+                compared = WallCpu(row["p95"] / scan["p95"], row["cpu_p95"] / scan["cpu_p95"])
+                multiples.setdefault(row["searcher"], {})[row["n"]] = compared
         return multiples
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, JSON-serialisable."""
         return asdict(self) | {
-            "rows": [row.to_dict() for row in self.rows],
             "growth": {name: asdict(growth) for name, growth in self.growth().items()},
             "p95_to_scan": {
                 name: {size: asdict(compared) for size, compared in sizes.items()}
@@ -136,45 +73,42 @@ class Group:
 
     def render(self, absent: Mapping[str, str]) -> "Iterator[RenderableType]":
         """Two tables, and the lines below them. absent: who is named at the report's end."""
-        rows = sorted(self.rows, key=lambda row: row.n)
+        rows = sorted(self.rows, key=lambda row: row["n"])
         tables = {f"{self.bits} bits, {self.data}\n{self.task.describe()}; µs a query": self._columns(), None: _DETAILS}
         for title, columns in tables.items():
-            if all(row.ratio is None for row in rows):  # the peer that ratios are taken to took no part
+            if all(row["ratio"] is None for row in rows):  # the peer that ratios are taken to took no part
                 columns = {name: cell for name, cell in columns.items() if not name.startswith("x ")}
             yield ""
             yield _table(title, rows, columns)
         yield from self._notes(absent)
 
-    def _columns(self) -> _Columns[Row]:
-        columns: _Columns[Row] = {
+    def _columns(self) -> Columns:
+        held: Columns = {"B/code": lambda row: _per_code(row["nbytes"], row["n"])}
+        return {
             **_ROW,
-            "p50": lambda row: _micros(row.p50),
-            "p95": lambda row: _micros(row.p95),
-            "p99": lambda row: _micros(row.p99),
-            "min": lambda row: _micros(row.fastest),
-            f"x {PEERS[0]}": lambda row: _ratio(row.ratio),
+            "p50": lambda row: _micros(row["p50"]),
+            "p95": lambda row: _micros(row["p95"]),
+            "p99": lambda row: _micros(row["p99"]),
+            "min": lambda row: _micros(row["fastest"]),
+            f"x {PEERS[0]}": lambda row: _ratio(row["ratio"]),
+            **({"G pairs/s": lambda row: f"{row['pairs'] / 1e9:,.2f}"} if self.task.batch > 1 else held),
+            "recall": lambda row: f"{row['verdict'].recall:.3f}",
+            "exact": lambda row: row["verdict"].text,
         }
-        if self.task.batch > 1:
-            columns["G pairs/s"] = lambda row: f"{row.pairs / 1e9:,.2f}"
-        else:
-            columns["B/code"] = lambda row: _per_code(row.nbytes, row.n)
-        columns["recall"] = lambda row: f"{row.verdict.recall:.3f}"
-        columns["exact"] = lambda row: row.verdict.text
-        return columns
 
     def _notes(self, absent: Mapping[str, str]) -> Iterator[str]:
-        if any(row.cores < _BUSY for row in self.rows):
+        if any(row["cores"] < _BUSY for row in self.rows):
             yield "Other programs had the processor for a part of the time (cores below 1): trust CPU, not wall times."
         if self.task.radius is not None and self.rows:
-            first = self.of(self.rows[0].searcher)
-            hits = ", ".join(f"{row.hits:,.1f} at {short_count(row.n)}" for row in first)
+            first = self.of(self.rows[0]["searcher"])
+            hits = ", ".join(f"{row['hits']:,.1f} at {short_count(row['n'])}" for row in first)
             yield f"hits a query, on average: {hits}"
         for name, sizes in self.p95_to_scan().items():
             for size, p95 in sizes.items():
                 times = f"{p95.wall:.3g} x the scan's ({p95.cpu:.3g} x in CPU time)"
                 yield f"{name} at {short_count(size)}: its p95 is {times}"
         for name, growth in self.growth().items():
-            small, *_, large = (short_count(row.n) for row in self.of(name))
+            small, *_, large = (short_count(row["n"]) for row in self.of(name))
             times = f"{growth.wall:.2f} x ({growth.cpu:.2f} x in CPU time)"
             yield f"{name}: p50 from {small} to {large} codes grows {times}"
         for name, reason in self.skipped.items():
@@ -183,33 +117,31 @@ class Group:
 
 
 @dataclass(frozen=True)
-class SearchReport(Report):
+class SearchReport:
     """What came out, and of what.
 
     one_thread: how each is held to one thread.
-    builds, processes: with the data's description.
+    builds, processes: ready for JSON.
     skipped: contenders that took part nowhere, with the reason.
     """
 
+    head: Head
     one_thread: dict[str, str]
     groups: tuple[Group, ...]
-    builds: tuple[tuple[str, Build], ...]
-    processes: tuple[tuple[str, ProcessTiming], ...]
+    builds: tuple[dict[str, Any], ...]
+    processes: tuple[dict[str, Any], ...]
     skipped: dict[str, str]
 
     @property
     def wrong(self) -> list[Row]:
         """Rows of queryopt's own that were not exact, or out of order."""
         rows = (row for group in self.groups for row in group.rows)
-        return [row for row in rows if row.ours and row.verdict.checked and not row.correct]
+        return [row for row in rows if is_ours(row) and row["verdict"].checked and not row["correct"]]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, JSON-serialisable."""
-        return super().to_dict() | {
-            "groups": [group.to_dict() for group in self.groups],
-            "builds": [{"data": data} | build.to_dict() for data, build in self.builds],
-            "processes": [{"data": data} | timing.to_dict() for data, timing in self.processes],
-        }
+        values = asdict(self)
+        del values["head"]
+        return self.head.to_dict() | values | {"groups": [group.to_dict() for group in self.groups]}
 
     def render(self) -> "Iterator[RenderableType]":
         """All of it, for a terminal or a file, at most 100 columns wide."""
@@ -220,8 +152,8 @@ class SearchReport(Report):
             yield from (f"  {name}: {how}" for name, how in self.one_thread.items())
         for group in self.groups:
             yield from group.render(self.skipped)
-        for data in dict.fromkeys(data for data, _ in self.builds):
-            builds = [build for described, build in self.builds if described == data]
+        for data in dict.fromkeys(build["data"] for build in self.builds):
+            builds = [build for build in self.builds if build["data"] == data]
             yield ""
             yield _table(f"{data}\nbuilds in fresh processes, one thread; memory beside the codes", builds, _BUILD)
         if self.processes:
@@ -230,6 +162,11 @@ class SearchReport(Report):
             yield _table(title, self.processes, _PROCESS)
         for name, reason in self.skipped.items():
             yield f"skipped: {name}: {reason}"
+
+
+def is_ours(row: Row) -> bool:
+    """Whether it is of queryopt's."""
+    return str(row["searcher"]).startswith("queryopt")
 
 
 def short_count(count: int) -> str:
@@ -254,46 +191,43 @@ def _per_code(size: int | None, count: int) -> str:
     return "" if size is None else f"{size / count:.1f}"
 
 
-_ROW: _Columns[Row] = {"N": lambda row: short_count(row.n), "searcher": lambda row: row.searcher}
+_ROW: Columns = {"N": lambda row: short_count(row["n"]), "searcher": "{searcher}"}
 
-_DETAILS: _Columns[Row] = {
+_DETAILS: Columns = {
     **_ROW,
-    "build s": lambda row: f"{row.build:.2f}",
-    "calls": lambda row: f"{row.calls:,}",
-    "checked": lambda row: f"{row.verdict.checked:,}",
-    "CPU p50": lambda row: _micros(row.cpu_p50),
-    "x CPU": lambda row: _ratio(row.cpu_ratio),
-    "cores": lambda row: f"{row.cores:.2f}",
-    "how": lambda row: ", ".join(fact for fact in row.facts.values() if isinstance(fact, str)),
+    "build s": "{build:.2f}",
+    "calls": "{calls:,}",
+    "checked": lambda row: f"{row['verdict'].checked:,}",
+    "CPU p50": lambda row: _micros(row["cpu_p50"]),
+    "x CPU": lambda row: _ratio(row["cpu_ratio"]),
+    "cores": "{cores:.2f}",
+    "how": lambda row: ", ".join(fact for fact in row["facts"].values() if isinstance(fact, str)),
 }
 
-_BUILD: _Columns[Build] = {
-    "N": lambda build: short_count(build.n),
-    "searcher": lambda build: build.searcher,
-    "bits": lambda build: str(build.bits),
-    "seconds": lambda build: f"{build.seconds:.2f}",
-    "fastest": lambda build: f"{build.fewest:.2f}",
-    "B/code": lambda build: _per_code(build.result, build.n),
-    "peak B/code": lambda build: _per_code(build.peak, build.n),
-    "peak / result": lambda build: "" if build.peak_ratio is None else f"{build.peak_ratio:.2f}",
+_BUILD: Columns = {
+    **_ROW,
+    "bits": "{bits}",
+    "seconds": "{seconds:.2f}",
+    "fastest": "{fewest:.2f}",
+    "B/code": lambda build: _per_code(build["result"], build["n"]),
+    "peak B/code": lambda build: _per_code(build["peak"], build["n"]),
+    "peak / result": "{peak_ratio:.2f}",
 }
 
-_PROCESS: _Columns[tuple[str, ProcessTiming]] = {
-    "N": lambda row: short_count(row[1].n),
-    "data": lambda row: row[0],
-    "bits": lambda row: str(row[1].bits),
-    "hits": lambda row: str(row[1].hits),
-    "median": lambda row: f"{row[1].median:.3f}",
-    "min": lambda row: f"{min(row[1].seconds):.3f}",
-    "CPU": lambda row: f"{row[1].cpu_median:.3f}",
-    "Python, NumPy alone": lambda row: f"{row[1].baseline_median:.3f}",
+_PROCESS: Columns = {
+    "N": lambda row: short_count(row["n"]),
+    "data": "{data}",
+    "bits": "{bits}",
+    "hits": "{hits}",
+    "median": "{median:.3f}",
+    "min": lambda row: f"{min(row['seconds']):.3f}",
+    "CPU": "{cpu_median:.3f}",
+    "Python, NumPy alone": "{baseline_median:.3f}",
 }
 
 
-def _table(title: str | None, rows: Iterable[_T], columns: _Columns[_T]) -> "Table":
-    table = figures_table(title, *columns, words=0, plain=True)
+def _table(title: str | None, rows: Iterable[Row], columns: Columns) -> "Table":
+    table = rows_table(title, rows, columns, words=0, plain=True)
     for name, column in zip(columns, table.columns, strict=True):
         column.justify = "left" if name in ("searcher", "data", "how") else "right"
-    for row in rows:
-        table.add_row(*(cell(row) for cell in columns.values()))
     return table

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,11 @@ import numpy.typing as npt
 import queryopt
 from queryopt.bench.machine import load_average, take_head
 from queryopt.bench.speed.harness import Contender, Schedule, Timing, run_rounds
-from queryopt.bench.speed.search.build import Build, measure_build
+from queryopt.bench.speed.search.build import measure_build
 from queryopt.bench.speed.search.check import Verdict, judge, plain_search
 from queryopt.bench.speed.search.contender import PEERS, Hits, SearchContender, Task, UnavailableError, open_contender
 from queryopt.bench.speed.search.data import Data, DataSpec, make_data
-from queryopt.bench.speed.search.process import ProcessTiming, measure_process
+from queryopt.bench.speed.search.process import measure_process
 from queryopt.bench.speed.search.report import Group, Row, SearchReport
 from queryopt.errors import UsageError
 from queryopt.progress import Advance, no_advance
@@ -75,7 +76,7 @@ def run_benchmark(settings: Settings, log: Log = lambda message: None, progress:
             run.build(spec)
         if settings.process:
             run.start_processes(spec)
-    searchers = {row.searcher for group in run.groups for row in group.rows}
+    searchers = {row["searcher"] for group in run.groups for row in group.rows}
     skipped = dict(run.not_built)
     for group in run.groups:
         for name, reason in group.skipped.items():
@@ -97,8 +98,8 @@ class _Run:
     versions: dict[str, str] = field(default_factory=dict)
     one_thread: dict[str, str] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
-    builds: list[tuple[str, Build]] = field(default_factory=list)
-    processes: list[tuple[str, ProcessTiming]] = field(default_factory=list)
+    builds: list[dict[str, Any]] = field(default_factory=list)
+    processes: list[dict[str, Any]] = field(default_factory=list)
     not_built: dict[str, str] = field(default_factory=dict)
 
     def search(self, spec: DataSpec) -> None:
@@ -140,7 +141,7 @@ class _Run:
                 except UnavailableError as error:
                     self.not_built.setdefault(name.replace(":", " "), str(error))
                 else:
-                    self.builds.append((spec.describe(), build))
+                    self.builds.append({"data": spec.describe()} | build.to_dict())
                     self.log(
                         f"built {build.searcher} over {build.n:,} codes in processes of its own: {build.seconds:.2f} s"
                     )
@@ -152,7 +153,7 @@ class _Run:
                 raise UsageError(f"{spec.kind}: qo-search as a process is measured on generated data")
             self.log(f"qo-search: making an index of {count:,} codes of {spec.bits} bits")
             timing = measure_process(spec.resized(count), k=self.settings.task.k or 10, rounds=self.settings.rounds)
-            self.processes.append((spec.describe(), timing))
+            self.processes.append({"data": spec.describe()} | timing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +207,15 @@ def _timed(
 
 
 def _rows(answered: Sequence[Answered], data: Data, task: Task) -> Iterator[Row]:
+    """A row a contender and gallery. Times are microseconds a query: that of a call by the queries in it.
+
+    answered: different queries in the timed calls.
+    ratio: how many times the first peer's median this one's is smaller (None without it).
+    nbytes: what it holds of the gallery. build: seconds, once, in this process.
+    cores: CPU time by wall time; much below 1, other programs had the processor meanwhile, and wall times are theirs
+    too.
+    pairs: of a query and a code, that are compared (or dealt with otherwise) in a second.
+    """
     by_size: dict[int, list[Answered]] = {}
     for one in answered:
         by_size.setdefault(len(one.contender.codes), []).append(one)
@@ -216,29 +226,31 @@ def _rows(answered: Sequence[Answered], data: Data, task: Task) -> Iterator[Row]
             micros = 1e6 / min(task.batch, len(data.queries))
             p50, p95, p99 = (micros * seconds for seconds in timing.quantiles(50, 95, 99))
             ratio = None if peer is None else timing.ratio(peer)
-            yield Row(
-                searcher=contender.label,
-                n=size,
-                p50=p50,
-                p95=p95,
-                p99=p99,
-                fastest=micros * timing.fastest,
-                slowest=micros * float(timing.calls.max()),
-                calls=len(timing.calls),
-                answered=len(one.answers),
-                hits=float(np.mean([len(hits.ids) for hits in one.answers.values()])),
-                round_medians=tuple(micros * median.wall for median in timing.rounds),
-                ratio=None if ratio is None else ratio.wall,
-                verdict=verdict,
-                promises_order=contender.ordered,
-                nbytes=contender.nbytes,
-                build=contender.build_seconds,
-                cpu_p50=micros * timing.median.cpu,
-                cpu_p95=micros * float(np.percentile(timing.cpu_calls, 95)),
-                cpu_ratio=None if ratio is None else ratio.cpu,
-                cores=timing.cores,
-                facts=contender.facts,
-            )
+            yield {
+                "searcher": contender.label,
+                "n": size,
+                "p50": p50,
+                "p95": p95,
+                "p99": p99,
+                "fastest": micros * timing.fastest,
+                "slowest": micros * float(timing.calls.max()),
+                "calls": len(timing.calls),
+                "answered": len(one.answers),
+                "hits": float(np.mean([len(hits.ids) for hits in one.answers.values()])),
+                "round_medians": tuple(micros * median.wall for median in timing.rounds),
+                "ratio": None if ratio is None else ratio.wall,
+                "verdict": verdict,
+                "promises_order": contender.ordered,
+                "nbytes": contender.nbytes,
+                "build": contender.build_seconds,
+                "cpu_p50": micros * timing.median.cpu,
+                "cpu_p95": micros * float(np.percentile(timing.cpu_calls, 95)),
+                "cpu_ratio": None if ratio is None else ratio.cpu,
+                "cores": timing.cores,
+                "facts": contender.facts,
+                "pairs": size / p50 * 1e6,
+                "correct": verdict.ordered if contender.ordered else verdict.exact,
+            }
 
 
 def _verdicts(here: Sequence[Answered], data: Data, task: Task) -> list[Verdict]:

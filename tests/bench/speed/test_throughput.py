@@ -1,20 +1,20 @@
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from rich.table import Table
 
+from queryopt.bench.machine import Report, take_head
 from queryopt.bench.speed.harness import Timing
-from queryopt.bench.speed.throughput import PICTURE_SIZES, Settings, Throughput, make_pictures, measure
+from queryopt.bench.speed.throughput import PICTURE_SIZES, Settings, make_pictures, make_report, measure
 from queryopt.errors import InputError, ModelError, UsageError
 
 MODEL = Path(__file__).parents[2] / "data" / "v1" / "model.onnx"
 
 
-def names_of_rows(report: Throughput) -> list[str]:
+def names_of_rows(report: Report) -> list[str]:
     (table,) = (part for part in report.render() if isinstance(part, Table))
     return [str(cell) for cell in table.columns[0].cells]
 
@@ -29,14 +29,13 @@ def test_measure(tmp_path: Path) -> None:
 
     pictures = [*paths, tmp_path / "bad.jpg"]
     report = measure(MODEL, pictures, Settings(threads=1, batch=2, rounds=3), progress=tick)
-    assert (report.pictures, report.threads, report.batch, report.bits, report.image_size) == (5, 1, 2, 12, 32)
-    assert ticks == [1, 1, 1]
-    assert report.megabytes == pytest.approx(sum(os.stat(p).st_size for p in paths) / 5e6)
     values = json.loads(json.dumps(report.to_dict()))
+    assert [values[name] for name in ("pictures", "threads", "batch", "bits", "image_size")] == [5, 1, 2, 12, 32]
+    assert ticks == [1, 1, 1]
+    assert values["megabytes"] == pytest.approx(sum(os.stat(p).st_size for p in paths) / 5e6)
     assert values["machine"]
     rounds = values["rounds"]
     assert len(rounds) == 3
-    assert rounds[0]["model"] == 5 / report.timings["model"].wall[0][0]
     assert [one["copy"] for one in rounds] == [None] * 3
     # Medians of the rounds, not of something else.
     names = {"model": "model_alone", "decode": "decode_alone", "write": "write_alone"}
@@ -46,8 +45,18 @@ def test_measure(tmp_path: Path) -> None:
         assert one["ratio"] == one["end_to_end"] / one["model"]
     assert [values["gain"], values["obvious"], *(one["gain"] for one in rounds)] == [None] * 5
     assert not any("DataLoader" in name for name in names_of_rows(report))
-    timings = report.timings | {"obvious": Timing([[10.0]] * 3, [[10.0]] * 3)}
-    assert names_of_rows(replace(report, timings=timings))[-1] == "files to codes / DataLoader + eager"
+
+
+def test_rates_of_every_way() -> None:
+    taken = {"end_to_end": [2.0, 4.0, 1.0], "model": [1.0, 1.0, 1.0], "obvious": [10.0, 10.0, 10.0]}
+    timings = {way: Timing([[s] for s in seconds], [[s] for s in seconds]) for way, seconds in taken.items()}
+    facts = {"backbone": "tiny", "bits": 12, "image_size": 32, "precision": "fp32", "backend": "none", "megabytes": 1}
+    report = make_report(take_head(None), facts | {"pictures": 5, "threads": 1, "batch": 2}, timings)
+    values = report.to_dict()
+    assert [one["end_to_end"] for one in values["rounds"]] == [2.5, 1.25, 5]
+    assert [values[name] for name in ("end_to_end", "model_alone", "obvious", "decode_alone")] == [2.5, 5, 0.5, None]
+    assert (values["ratio"], values["gain"]) == (0.5, 5)
+    assert names_of_rows(report)[-1] == "files to codes / DataLoader + eager"
 
 
 def test_what_cannot_be_measured(tmp_path: Path) -> None:

@@ -36,26 +36,28 @@ def qo_bench(*arguments):
 
 def test_the_parts_are_those_of_every_step(folder):
     config = config_of(folder)
-    speed = measure_step(config, training_images(config), steps=3, rounds=2)
-    assert tuple(speed.ways) == tuple(WAYS)
-    for times in speed.ways.values():
-        assert tuple(times.parts) == PARTS
-        assert {len(seconds) for seconds in times.parts.values()} == {6}
-        assert all(np.isfinite(seconds).all() for seconds in times.parts.values())
-        assert sum(map(times.share, PARTS)) == pytest.approx(1)
-        assert sum(times.steps) == pytest.approx(sum(map(sum, times.parts.values())))
-    assert (len(speed.solver), speed.epoch_steps, speed.epochs) == (2, 4, 1)
-    assert speed.solver_a_step * 4 == pytest.approx(np.median(speed.solver))
-    assert speed.kept == 1
-    assert speed.images == 29  # 40, without a fifth for tests and a tenth of the rest for validation
+    speed = measure_step(config, training_images(config), steps=3, rounds=2).values
+    assert tuple(speed["ways"]) == tuple(WAYS)
+    for way, times in speed["ways"].items():
+        assert tuple(times["parts"]) == PARTS
+        assert {len(seconds) for seconds in times["parts"].values()} == {6}
+        assert all(np.isfinite(seconds).all() for seconds in times["parts"].values())
+        summary = speed["summary"][way]["parts"]
+        assert sum(summary[part]["share"] for part in PARTS) == pytest.approx(1)
+        steps = np.sum(list(times["parts"].values()), axis=0)
+        assert summary["step"]["median"] == pytest.approx(np.median(steps))
+    assert (len(speed["solver"]), speed["epoch_steps"], speed["epochs"]) == (2, 4, 1)
+    assert speed["solver_a_step"] * 4 == pytest.approx(np.median(speed["solver"]))
+    assert speed["kept"] == 1
+    assert speed["images"] == 29  # 40, without a fifth for tests and a tenth of the rest for validation
 
 
 def test_what_a_run_does_not_do_is_not_measured(folder):
     config = config_of(folder, method="hashnet", classification_weight=0.5)
-    speed = measure_step(config, training_images(config), steps=2, rounds=1)
-    assert (speed.solver, speed.solver_a_step, speed.method) == ((), 0, "hashnet")
+    speed = measure_step(config, training_images(config), steps=2, rounds=1).values
+    assert (speed["solver"], speed["solver_a_step"], speed["method"]) == ([], 0, "hashnet")
     held = config_of(folder, hold_solver=True)
-    assert measure_step(held, training_images(held), steps=1, rounds=1).solver == ()
+    assert measure_step(held, training_images(held), steps=1, rounds=1).values["solver"] == []
 
 
 def test_unreadable_pictures_are_left_out_and_none_left_is_an_error(folder, tmp_path):
@@ -64,7 +66,7 @@ def test_unreadable_pictures_are_left_out_and_none_left_is_an_error(folder, tmp_
     (tmp_path / "a.png").write_bytes(b"no picture")
     (tmp_path / "b.png").write_bytes((folder / images.paths[0]).read_bytes())
     some = replace(images, root=tmp_path, paths=("a.png", "b.png") * 14 + ("b.png",))
-    assert measure_step(config, some, steps=2, rounds=1).batch == 6
+    assert measure_step(config, some, steps=2, rounds=1).values["batch"] == 6
     with pytest.raises(InputError, match=r"none readable|can be read"):
         measure_step(config, replace(some, paths=("a.png",) * 29), steps=2, rounds=1)
     with pytest.raises(UsageError, match="0 steps in 1 rounds"):

@@ -21,7 +21,7 @@ def test_the_index_is_a_real_one(tmp_path: Path) -> None:
 
 def test_processes() -> None:
     timing = measure_process(DataSpec("clustered", 12, 300, queries=1), k=7, rounds=2)
-    assert (timing.n, timing.bits, timing.hits) == (300, 12, 7)
-    assert len(timing.seconds) == len(timing.cpu) == len(timing.baseline) == 2
-    assert min(timing.cpu) > 0
-    assert timing.to_dict()["median"] == sum(timing.seconds) / 2
+    assert (timing["n"], timing["bits"], timing["hits"]) == (300, 12, 7)
+    assert len(timing["seconds"]) == len(timing["cpu"]) == len(timing["baseline"]) == 2
+    assert min(timing["cpu"]) > 0
+    assert timing["median"] == sum(timing["seconds"]) / 2
