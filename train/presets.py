@@ -93,7 +93,9 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def default_preset(device: str = "auto", dataset: str = "", chosen: Mapping[str, Any] | None = None) -> str:
+def default_preset(
+    device: str = "auto", dataset: str = "", chosen: Mapping[str, Any] | None = None, in_steps: bool = False
+) -> str:
     """The preset for one's own pictures on this machine.
 
     On a GPU "default", or an official data set's own. On a CPU "pictures" where the weights of its trunk are installed,
@@ -102,6 +104,7 @@ def default_preset(device: str = "auto", dataset: str = "", chosen: Mapping[str,
     device: the option of that name.
     dataset: the name of an official data set.
     chosen: fields of TrainConfig and NetworkConfig that were; None is no choice.
+    in_steps: whether it has to be one that trains.
     """
     import torch
 
@@ -113,7 +116,7 @@ def default_preset(device: str = "auto", dataset: str = "", chosen: Mapping[str,
     named = {name for name, value in (chosen or {}).items() if value not in (None, pictures.get(name))}
     own_network = {"backbone", "image_size", "method", "method_options", "weights"}
     elsewhere = own_network | find_rules(pictures["method"]).unused
-    return "small" if elsewhere & named or not has_wheel(pictures["backbone"]) else "pictures"
+    return "small" if in_steps or elsewhere & named or not has_wheel(pictures["backbone"]) else "pictures"
 
 
 def find_preset(name: str) -> Preset:

@@ -133,7 +133,7 @@ def command(
 
     official = official_source(source)
     data_set = official.dataset.name if official is not None else ""
-    ablation = Ablation(studies, preset or default_preset(device, data_set), settings, folder, data_set)
+    ablation = Ablation(studies, preset or default_preset(device, data_set, in_steps=True), settings, folder, data_set)
     runs = ablation.runs(what.seeds, what.only or ())
     ablation.check_folders(runs)
     out.log(f"preset: {ablation.preset}; {counted(len(runs), 'run', 'runs')}, {_budget(runs[0])}")

@@ -87,7 +87,8 @@ def command(
     from queryopt.bench.speed.train_step import made_images, measure_step, training_images
 
     official = official_source(source) if source else None
-    chosen = preset or default_preset(settings["device"] or "auto", official.dataset.name if official else "")
+    dataset = official.dataset.name if official else ""
+    chosen = preset or default_preset(settings["device"] or "auto", dataset, in_steps=True)
     config = preset_config(chosen, data=source, **settings)
     with tempfile.TemporaryDirectory(prefix="queryopt-train-step-") as folder:
         images = training_images(config) if source else made_images(Path(folder))

@@ -320,6 +320,7 @@ def test_where_its_weights_are_not_installed_it_starts_from_scratch(monkeypatch)
 )
 def test_the_default_follows_what_was_chosen(chosen, preset):
     assert default_preset("cpu", chosen=chosen) == preset
+    assert default_preset("cpu", chosen=chosen, in_steps=True) == "small"
 
 
 def test_what_a_fit_has_no_use_for_chooses_the_small_preset(labelled_folder, tmp_path):
