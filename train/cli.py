@@ -126,6 +126,7 @@ def main(
     for package in ("torch", "torchvision", "safetensors", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise MissingError(f"training needs {package}, which is not installed: {install_extra('train')}")
+    from queryopt.train.backbone_weights import has_wheel
     from queryopt.train.distributed import joined
 
     config, chosen = _config(run, settings)
@@ -134,9 +135,10 @@ def main(
         if chosen is not None:
             out.log(f"preset: {chosen} ({PRESETS[chosen].summary}) Others: qo-train --help")
         if chosen == "small" and not config.data.startswith("synthetic:"):
+            there = has_wheel(PRESETS["pictures"].network["backbone"])
             out.log(
                 "from scratch: on photographs, a network that starts from nothing finds less than one whose trunk "
-                f"knows pictures. --preset pictures does that in seconds ({install_extra('weights')})"
+                f"knows pictures: --preset pictures{'' if there else '; ' + install_extra('weights')}"
             )
         if processes.count > 1:
             out.log(f"{processes.count} processes train together, each with a share of every batch of {config.batch}")
