@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: float32, bfloat16 where the processor has it, and int8 of a graph that is quantised."""
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,7 @@ class OpenVinoBackend(SessionBackend):
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise MissingError(f"--backend openvino needs openvino ({error}): {install_extra('openvino')}") from None
+        openvino = _import_openvino()
         where = display_path(path)
         content = read_onnx(path)
         card = read_card(content, where)
@@ -71,6 +69,25 @@ class OpenVinoBackend(SessionBackend):
         kind = ", bf16" if bf16 else ""
         name = f"openvino {_version(openvino)} (CPU, {counted(threads, 'thread', 'threads')}{kind})"
         super().__init__(card, name, where, tokens, infer)
+
+
+def _import_openvino() -> Any:
+    """The package, which reports every import to its maker where openvino-telemetry can be imported too.
+
+    It goes on without that package by itself, so that is what it finds; who imported it before has chosen.
+    """
+    hidden = "openvino_telemetry"
+    hide = hidden not in sys.modules
+    if hide:
+        sys.modules[hidden] = None  # type: ignore[assignment]  # Python's own way to say 'not there'
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingError(f"--backend openvino needs openvino ({error}): {install_extra('openvino')}") from None
+    finally:
+        if hide:
+            del sys.modules[hidden]
+    return openvino
 
 
 def _version(openvino: Any) -> str:
