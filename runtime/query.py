@@ -12,7 +12,7 @@ import numpy.typing as npt
 from queryopt.errors import UsageError
 from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, differing_bits
 from queryopt.runtime.index import HashIndex, IndexedImage
-from queryopt.runtime.index.rows import encode_margins
+from queryopt.runtime.index.rows import encode_margins, file_stamp
 from queryopt.runtime.search import Rank, SearchResult
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _unchanged(path: bytes, image: IndexedImage) -> bool:
         now = os.stat(path)
     except OSError:
         return False
-    return (now.st_size, now.st_mtime_ns) == (image.size, image.mtime_ns) and not image.stale
+    return file_stamp(now) == (image.size, image.mtime_ns) and not image.stale
 
 
 @dataclass(frozen=True)

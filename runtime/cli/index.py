@@ -66,7 +66,7 @@ def info(index: Path, out: Output) -> None:
 
 @main.command()
 @_index
-@click.option("--repair", is_flag=True, help="Build damaged blocks of codes anew from the rows.")
+@click.option("--repair", is_flag=True, help="Build damaged blocks of codes anew from the rows, where these are sound.")
 @common_options
 def verify(index: Path, repair: bool, out: Output) -> ExitCode:
     """Check that INDEX is whole and sound.
@@ -84,6 +84,8 @@ def verify(index: Path, repair: bool, out: Output) -> ExitCode:
         out.warn(problem)
     for mended in report.repaired:
         out.log(f"mended: {mended}")
+    if report.backup is not None:
+        out.log(f"the index as it was before: {display_path(report.backup)}")
     out.print(
         f"{display_path(index)}: {counted(report.images, 'picture', 'pictures')} and "
         f"{counted(report.blocks, 'block', 'blocks')} checked, "

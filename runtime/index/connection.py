@@ -24,6 +24,7 @@ from queryopt.runtime.index.heads import CountedConnection, read_head
 
 __all__ = [
     "APPLICATION_ID",
+    "DAMAGED",
     "REBUILD",
     "Access",
     "check_header",
@@ -48,6 +49,8 @@ _MAX_LOG = 64 << 20
 """The log is cut to this many bytes whenever it starts anew."""
 REBUILD = "restore it from a backup (qo-index backup makes them), or delete it and make it again with qo-infer"
 """What to do about an index that is damaged beyond repair."""
+DAMAGED = f"qo-index verify names what is damaged, and --repair mends what can be; if it can't, {REBUILD}"
+"""What to do about an index of which nobody knows yet what is damaged."""
 
 
 class Access(Enum):

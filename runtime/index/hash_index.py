@@ -279,7 +279,7 @@ class HashIndex:
     def verify(self, repair: bool = False, progress: Progress | None = None) -> VerifyReport:
         """Check every checksum, compare blocks with rows, and run SQLite's integrity check; names what is damaged.
 
-        repair: build damaged blocks anew from the rows.
+        repair: build damaged blocks anew, where all rows are sound, after a backup beside the index.
         """
         return verifying.verify(self._store, repair, progress)
 
@@ -351,7 +351,7 @@ class HashIndex:
     def page(self, after: int, count: int) -> list[IndexedImage]:
         """Up to `count` images with ids above `after`, in id order."""
         with self._store.read() as connection:
-            rows = read_page(connection, after, count)
+            rows = read_page(connection, after, self._store.source, count)
         return [self._store.decode(row) for row in rows]
 
     def margins(self) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]]:

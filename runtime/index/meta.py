@@ -13,7 +13,7 @@ from queryopt.card import ModelCard
 from queryopt.errors import IndexFileError, ModelError
 from queryopt.runtime.index.connection import REBUILD
 
-__all__ = ["Meta", "State", "read_meta", "read_state", "write_meta", "write_state"]
+__all__ = ["Meta", "State", "read_counters", "read_meta", "read_state", "write_meta", "write_state"]
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,18 @@ def write_meta(connection: sqlite3.Connection, path: Path, meta: Meta) -> None:
     _put(connection, "created_by", meta.created_by.encode())
 
 
-def read_state(connection: sqlite3.Connection, path: Path) -> State:
-    """Read the counters. Raises IndexFileError where they are damaged, or disagree with SQLite's own of the ids."""
+def read_counters(connection: sqlite3.Connection, path: Path) -> State:
+    """Read the counters, for a reader. Raises IndexFileError where they are damaged."""
     values = _get_json(connection, path, "state")
     known = isinstance(values, dict) and values.keys() == asdict(State()).keys()
     if not (known and all(map(_is_count, values.values()))):
         raise _damaged(path, "state")
-    state = State(**values)
+    return State(**values)
+
+
+def read_state(connection: sqlite3.Connection, path: Path) -> State:
+    """As `read_counters`, for a writer: IndexFileError also where they disagree with SQLite's own counter of ids."""
+    state = read_counters(connection, path)
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'images'").fetchone()
     if (row[0] if row else 0) != state.last_id:
         raise IndexFileError(f"{path}: the counter of ids is damaged, and an id could be given twice: {REBUILD}")

@@ -5,6 +5,7 @@ import sqlite3
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from queryopt.codes import code_bytes, unpack_codes
 from queryopt.errors import IndexFileError, MismatchError, UsageError
+from queryopt.runtime.index.connection import DAMAGED
 
 __all__ = [
     "SELECT",
@@ -20,6 +22,7 @@ __all__ = [
     "Row",
     "decode_row",
     "encode_margins",
+    "file_stamp",
     "insert_row",
     "label_of",
     "read_margins",
@@ -33,6 +36,8 @@ _COLUMNS = "id, path, size, mtime_ns, code, margins, label, stale, crc"
 SELECT = f"SELECT {_COLUMNS} FROM images"
 """Reads whole rows, as `decode_row` takes them."""
 _PAGE = 1000
+_LATEST = (1 << 63) - 1
+"""SQLite's largest integer: in nanoseconds since 1970, a day of the year 2262."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +118,14 @@ def encode_margins(
     return margins
 
 
+def file_stamp(status: os.stat_result) -> tuple[int, int]:
+    """Size and time of change of a file, as a row holds them to tell whether it changed.
+
+    File systems take times of centuries that a row can't hold: the nearest that it can stands for these.
+    """
+    return status.st_size, min(max(status.st_mtime_ns, -_LATEST), _LATEST)
+
+
 def label_of(relative: bytes) -> bytes | None:
     """The class of an image in a layout of one folder a class: its folder's name; None directly in the root."""
     return os.path.basename(os.path.dirname(relative)) or None
@@ -156,12 +169,15 @@ def decode_row(row: tuple[Any, ...], source: str, root: Path, bits: int) -> Inde
     )
 
 
-def read_page(connection: sqlite3.Connection, after: int, count: int = _PAGE) -> list[tuple[Any, ...]]:
+def read_page(connection: sqlite3.Connection, after: int, source: str, count: int = _PAGE) -> list[tuple[Any, ...]]:
     """Up to `count` rows with ids above `after`, in id order.
 
     Reading in pages leaves no read transaction open between them, which would keep the log from being folded.
+    IndexFileError where the ids do not ascend.
     """
-    return connection.execute(f"{SELECT} WHERE id > ? ORDER BY id LIMIT ?", (after, count)).fetchall()
+    rows = connection.execute(f"{SELECT} WHERE id > ? ORDER BY id LIMIT ?", (after, count)).fetchall()
+    _check_ascending([row[0] for row in rows], after, source)
+    return rows
 
 
 def read_margins(
@@ -171,6 +187,7 @@ def read_margins(
     rows = connection.execute(
         "SELECT id, margins FROM images WHERE id > ? ORDER BY id LIMIT ?", (after, 4 * _PAGE)
     ).fetchall()
+    _check_ascending([id for id, _ in rows], after, source)
     for id, margins in rows:
         if not isinstance(margins, bytes) or len(margins) != bits:
             raise IndexFileError(f"{source}: the row of image {id} is damaged: qo-index verify names all that are")
@@ -199,6 +216,12 @@ def update_row(connection: sqlite3.Connection, id: int, row: Row) -> None:
     """Replace the row of an id."""
     settings = ", ".join(f"{name} = ?" for name in _COLUMNS.split(", ")[1:])
     connection.execute(f"UPDATE images SET {settings} WHERE id = ?", (*row.values(id), id))
+
+
+def _check_ascending(ids: list[int], after: int, source: str) -> None:
+    """A damaged page can send a reader back to ids that it has read, and then it would read without end."""
+    if any(next <= id for id, next in pairwise([after, *ids])):
+        raise IndexFileError(f"{source}: the index is damaged (ids of its rows do not ascend): {DAMAGED}")
 
 
 def _stays_inside(path: bytes) -> bool:

@@ -2,7 +2,10 @@
 
 from typing import Final
 
+from queryopt.errors import IndexFileError
 from queryopt.runtime.index.blocks import block_ids, join_blocks, read_blocks, read_revisions
+from queryopt.runtime.index.connection import DAMAGED
+from queryopt.runtime.index.meta import read_counters
 from queryopt.runtime.index.store import Store
 from queryopt.runtime.search import HammingIndex
 
@@ -31,7 +34,8 @@ class Searcher:
     def current(self, queries: int) -> HammingIndex:
         """A searcher over all that is committed now, for so many queries (for none: it is to be ready for many).
 
-        Raises IndexFileError that names a damaged block.
+        Raises IndexFileError that names a damaged block, and where the blocks do not hold as many codes as the index
+        has images: a search would miss some without a word.
         """
         with self._store.read() as connection:
             # data_version tells of other connections' commits, total_changes of this one's.
@@ -48,6 +52,7 @@ class Searcher:
 
     def _refresh(self) -> None:
         with self._store.read(snapshot=True) as connection:
+            images = read_counters(connection, self._store.path).images
             revisions = read_revisions(connection)
             changed = [n for n, revision in revisions.items() if self._revisions.get(n) != revision]
             gone = [n for n in self._revisions if n not in revisions]
@@ -62,4 +67,9 @@ class Searcher:
         else:
             ids, codes = join_blocks(blocks, self._store.bits)
             self._index = HammingIndex(codes, self._store.bits, ids, structure="scan" if self._scans else "auto")
+        if len(self._index) != images:
+            held, self._index, self._revisions = len(self._index), None, {}
+            raise IndexFileError(
+                f"{self._store.path}: the index is damaged: it has {images:,} pictures, and {held:,} codes: {DAMAGED}"
+            )
         self._revisions = revisions

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from queryopt.card import ModelCard
-from queryopt.errors import MismatchError, UsageError
+from queryopt.errors import IndexFileError, MismatchError, UsageError
 from queryopt.runtime.index import connection as sqlite
 from queryopt.runtime.index.blocks import BLOCK_IDS, Block, read_blocks, write_block
-from queryopt.runtime.index.connection import Access
+from queryopt.runtime.index.connection import DAMAGED, Access
 from queryopt.runtime.index.meta import Meta, State, read_meta, read_state, write_meta, write_state
 from queryopt.runtime.index.rows import (
     SELECT,
@@ -160,10 +160,18 @@ class Store:
             return read_state(connection, self.path)
 
     def image(self, id: int) -> IndexedImage | None:
-        """One image; None where there is none of this id."""
-        with self.read() as connection:
+        """One image; None where there is none of this id. IndexFileError where there should be one."""
+        with self.read(snapshot=True) as connection:
             row = read_row(connection, id)
+            if row is None:
+                self._check_gone(connection, id)
         return None if row is None else self.decode(row)
+
+    def _check_gone(self, connection: sqlite3.Connection, id: int) -> None:
+        number, slot = divmod(id, BLOCK_IDS)
+        for block in read_blocks(connection, self.source, self.bits, [number]):
+            if block.live[slot]:
+                raise IndexFileError(f"{self.path}: the row of image {id} is missing: {DAMAGED}")
 
     def has(self, id: int) -> bool:
         with self.read() as connection:
@@ -187,7 +195,7 @@ class Store:
         after = 0
         while True:
             with self.read() as connection:
-                page = read_page(connection, after)
+                page = read_page(connection, after, self.source)
             if not page:
                 return
             yield from map(self.decode, page)

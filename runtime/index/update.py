@@ -15,7 +15,7 @@ from queryopt.card import ModelCard
 from queryopt.codes import check_codes
 from queryopt.errors import InputError, MismatchError
 from queryopt.progress import Advance, Progress, no_progress
-from queryopt.runtime.index.rows import Row, encode_margins, label_of
+from queryopt.runtime.index.rows import Row, encode_margins, file_stamp, label_of
 from queryopt.runtime.index.store import Store
 
 __all__ = ["ImageHasher", "UpdateReport", "add", "prune", "refresh", "update"]
@@ -306,7 +306,7 @@ def _stat(root: bytes, relative: bytes) -> tuple[int, int]:
         status = os.stat(os.path.join(root, relative))
     except OSError:
         return -1, -1  # No file has these: should it be readable a moment later, it is hashed once more next time.
-    return status.st_size, status.st_mtime_ns
+    return file_stamp(status)
 
 
 def _check_prune(store: Store, vanished: int, force: bool, done: str = "removed", do: str = "remove") -> None:

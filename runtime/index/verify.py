@@ -1,8 +1,11 @@
-"""Compare all that an index says twice, and check every checksum; build damaged blocks anew from the rows."""
+"""Compare all that an index says twice, and check every checksum; build damaged blocks anew from sound rows."""
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +13,7 @@ from queryopt.codes import unpack_codes
 from queryopt.errors import IndexFileError
 from queryopt.progress import Progress, no_progress
 from queryopt.runtime.index.blocks import BLOCK_IDS, BLOCKS, Block, describe, read_blocks
+from queryopt.runtime.index.connection import REBUILD
 from queryopt.runtime.index.meta import read_meta, read_state
 from queryopt.runtime.index.rows import IndexedImage, read_range
 from queryopt.runtime.index.store import Store
@@ -22,12 +26,14 @@ class VerifyReport:
     """images and blocks: how many were checked. problems: one line each, naming the row or block; none: all is well.
 
     repaired: problems that were mended (with repair=True); they are not among problems.
+    backup: the copy of the index that was made before the first of them was mended.
     """
 
     images: int
     blocks: int
     problems: tuple[str, ...]
     repaired: tuple[str, ...] = ()
+    backup: Path | None = None
 
     @property
     def ok(self) -> bool:
@@ -44,11 +50,19 @@ class _Part:
     row_problems: list[str] = field(default_factory=list)
     block_problems: list[str] = field(default_factory=list)
 
+    @property
+    def mendable(self) -> bool:
+        """Whether the block is damaged, and its rows are not."""
+        return bool(self.block_problems) and not self.row_problems
+
 
 def verify(store: Store, repair: bool, progress: Progress | None) -> VerifyReport:
     """See HashIndex.verify."""
     problems = list(_structure(store))
+    # A block is built from rows, so all of these must be there.
+    rows_are_whole = not problems
     repaired: list[str] = []
+    backup: Path | None = None
     numbers: list[int] = []
     images = total = 0
 
@@ -64,19 +78,43 @@ def verify(store: Store, repair: bool, progress: Progress | None) -> VerifyRepor
         for number in numbers:
             with store.read(snapshot=True) as connection:
                 part = _check_block(connection, store, number)
-            if part.block_problems and repair:
-                with store.change() as changes, store.read() as connection:
-                    # Once more: another process may have changed it in between.
-                    part = _check_block(connection, store, number)
-                    changes.rebuild_block(_build_block(part.images, number, store.bits))
+            mend = repair and rows_are_whole and part.mendable
+            if mend:
+                backup = backup or _back_up(store)
+                part = _mend(store, number)
             images += part.rows
             problems += part.row_problems
-            if repair and part.block_problems:
+            if mend and part.mendable:
                 repaired.append(f"{store.path}: {describe(number)} was built anew from {len(part.images)} rows")
             else:
                 problems += part.block_problems
             advance(part.rows)
-    return VerifyReport(images, len(numbers), tuple(problems), tuple(repaired))
+    if repair and problems:
+        problems.append(
+            f"{store.path}: a block is only built anew where all of its rows are sound and none is missing: {REBUILD}"
+        )
+    return VerifyReport(images, len(numbers), tuple(problems), tuple(repaired), backup)
+
+
+def _mend(store: Store, number: int) -> _Part:
+    """Build a block anew from its rows. Returns what was wrong, looked at once more: another process may have written
+    in between.
+    """
+    with store.change() as changes, store.read() as connection:
+        part = _check_block(connection, store, number)
+        if part.mendable:
+            changes.rebuild_block(_build_block(part.images, number, store.bits))
+    return part
+
+
+def _back_up(store: Store) -> Path:
+    """Copy the index, as it is, to a file of another name beside it."""
+    for i in count(1):
+        path = store.path.with_name(f"{store.path.name}.before-repair" + (f"-{i}" if i > 1 else ""))
+        if not os.path.lexists(path):
+            store.backup(path)
+            return path
+    raise AssertionError
 
 
 def _attempt(action: Callable[[], object]) -> list[str]:

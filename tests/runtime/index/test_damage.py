@@ -6,13 +6,15 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from queryopt.errors import IndexFileError, InputError, QueryOptError
+from queryopt.errors import IndexFileError, InputError, QueryOptError, UsageError
 from queryopt.runtime.index import HashIndex
 from queryopt.runtime.index.blocks import Block, read_blocks
 
@@ -146,6 +148,67 @@ def test_a_block_that_lost_a_row_is_named_and_built_anew(closed: Path) -> None:
         assert len(problems) == 2
         assert "28 rows of images, but the counter says 29" in problems[0]
         assert "differs from the rows of 1 images, the first of id 3" in problems[1]
+
+
+def test_a_search_never_misses_images_without_a_word(closed: Path) -> None:
+    change(closed, "DELETE FROM blocks")
+    with HashIndex.open(closed) as index:
+        for _ in range(2):  # whoever goes on after the first error too
+            with pytest.raises(IndexFileError, match=r"has 29 pictures, and 0 codes: qo-index verify names"):
+                index.search(np.zeros((1, 2), np.uint8), 1)
+        assert index.verify(repair=True).ok
+        assert index.search(np.zeros((1, 2), np.uint8), 40).ids[0, 28] > 0
+
+
+def test_a_row_that_is_missing_is_not_taken_for_one_that_was_removed(closed: Path) -> None:
+    change(closed, "DELETE FROM images WHERE id = 3")
+    with HashIndex.open(closed) as index:
+        with pytest.raises(IndexFileError, match="row of image 3 is missing"):
+            index[3]
+        with pytest.raises(UsageError, match="no image with id 30"):
+            index[30]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["DELETE FROM images WHERE id = 3", "UPDATE images SET size = size + 1 WHERE id = 3"],
+)
+def test_repair_does_not_build_a_block_from_rows_that_are_damaged(closed: Path, damage: str) -> None:
+    change(closed, damage)
+    change(closed, "UPDATE blocks SET crc = crc + 1")
+    before = closed.read_bytes()
+    with HashIndex.open(closed) as index:
+        report = index.verify(repair=True)
+    assert not report.ok
+    assert report.repaired == ()
+    assert report.backup is None
+    assert "all of its rows are sound and none is missing: restore it" in report.problems[-1]
+    assert closed.read_bytes() == before
+
+
+def test_repair_keeps_the_index_as_it_was(closed: Path) -> None:
+    change(closed, "UPDATE blocks SET crc = crc + 1")
+    closed.with_name(f"{closed.name}.before-repair").write_text("an older one")
+    with HashIndex.open(closed) as index:
+        backup = index.verify(repair=True).backup
+        assert backup == closed.with_name(f"{closed.name}.before-repair-2")
+        assert index.verify().ok
+    with HashIndex.open(backup) as former:
+        assert [image.id for image in former] == list(range(1, 30))
+        assert not former.verify().ok
+
+
+def test_pages_in_wrong_places_never_send_a_reader_round(index: HashIndex, fill: Callable[..., list[int]]) -> None:
+    fill(index, [f"a picture of a name that is somewhat long, so that there are pages {i}.jpg" for i in range(150)])
+    index.close()
+    data, page = index.path.read_bytes(), 4096
+    for target in range(3, len(data) // page):
+        for source in range(3, len(data) // page):
+            index.path.write_bytes(data[: target * page] + data[source * page :][:page] + data[(target + 1) * page :])
+            with suppress(IndexFileError), HashIndex.open(index.path, readonly=True) as opened:
+                assert len(list(islice(opened, 400))) <= 150
+            with suppress(IndexFileError), HashIndex.open(index.path, readonly=True) as opened:
+                assert sum(len(ids) for ids, _ in islice(opened.margins(), 400)) <= 150
 
 
 def test_a_huge_claim_allocates_nothing(closed: Path, fill: Callable[..., list[int]]) -> None:

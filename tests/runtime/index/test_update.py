@@ -192,3 +192,16 @@ def test_prune_keeps_what_lies_in_a_folder_that_cannot_be_looked_into(index: Has
     report = index.update(hasher, prune=True, force=True)
     assert (report.removed, report.vanished) == (0, ())
     assert {image.relative for image in index} == names
+
+
+@pytest.mark.parametrize("year", [1600, 2400])
+def test_a_file_of_another_century_is_hashed_and_then_unchanged(
+    index: HashIndex, hasher: Any, photos: Path, year: int
+) -> None:
+    """Its time in nanoseconds is more than a row can hold."""
+    seconds = int((year - 1970) * 365.2425 * 86400)
+    os.utime(photos / "cats/a.png", (seconds, seconds))
+    assert index.update(hasher).hashed == 7
+    assert index.update(hasher).unchanged == 7
+    os.utime(photos / "cats/a.png", (1, 1))
+    assert index.update(hasher).updated == 1
