@@ -146,61 +146,15 @@ def retrieval_metrics(
     excluded = _excluded(exclude_self, len(queries), len(gallery))
     keys = None if bit_keys is None else _bit_keys(bit_keys, len(queries), bits)
 
-    by_class = gallery[np.argsort(gallery_classes, kind="stable")]
-    per_class = np.bincount(gallery_classes, minlength=int(query_classes.max()) + 1).astype(np.int64)
-    first_of_class = np.cumsum(per_class) - per_class
-    harmonic = _harmonic(len(gallery))
-
-    parts: list[_PerQuery] = []
-    for start in range(0, len(queries), _QUERIES):
-        rows = slice(start, start + _QUERIES)
-        codes, classes = queries[rows], query_classes[rows]
-        items = np.zeros((len(codes), bits + 1), np.int64)
-        for count in _count_all(codes, gallery, items):
-            if progress is not None:
-                progress(count)
-        relevant = np.zeros_like(items)
-        _count_relevant(codes, by_class, first_of_class[classes], per_class[classes], relevant)
-        if excluded is not None:
-            _leave_out_self(codes, classes, gallery, gallery_classes, excluded[rows], items, relevant)
-        if keys is None:
-            parts.append(_measure(items, relevant, items, relevant, harmonic, ks))
-            continue
-        own = None if excluded is None else excluded[rows]
-        for piece, tied, tied_relevant in _group_by_key(codes, classes, gallery, gallery_classes, keys[rows], own):
-            parts.append(_measure(tied, tied_relevant, items[piece], relevant[piece], harmonic, ks))
-
-    everything = _PerQuery.join(parts)
-    kept = everything.relevant > 0
-    if not kept.any():
+    searched = _Gallery.of(gallery, gallery_classes, int(query_classes.max()) + 1)
+    rankings = _rankings(queries, query_classes, searched, bits, ks, excluded, keys, progress)
+    everything = _PerQuery.join(list(rankings))
+    if not (everything.relevant > 0).any():
         raise MismatchError(
             f"none of the {len(queries)} queries has anything relevant in the gallery: the two share no label"
             + (" once a query itself is left out" if excluded is not None else "")
         )
-    average_precision = everything.average_precision
-    average_precision[~kept] = np.nan
-
-    def mean(values: _Floats) -> float:
-        return float(values[kept].mean())
-
-    near, near_relevant = everything.near[kept], everything.near_relevant[kept]
-    recall = (near_relevant / everything.relevant[kept, None]).mean(axis=0)
-    precision = (near_relevant / np.maximum(near, 1)).mean(axis=0)
-    pooled = near_relevant.sum(axis=0) / np.maximum(near.sum(axis=0), 1)
-    return RetrievalMetrics(
-        map=mean(average_precision),
-        map_optimistic=mean(everything.optimistic),
-        map_pessimistic=mean(everything.pessimistic),
-        map_at={k: mean(everything.map_at[:, i]) for i, k in enumerate(ks)},
-        precision_at={k: mean(everything.precision_at[:, i]) for i, k in enumerate(ks)},
-        recall_at_radius={r: float(recall[r]) for r in radii},
-        precision_at_radius={r: float(precision[r]) for r in radii},
-        curve=RadiusCurve(*(tuple(c.tolist()) for c in (recall, precision, pooled, near.mean(axis=0)))),
-        queries=int(kept.sum()),
-        skipped_queries=int((~kept).sum()),
-        chance=mean(everything.chance),
-        average_precision=average_precision,
-    )
+    return _means(everything, ks, radii)
 
 
 def class_scores(labels: npt.ArrayLike, average_precision: npt.ArrayLike) -> tuple[ClassScore, ...]:
@@ -247,6 +201,86 @@ class _PerQuery:
     @classmethod
     def join(cls, parts: "Sequence[_PerQuery]") -> "_PerQuery":
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+@dataclass(frozen=True, eq=False)
+class _Gallery:
+    """What is searched. codes, classes: [n]. by_class: the codes class by class, where class c has those from
+    first_of_class[c] on, per_class[c] of them; a class that only queries have is none of these. harmonic: H_0..H_n.
+    """
+
+    codes: npt.NDArray[np.uint64]
+    classes: _Ints
+    by_class: npt.NDArray[np.uint64]
+    first_of_class: _Ints
+    per_class: _Ints
+    harmonic: _Floats
+
+    @classmethod
+    def of(cls, codes: npt.NDArray[np.uint64], classes: _Ints, class_count: int) -> "_Gallery":
+        by_class = codes[np.argsort(classes, kind="stable")]
+        per_class = np.bincount(classes, minlength=class_count).astype(np.int64)
+        return cls(codes, classes, by_class, np.cumsum(per_class) - per_class, per_class, _harmonic(len(codes)))
+
+
+def _rankings(
+    queries: npt.NDArray[np.uint64],
+    query_classes: _Ints,
+    gallery: _Gallery,
+    bits: int,
+    ks: Sequence[int],
+    excluded: _Ints | None,
+    bit_keys: npt.NDArray[np.int32] | None,
+    progress: Callable[[int], None] | None,
+) -> "Iterator[_PerQuery]":
+    """The values of all queries, some at a time."""
+    for start in range(0, len(queries), _QUERIES):
+        rows = slice(start, start + _QUERIES)
+        codes, classes = queries[rows], query_classes[rows]
+        own = None if excluded is None else excluded[rows]
+        items = np.zeros((len(codes), bits + 1), np.int64)
+        for count in _count_all(codes, gallery.codes, items):
+            if progress is not None:
+                progress(count)
+        relevant = np.zeros_like(items)
+        of_class = gallery.first_of_class[classes], gallery.per_class[classes]
+        _count_relevant(codes, gallery.by_class, *of_class, relevant)
+        if own is not None:
+            _leave_out_self(codes, classes, gallery, own, items, relevant)
+        if bit_keys is None:
+            yield _measure(items, relevant, items, relevant, gallery.harmonic, ks)
+            continue
+        for piece, tied, tied_relevant in _group_by_key(codes, classes, gallery, bit_keys[rows], own):
+            yield _measure(tied, tied_relevant, items[piece], relevant[piece], gallery.harmonic, ks)
+
+
+def _means(each: "_PerQuery", ks: Sequence[int], radii: Sequence[int]) -> RetrievalMetrics:
+    """The means over the queries that have anything relevant, of which there is one at least."""
+    kept = each.relevant > 0
+    average_precision = each.average_precision
+    average_precision[~kept] = np.nan
+
+    def mean(values: _Floats) -> float:
+        return float(values[kept].mean())
+
+    near, near_relevant = each.near[kept], each.near_relevant[kept]
+    recall = (near_relevant / each.relevant[kept, None]).mean(axis=0)
+    precision = (near_relevant / np.maximum(near, 1)).mean(axis=0)
+    pooled = near_relevant.sum(axis=0) / np.maximum(near.sum(axis=0), 1)
+    return RetrievalMetrics(
+        map=mean(average_precision),
+        map_optimistic=mean(each.optimistic),
+        map_pessimistic=mean(each.pessimistic),
+        map_at={k: mean(each.map_at[:, i]) for i, k in enumerate(ks)},
+        precision_at={k: mean(each.precision_at[:, i]) for i, k in enumerate(ks)},
+        recall_at_radius={r: float(recall[r]) for r in radii},
+        precision_at_radius={r: float(precision[r]) for r in radii},
+        curve=RadiusCurve(*(tuple(c.tolist()) for c in (recall, precision, pooled, near.mean(axis=0)))),
+        queries=int(kept.sum()),
+        skipped_queries=int((~kept).sum()),
+        chance=mean(each.chance),
+        average_precision=average_precision,
+    )
 
 
 def _measure(
@@ -367,8 +401,7 @@ def _count_relevant(
 def _group_by_key(
     queries: npt.NDArray[np.uint64],
     classes: _Ints,
-    gallery: npt.NDArray[np.uint64],
-    gallery_classes: _Ints,
+    gallery: _Gallery,
     bit_keys: npt.NDArray[np.int32],
     excluded: _Ints | None,
 ) -> Iterator[tuple[slice, _Ints, _Ints]]:
@@ -376,21 +409,21 @@ def _group_by_key(
 
     Two int64 [queries, groups], with empty groups behind where a query has fewer than the others.
     """
-    height = max(1, _BLOCK // len(gallery))
+    height = max(1, _BLOCK // len(gallery.codes))
     # A byte of a code indexes a table of the sums over the bits in which it differs from the query's.
-    columns = [(gallery >> np.uint64(8 * i)).astype(np.uint8) for i in range((bit_keys.shape[1] + 7) // 8)]
+    columns = [(gallery.codes >> np.uint64(8 * i)).astype(np.uint8) for i in range((bit_keys.shape[1] + 7) // 8)]
     padded = np.zeros((len(queries), 8 * len(columns)), np.int32)
     padded[:, : bit_keys.shape[1]] = bit_keys
     values = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.int32)
     for top in range(0, len(queries), height):
         rows = slice(top, top + height)
-        keys = np.zeros((len(queries[rows]), len(gallery)), np.int32)
+        keys = np.zeros((len(queries[rows]), len(gallery.codes)), np.int32)
         for i, column in enumerate(columns):
             sums = padded[rows, 8 * i : 8 * i + 8] @ values.T  # int32 [rows, 256]
             own = (queries[rows] >> np.uint64(8 * i)).astype(np.uint8)
             keys += np.take_along_axis(sums, column[None] ^ own[:, None], axis=1)
         # The lowest bit says whether an item is relevant: one sort puts ties together and keeps what they are.
-        tagged = keys << 1 | (gallery_classes == classes[rows, None])
+        tagged = keys << 1 | (gallery.classes == classes[rows, None])
         if excluded is not None:
             who = np.flatnonzero(excluded[rows] >= 0)
             tagged[who, excluded[rows][who]] = np.iinfo(np.int32).max  # behind all
@@ -410,8 +443,7 @@ def _group_by_key(
 def _leave_out_self(
     queries: npt.NDArray[np.uint64],
     classes: _Ints,
-    gallery: npt.NDArray[np.uint64],
-    gallery_classes: _Ints,
+    gallery: _Gallery,
     excluded: _Ints,
     items: _Ints,
     relevant: _Ints,
@@ -419,9 +451,9 @@ def _leave_out_self(
     rows = np.flatnonzero(excluded >= 0)
     own = excluded[rows]
     # A query's code and its code in the gallery may differ (label-supervised gallery codes), and so may the labels.
-    distances = np.bitwise_count(queries[rows] ^ gallery[own])
+    distances = np.bitwise_count(queries[rows] ^ gallery.codes[own])
     items[rows, distances] -= 1
-    relevant[rows, distances] -= classes[rows] == gallery_classes[own]
+    relevant[rows, distances] -= classes[rows] == gallery.classes[own]
 
 
 def _classes(
