@@ -33,6 +33,7 @@ from queryopt.files import replacing
 from queryopt.images import load_image
 from queryopt.progress import Progress, no_progress
 from queryopt.runtime.backends import open_backend
+from queryopt.runtime.onnx_file import DIGEST_KEY, content_digest
 from queryopt.text import display_path
 from queryopt.train.checkpoint import Checkpoint, load_checkpoint
 from queryopt.train.network import QueryOpt
@@ -309,8 +310,10 @@ def model_card(network: "HashNetwork") -> ModelCard:
 
 
 def with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
-    """The bytes of a model.onnx: a graph with its card as metadata. `model` itself is left without one."""
+    """The bytes of a model.onnx: a graph with its card and their digest as metadata. `model` itself is left without."""
     onnx.helper.set_model_props(model, card.to_metadata())
+    digest = content_digest(model.SerializeToString(deterministic=True))
+    onnx.helper.set_model_props(model, card.to_metadata() | {DIGEST_KEY: digest})
     content: bytes = model.SerializeToString(deterministic=True)
     del model.metadata_props[:]
     return content

@@ -19,7 +19,15 @@ from queryopt.cores import usable_cores
 from queryopt.errors import ImageError, InputError, MismatchError, UsageError
 from queryopt.runtime.attention_maps import merge_attention
 from queryopt.runtime.backends import Backend, BackendChoice, choose_backend, has_gpu, open_backend
-from queryopt.runtime.backends.base import BackendOutput, ExplainingBackend, Pending, PipelinedBackend, in_flight
+from queryopt.runtime.backends.base import (
+    BackendOutput,
+    ExplainingBackend,
+    Pending,
+    PipelinedBackend,
+    check_output,
+    in_flight,
+)
+from queryopt.text import display_path
 
 __all__ = ["MODEL_VARIABLE", "HashBatch", "Hasher", "find_model"]
 
@@ -200,6 +208,8 @@ class Hasher:
         """Hash the model's own input: uint8 [n, s, s, 3], resized and cropped already, s the card's image size."""
         parts = (pixels[i : i + self._batch] for i in range(0, max(1, len(pixels)), self._batch))
         outputs = list(in_flight(self._backend, parts))
+        for output in outputs:
+            self._check(output)
         return HashBatch(
             tuple(range(len(pixels))),
             np.concatenate([output.codes for output in outputs]),
@@ -213,6 +223,8 @@ class Hasher:
         outputs = [
             self._backend.explain(pixels[i : i + self._batch]) for i in range(0, max(1, len(pixels)), self._batch)
         ]
+        for output in outputs:
+            self._check(output)
         maps = [merge_attention(output.attention) for output in outputs if output.attention is not None]
         return HashBatch(
             tuple(range(len(pixels))),
@@ -236,10 +248,15 @@ class Hasher:
                 # A GPU copies one batch while it works on another, and meanwhile the next ones are decoded.
                 while ahead and len(running) < depth:
                     running.append(_Running(ahead.popleft(), self._backend))
-                yield running.popleft().wait()
+                paths, output, failures = running.popleft().wait()
+                self._check(output)
+                yield HashBatch(paths, output.codes, output.logits, failures)
         finally:
             # A picture that is being decoded can't be stopped, but none is begun any more.
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _check(self, output: BackendOutput) -> None:
+        check_output(output, self.card, display_path(self._model_path))
 
     def _collect(self, batches: Iterator[HashBatch], progress: Callable[[int], object] | None) -> HashBatch:
         bits = self.card.bits
@@ -300,11 +317,11 @@ class _Running:
         else:
             self._output = backend.run(pixels)
 
-    def wait(self) -> HashBatch:
-        """Its codes."""
+    def wait(self) -> tuple[tuple[Any, ...], BackendOutput, dict[Any, str]]:
+        """The pictures that were read, what the model gave for them, and the failures."""
         output = self._output if self._pending is None else self._pending.result()
         assert output is not None
-        return HashBatch(self._paths, output.codes, output.logits, self._failures)
+        return self._paths, output, self._failures
 
 
 def find_model(given: str | os.PathLike[str] | None) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.card import ModelCard
-from queryopt.codes import code_bytes
+from queryopt.codes import code_bytes, unpack_codes
 from queryopt.errors import ModelError, UsageError
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Port",
     "SessionBackend",
     "attention_tokens",
+    "check_output",
     "check_pixels",
     "check_ports",
     "closed",
@@ -185,6 +186,28 @@ def check_pixels(images: npt.NDArray[np.uint8], card: ModelCard) -> npt.NDArray[
         got = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
         raise UsageError(f"images are {got}: this model takes uint8 [batch, {size}, {size}, 3]")
     return np.ascontiguousarray(images)
+
+
+def check_output(output: BackendOutput, card: ModelCard, where: str) -> None:
+    """Raise ModelError where logits are not finite, or codes are not their signs; `where` names the model.
+
+    A logit next to zero may have either bit: a model of low precision rounds it after the bit was taken.
+    """
+    finite = np.isfinite(output.logits).all(axis=1)
+    if not finite.all():
+        raise ModelError(
+            f"{where}: gave logits that are not finite for {np.count_nonzero(~finite)} of {len(finite)} pictures of a "
+            "batch, so their codes mean nothing: the model is damaged, or its precision overflows: export it again "
+            "with qo-export"
+        )
+    contradicted = (output.logits >= 0) != unpack_codes(output.codes, card.bits).astype(np.bool_)
+    contradicted &= np.abs(output.logits) > card.logit_scale / 127
+    if contradicted.any():
+        row, bit = np.argwhere(contradicted)[0]
+        raise ModelError(
+            f"{where}: gave bit {bit} of a code as {int(output.logits[row, bit] < 0)} beside the logit "
+            f"{output.logits[row, bit]:g}: the model is damaged: export it again with qo-export"
+        )
 
 
 def check_ports(inputs: Mapping[str, Port], outputs: Mapping[str, Port], card: ModelCard, where: str) -> None:

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from queryopt.card import FORMAT_KEY, ModelCard, fingerprint
-from queryopt.errors import CheckpointError, DataError, MissingError, ParityError, UsageError
+from queryopt.errors import CheckpointError, DataError, MissingError, ModelError, ParityError, UsageError
 from queryopt.export import export_onnx
 from queryopt.export.onnx import build_graph, model_card
 from queryopt.export.pictures import parity_pictures
 from queryopt.images import load_image
+from queryopt.runtime import Hasher
 from queryopt.train import preset_config, train
 from queryopt.train.checkpoint import load_checkpoint
 from queryopt.train.data import load_image_folder, split_validation
@@ -133,6 +134,19 @@ def test_an_interrupted_export_leaves_nothing_behind(network, save_run, picture_
     with pytest.raises(KeyboardInterrupt):
         export_onnx(run, pictures=picture_folder, progress=progress)
     assert [p.name for p in run.iterdir()] == ["best.safetensors"]
+
+
+def test_a_model_that_is_not_as_it_was_exported_is_refused(network, save_run, tmp_path):
+    content = bytearray(export_onnx(save_run(network), parity=False).path.read_bytes())
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(content)
+    Hasher(damaged).close()
+    for place in (len(content) // 4, len(content) // 2, content.index(b'"bits": 12') + 8):
+        content[place] ^= 1  # a weight, another, and the length in the card
+        damaged.write_bytes(content)
+        with pytest.raises(ModelError, match=r"damaged.onnx: the file is not as qo-export wrote it"):
+            Hasher(damaged)
+        content[place] ^= 1
 
 
 def test_attention_is_an_output_on_request(network, save_run, pictures):

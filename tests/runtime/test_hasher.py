@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 import queryopt.images
 from queryopt.card import Preprocessing
-from queryopt.errors import InputError, UsageError
+from queryopt.errors import InputError, ModelError, UsageError
 from queryopt.images import load_image, open_rgb
 from queryopt.runtime import Hasher, find_model
+from queryopt.runtime.backends import open_backend
+from queryopt.runtime.backends.base import BackendOutput
 from queryopt.runtime.hasher import MODEL_VARIABLE, _Decoding
 
 
@@ -285,3 +288,47 @@ def test_a_model_with_attention_says_where_each_bit_looked(
         assert explained.explain_pixels(pixels[:0]).maps.shape == (0, 12, 4, 4)  # type: ignore[union-attr]
         with pytest.raises(UsageError, match="--explain makes a model"):
             plain.explain_pixels(pixels)
+
+
+def test_codes_of_logits_that_are_not_finite_are_not_handed_out(
+    frozen_model: Path, frozen_pictures: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(frozen_model)
+    damaged = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    values = onnx.numpy_helper.to_array(damaged).copy()
+    values.flat[0] = np.nan
+    damaged.CopyFrom(onnx.numpy_helper.from_array(values, damaged.name))
+    onnx.save(model, tmp_path / "model.onnx")
+    with Hasher(tmp_path / "model.onnx", threads=1) as hasher:
+        pixels = np.zeros((2, *[hasher.card.preprocessing.image_size] * 2, 3), np.uint8)
+        for use in (lambda: hasher.hash_folder(frozen_pictures), lambda: hasher.hash_pixels(pixels)):
+            with pytest.raises(ModelError, match=r"model.onnx: gave logits that are not finite for \d of \d pictures"):
+                use()
+
+
+def test_codes_that_contradict_their_logits_are_not_handed_out(frozen_model: Path, frozen_pictures: Path) -> None:
+    class Contradicting:
+        """The model, with the least sure bit of the first picture turned, or its surest one."""
+
+        def __init__(self, surest: bool) -> None:
+            self.backend = open_backend(frozen_model, "onnxruntime", threads=1)
+            self.card, self.name, self.close = self.backend.card, "a test's", self.backend.close
+            self.surest = surest
+
+        def run(self, images: Any) -> BackendOutput:
+            output = self.backend.run(images)
+            order = np.argsort(np.abs(output.logits[0]))
+            bit = int(order[-1 if self.surest else 0])
+            output.codes[0, bit // 8] ^= 1 << bit % 8
+            logits = output.logits.copy()
+            if not self.surest:
+                logits[0, bit] = 1e-6 * (1 if logits[0, bit] >= 0 else -1)
+            return BackendOutput(output.codes, logits)
+
+    with (
+        Hasher(frozen_model, backend=Contradicting(surest=True)) as hasher,
+        pytest.raises(ModelError, match=r"gave bit \d+ of a code as [01] beside the logit"),
+    ):
+        hasher.hash_folder(frozen_pictures)
+    with Hasher(frozen_model, backend=Contradicting(surest=False)) as hasher:  # low precision does that
+        assert len(hasher.hash_folder(frozen_pictures)) == 8
