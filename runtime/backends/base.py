@@ -196,8 +196,8 @@ def check_output(output: BackendOutput, card: ModelCard, where: str) -> None:
     finite = np.isfinite(output.logits).all(axis=1)
     if not finite.all():
         raise ModelError(
-            f"{where}: gave logits that are not finite for {np.count_nonzero(~finite)} of {len(output.logits)} pictures of a "
-            "batch, so their codes mean nothing: the model is damaged, or its precision overflows: export it again "
+            f"{where}: gave logits that are not finite for {np.count_nonzero(~finite)} of {len(output.logits)} pictures "
+            "of a batch, so their codes mean nothing: the model is damaged, or its precision overflows: export it again "
             "with qo-export"
         )
     contradicted = (output.logits >= 0) != unpack_codes(output.codes, card.bits).astype(np.bool_)
