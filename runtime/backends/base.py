@@ -197,8 +197,8 @@ def check_output(output: BackendOutput, card: ModelCard, where: str) -> None:
     if not finite.all():
         bad = f"{np.count_nonzero(~finite)} of {len(output.logits)} pictures of a batch"
         raise ModelError(
-            f"{where}: gave logits that are not finite for {bad}, so their codes mean nothing: the model is damaged, or "
-            "its precision overflows: export it again with qo-export"
+            f"{where}: gave logits that are not finite for {bad}, so their codes mean nothing: the model is damaged, "
+            "or its precision overflows: export it again with qo-export"
         )
     contradicted = (output.logits >= 0) != unpack_codes(output.codes, card.bits).astype(np.bool_)
     contradicted &= np.abs(output.logits) > card.logit_scale / 127
