@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from queryopt.codes import MAX_BITS, check_bits
 from queryopt.errors import ModelError
+from queryopt.text import parse_json
 
 __all__ = ["CARD_KEY", "FORMAT_KEY", "FORMAT_VERSION", "RESIZES", "ModelCard", "Preprocessing", "fingerprint"]
 
@@ -109,7 +110,7 @@ class ModelCard:
     def from_json(cls, text: str, source: str) -> "ModelCard":
         """Read a card; `source` names where it came from in errors. ModelError for a damaged or newer one."""
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             version = values["format_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
@@ -139,8 +140,8 @@ class ModelCard:
                 f"{source}: no queryopt model card in the file: it was not written by qo-export, or lost its metadata"
             )
         text = metadata[FORMAT_KEY]
-        if not text.isdecimal():
-            raise ModelError(f"{source}: the format version is {text!r}, not a number: the file is damaged")
+        if not (text.isdecimal() and len(text) < 10):
+            raise ModelError(f"{source}: the format version is {text[:20]!r}, not a number: the file is damaged")
         _check_version(int(text), source)
         return cls.from_json(metadata[CARD_KEY], source)
 

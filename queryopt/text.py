@@ -18,6 +18,7 @@ __all__ = [
     "json_line",
     "json_text",
     "listed",
+    "parse_json",
     "relative_paths",
 ]
 
@@ -86,6 +87,14 @@ def json_text(value: Any) -> str:
 def json_line(value: Any) -> str:
     """The same in one line."""
     return json.dumps(_finite(value), ensure_ascii=False, default=_jsonable)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON text from a file says. ValueError for whatever is none, also for one nested too deep to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def _escape(character: str) -> str:

@@ -4,7 +4,6 @@ A run folder holds best.safetensors (weights to use; its header's `queryopt.conf
 alone is enough) and last.pt (everything that a resumed run needs; it loads with weights_only=True).
 """
 
-import json
 import os
 import pickle
 import re
@@ -19,7 +18,7 @@ import torch
 
 from queryopt.errors import CheckpointError, FormatError, MissingError, UsageError
 from queryopt.files import replacing
-from queryopt.text import display_path, install_extra, listed
+from queryopt.text import display_path, install_extra, listed, parse_json
 from queryopt.train.config import TrainConfig
 from queryopt.train.run_files import BEST, CONFIG, CURVES, LAST, METRICS, RUN_FILES, find_checkpoint
 
@@ -112,7 +111,7 @@ def read_run_config(folder: Path) -> TrainConfig | None:
     """The configuration in a run folder's config.json, None where there is none. FormatError if it is damaged."""
     path = folder / CONFIG
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = parse_json(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:

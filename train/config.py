@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from queryopt.errors import FormatError, UsageError
-from queryopt.text import did_you_mean
+from queryopt.text import did_you_mean, parse_json
 from queryopt.train.method_rules import find_rules
 from queryopt.train.network_config import NetworkConfig
 from queryopt.train.open_set import check_open_set
@@ -213,7 +213,7 @@ class TrainConfig:
     def from_json(cls, text: str, source: str) -> "TrainConfig":
         """Read what to_json wrote. FormatError as from_dict."""
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except ValueError as error:
             raise FormatError(f"{source}: the configuration is not JSON ({error})") from None
         return cls.from_dict(values, source)

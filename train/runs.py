@@ -15,7 +15,7 @@ from torch import Tensor
 
 from queryopt.errors import CheckpointError, TrainingError, UsageError
 from queryopt.files import leftovers, replacing
-from queryopt.text import display_path
+from queryopt.text import display_path, parse_json
 from queryopt.train.checkpoint import CONFIG_KEY, Checkpoint, read_torch_file, save_best
 from queryopt.train.config import TrainConfig, json_text
 from queryopt.train.plots import save_curves
@@ -114,7 +114,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     lines = []
     for line in text.splitlines():
         with contextlib.suppress(ValueError):
-            value = json.loads(line)
+            value = parse_json(line)
             if isinstance(value, dict):
                 lines.append(value)
     return lines

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from queryopt.card import ModelCard
 from queryopt.cores import usable_cores
 from queryopt.errors import MissingError, ModelError
 from queryopt.runtime.backends.base import (
@@ -72,7 +71,7 @@ class OnnxRuntimeBackend(SessionBackend):
             providers.insert(0, (_CUDA, _cuda_options(channels_last)))
         session = _session(onnxruntime, content, where, threads, providers)
         _check_providers(session.get_providers(), where, cuda)
-        card = ModelCard.from_metadata(session.get_modelmeta().custom_metadata_map, where)
+        card = read_card(content, where)
         outputs = _ports(session.get_outputs())
         check_ports(_ports(session.get_inputs()), outputs, card, where)
         layout = ", NHWC" if channels_last else ""

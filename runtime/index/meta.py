@@ -12,6 +12,7 @@ from queryopt import __version__
 from queryopt.card import ModelCard
 from queryopt.errors import IndexFileError, ModelError
 from queryopt.runtime.index.connection import REBUILD
+from queryopt.text import parse_json
 
 __all__ = ["Meta", "State", "read_counters", "read_meta", "read_state", "write_meta", "write_state"]
 
@@ -110,8 +111,8 @@ def _get(connection: sqlite3.Connection, path: Path, key: str) -> bytes:
 
 def _get_json(connection: sqlite3.Connection, path: Path, key: str) -> Any:
     try:
-        return json.loads(_get(connection, path, key))
-    except (ValueError, RecursionError):
+        return parse_json(_get(connection, path, key))
+    except ValueError:
         raise _damaged(path, key) from None
 
 

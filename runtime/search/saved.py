@@ -25,6 +25,7 @@ from queryopt.errors import FormatError, UsageError
 from queryopt.files import replacing
 from queryopt.runtime.search.engines import Ids, Mask, Stored, restore
 from queryopt.runtime.search.segment import Segment, full_mask
+from queryopt.text import parse_json
 
 __all__ = ["FORMAT_VERSION", "SavedIndex", "load", "save"]
 
@@ -135,7 +136,7 @@ def _header(data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
     if zlib.crc32(text) != int.from_bytes(bytes(data[12:16]), "little"):
         raise FormatError("its header is damaged (CRC32)")
     try:
-        header = json.loads(text)
+        header = parse_json(text)
     except ValueError:
         raise FormatError("its header is not JSON") from None
     if not isinstance(header, dict) or type(header.get("version")) is not int:

@@ -1,6 +1,5 @@
 """The JSON API."""
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from queryopt.runtime.serve.schemas import (
     SearchResponse,
     SureImage,
 )
+from queryopt.text import parse_json
 
 __all__ = ["Upload", "api_routes", "described", "reading_form", "tagged"]
 
@@ -218,9 +218,9 @@ async def _short_body(request: Request) -> bytes:
 def _fields(kind: str, body: bytes) -> Any:
     try:
         if kind == "application/json":
-            return json.loads(body)
+            return parse_json(body)
         return dict(parse_qsl(body.decode(), max_num_fields=20))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadRequestError(f"the body is no {kind} ({error})") from None
 
 

@@ -1,13 +1,12 @@
 """What qo-eval found out about each bit, read from the JSON that it writes."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from queryopt.errors import FormatError, InputError, MismatchError
-from queryopt.text import display_path
+from queryopt.text import display_path, parse_json
 
 __all__ = ["BitMeaning", "read_bit_cards"]
 
@@ -33,7 +32,7 @@ def read_bit_cards(path: Path, bits: int) -> tuple[BitMeaning, ...]:
     """
     where = display_path(path)
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = parse_json(path.read_text("utf-8"))
     except OSError as error:
         raise InputError(
             f"{where}: {(error.strerror or str(error)).lower()}: give the JSON of qo-eval --bits-out"

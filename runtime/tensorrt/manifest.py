@@ -18,7 +18,7 @@ from queryopt.errors import MismatchError, ModelError
 from queryopt.files import replacing
 from queryopt.runtime.tensorrt.flavours import flavour_text
 from queryopt.runtime.tensorrt.profile import Profile
-from queryopt.text import counted, display_path
+from queryopt.text import counted, display_path, parse_json
 
 __all__ = [
     "MANIFEST_VERSION",
@@ -123,7 +123,7 @@ class Manifest:
     def from_json(cls, text: str, where: str) -> "Manifest":
         """Read a manifest; `where` names it in errors. ModelError for a damaged or newer one."""
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             version = values["format_version"]
             if not isinstance(version, int) or version < 1:
                 raise ValueError(f"format version {version!r}")

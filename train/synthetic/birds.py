@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from queryopt.errors import DataError, UsageError
 from queryopt.progress import Progress, no_progress
-from queryopt.text import did_you_mean, display_path
+from queryopt.text import did_you_mean, display_path, parse_json
 from queryopt.train.draws import Stream, sample_rng
 from queryopt.train.synthetic.attributes import ATTRIBUTES, MAX_CLASSES, Bird, choose_classes, class_name
 
@@ -205,7 +205,7 @@ def _claim(root: Path, config: BirdsConfig) -> None:
     path = root / _CONFIG
     wanted = {"generator": f"{PREFIX}birds", "version": _VERSION, **asdict(config)}
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except FileNotFoundError:
         others = sorted(name for name in os.listdir(root) if not name.startswith("."))
         if others:

@@ -15,7 +15,7 @@ from queryopt.bench.quality.ablation.report import StudyTable, markdown, plot_st
 from queryopt.errors import QueryOptError
 from queryopt.files import replacing
 from queryopt.progress import Advance, Progress, no_progress
-from queryopt.text import display_path
+from queryopt.text import display_path, parse_json
 from queryopt.train.config import TrainConfig
 from queryopt.train.loop import train
 from queryopt.train.threads import torch_threads
@@ -72,7 +72,7 @@ def run_all(
 def read_result(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
     """A run's result.json, None where there is none of this configuration that can be read."""
     try:
-        values = json.loads((folder / RESULT).read_bytes())
+        values = parse_json((folder / RESULT).read_bytes())
         same = not TrainConfig.from_dict(values["config"], display_path(folder)).differences(config)
     except (OSError, ValueError, KeyError, TypeError, QueryOptError):
         return None

@@ -1,6 +1,5 @@
 """What the sections of a report share: the model, its pictures and their codes, hashed once, and what was measured."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -22,7 +21,7 @@ from queryopt.codes import unpack_codes
 from queryopt.errors import DataError, ImageError, MismatchError
 from queryopt.images import load_image
 from queryopt.runtime.search import HammingIndex, SearchResult
-from queryopt.text import counted, display_path
+from queryopt.text import counted, display_path, parse_json
 from queryopt.train.run_files import CONFIG, LAST
 
 if TYPE_CHECKING:
@@ -253,7 +252,7 @@ def make_study(
 def about_run(folder: Path) -> Mapping[str, Any]:
     """What config.json notes about the run beside its configuration."""
     try:
-        values = json.loads((folder / CONFIG).read_text("utf-8"))
+        values = parse_json((folder / CONFIG).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     about = values.get("run") if isinstance(values, dict) else None

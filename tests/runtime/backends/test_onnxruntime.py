@@ -178,6 +178,11 @@ class TestCard:
 
         assert "damaged" in refused(changed_model(damage))
 
+    def test_that_is_no_text(self, frozen_model: Path, tmp_path: Path) -> None:
+        content = frozen_model.read_bytes()
+        (tmp_path / "a.onnx").write_bytes(content.replace(b'"bits": 12', b'"b\xe9ts": 12'))
+        assert "damaged" in refused(tmp_path / "a.onnx")
+
     @pytest.mark.parametrize(("field", "value", "says"), [("bits", 24, "outputs"), ("bits", 8, "outputs")])
     def test_that_promises_other_outputs(self, changed_model: Change, field: str, value: int, says: str) -> None:
         def change(model: Any) -> None:
