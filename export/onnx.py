@@ -5,7 +5,6 @@ import datetime
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -29,7 +28,7 @@ from queryopt.export.precision import lower_precision
 from queryopt.export.quantize import CALIBRATION_PICTURES, CHECKED_BITS, QuantisationReport, Quantiser
 from queryopt.export.strip import InferenceNetwork, StripReport, check_strip
 from queryopt.export.torch_backend import network_card
-from queryopt.files import replacing
+from queryopt.files import replacing, temporary_beside
 from queryopt.images import load_image
 from queryopt.progress import Progress, no_progress
 from queryopt.runtime.backends import open_backend
@@ -351,16 +350,12 @@ def _existing(target: Path) -> str | None:
 @contextlib.contextmanager
 def _candidate(target: Path) -> Iterator[Path]:
     """A file beside `target` for the model under test; it is always removed."""
-    try:
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:50]}.", suffix=".onnx")
-    except OSError as error:
-        raise UsageError(f"{display_path(target)}: can't be written: {error.strerror}") from None
-    os.close(descriptor)
-    try:
-        yield Path(name)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
+    with contextlib.ExitStack() as stack:
+        try:
+            candidate = stack.enter_context(temporary_beside(target, "onnx"))
+        except OSError as error:
+            raise UsageError(f"{display_path(target)}: can't be written: {error.strerror}") from None
+        yield candidate
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

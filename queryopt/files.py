@@ -1,13 +1,14 @@
 """Result files that are there whole, or as they were."""
 
 import errno
+import fcntl
 import glob
 import io
 import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,35 +45,29 @@ def replacing(path: str | os.PathLike[str], over: bytes | None = None) -> Iterat
         raise UsageError(
             f"{name}: the file there is none that this command wrote: move it away, or choose another name"
         )
-    temporary = temporary_beside(target)
-    try:
-        # Made by open, not by mkstemp: the file has the rights that any new file has.
-        output = io.BufferedWriter(_NamedFile(temporary, name))
-    except OSError as error:
-        if error.errno not in _WRONG_PLACE:
-            raise
-        raise UsageError(f"{name}: can't be written: {error.strerror}") from None
-    try:
-        with output as file:
-            with suppress(OSError):
-                os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
-            yield file
-            file.flush()
-            with _named(name):
-                os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
+    with ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(temporary_beside(target))
+            file = stack.enter_context(io.BufferedWriter(_NamedFile(temporary, name)))
+        except OSError as error:
+            if error.errno not in _WRONG_PLACE:
+                raise
+            raise UsageError(f"{name}: can't be written: {error.strerror}") from None
         with suppress(OSError):
-            os.unlink(temporary)
-        raise
+            os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+        yield file
+        file.flush()
+        with _named(name):
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
     sync_folder(target.parent)
 
 
 class _NamedFile(io.FileIO):
-    """A new file to write to, whose errors name it by the path that its user gave. The system's own name none."""
+    """A file to write to, whose errors name it by the path that its user gave. The system's own name none."""
 
     def __init__(self, path: Path, name: str) -> None:
-        super().__init__(path, "x")
+        super().__init__(path, "w")
         self._shown = name
 
     def write(self, data: Any, /) -> int:
@@ -98,9 +93,47 @@ def _begins(target: Path, start: bytes) -> bool:
         return True
 
 
-def temporary_beside(target: Path) -> Path:
-    """A name of its own for a hidden file that is to become `target`."""
-    return target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}.tmp")
+@contextmanager
+def temporary_beside(target: Path, suffix: str = "tmp") -> Iterator[Path]:
+    """A hidden empty file of its own that is to become `target`; removed when the block ends, if it is still there.
+
+    Those that writers of `target` left when they were killed are removed first: a writer that lives holds its own
+    locked, where the file system has locks. The file has the rights that any new file has. OSError where it can't be
+    made.
+    """
+    for left in leftovers(target, suffix):
+        _remove_unlocked(left)
+    path, descriptor = _make_locked(target, suffix)
+    try:
+        yield path
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
+        os.close(descriptor)
+
+
+def _make_locked(target: Path, suffix: str) -> tuple[Path, int]:
+    while True:
+        path = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}.{suffix}")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Another process may have found it before it was locked, and removed it.
+        if os.path.exists(path):
+            return path, descriptor
+        os.close(descriptor)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove a file and the logs that SQLite has beside one, unless somebody holds it locked."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for suffix in ("-wal", "-shm", "-journal", ""):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -113,10 +146,10 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def leftovers(path: str | os.PathLike[str]) -> list[Path]:
+def leftovers(path: str | os.PathLike[str], suffix: str = "tmp") -> list[Path]:
     """Temporary files beside `path` that writers of it left when they were killed, or write to now."""
     target = Path(os.path.realpath(path))
-    return sorted(target.parent.glob(f"{glob.escape(_prefix(target))}*.tmp"))
+    return sorted(target.parent.glob(f"{glob.escape(_prefix(target))}{'[0-9a-f]' * 8}.{suffix}"))
 
 
 def _prefix(target: Path) -> str:

@@ -152,16 +152,18 @@ def publish(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path}: there is no folder {path.parent} to write it to")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path}: can't be written: no permission to write to the folder {path.parent}")
-    temporary = temporary_beside(path)
-    try:
-        yield temporary
-        if wal_bytes(temporary):
-            # Closing folds the log into the file, and says nothing where the disk has no room for that.
-            raise IndexFileError(f"{path}: was not written: the disk is full: make room and run the same command again")
-        _move(temporary, path, taken)
-    finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            Path(f"{temporary}{suffix}").unlink(missing_ok=True)
+    with temporary_beside(path) as temporary:
+        try:
+            yield temporary
+            if wal_bytes(temporary):
+                # Closing folds the log into the file, and says nothing where the disk has no room for that.
+                raise IndexFileError(
+                    f"{path}: was not written: the disk is full: make room and run the same command again"
+                )
+            _move(temporary, path, taken)
+        finally:
+            for suffix in ("-wal", "-shm", "-journal"):
+                Path(f"{temporary}{suffix}").unlink(missing_ok=True)
 
 
 def identity(path: Path) -> tuple[int, int] | None:

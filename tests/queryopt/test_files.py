@@ -49,6 +49,15 @@ with replacing({str(path)!r}) as file:
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
+    assert len(leftovers(path)) == 1
+    with replacing(path) as file:  # the next one removes what it left, and not what another is writing
+        file.write(b"new")
+        [mine] = leftovers(path)
+        with replacing(path):
+            assert mine in leftovers(path)
+            assert len(leftovers(path)) == 2
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+    assert path.read_bytes() == b"new"
 
 
 def test_what_killed_writers_leave_can_be_found(tmp_path):
