@@ -156,7 +156,7 @@ def _export(checkpoint: Checkpoint, target: Path, options: ExportOptions, progre
     if options.precision == "int8":
         calibrating = calibration_pictures(checkpoint, options.calibrate, CALIBRATION_PICTURES, progress)
     network = checkpoint.network()
-    card = replace(model_card(network), precision=options.precision)
+    card = replace(model_card(network), precision=options.precision, label_depth=checkpoint.config.label_depth)
     quantisation: QuantisationReport | None = None
     with torch_threads(options.threads), _candidate(target) as candidate:
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from queryopt import images
 from queryopt.card import Preprocessing
 from queryopt.errors import DataError, ImageError, QueryOptError
+from queryopt.labels import LabelRule
 from queryopt.progress import Progress
 from queryopt.text import display_path
 
@@ -59,14 +60,14 @@ def parity_pictures(
     if pictures is None:
         return _of_run(checkpoint, progress)
     if isinstance(pictures, str | os.PathLike):
-        return labelled_in(pictures)
+        return labelled_in(pictures, depth=checkpoint.config.label_depth)
     if not pictures:
         raise DataError("no pictures were given for the parity check")
     return ParityPictures(list(pictures), [None] * len(pictures), "the given pictures")
 
 
-def labelled_in(folder: str | os.PathLike[str], option: str = "--images") -> ParityPictures:
-    """The pictures of a folder and its sub-folders; one in a sub-folder has that folder's name as label.
+def labelled_in(folder: str | os.PathLike[str], option: str = "--images", depth: int = 1) -> ParityPictures:
+    """The pictures of a folder and its sub-folders, with their labels by the rule of this depth (see LabelRule).
 
     DataError where there are none; it names `option`.
     """
@@ -76,7 +77,7 @@ def labelled_in(folder: str | os.PathLike[str], option: str = "--images") -> Par
         raise DataError(
             f"{display_path(folder)}: no pictures in this folder: pass one that holds some with {option} FOLDER"
         )
-    labels = [os.fsdecode(os.path.basename(os.path.dirname(name))) or None for name in names]
+    labels = [*map(LabelRule.of_folder(folder, depth).name, names)]
     return ParityPictures([os.path.join(root, name) for name in names], labels, "the given folder")
 
 
@@ -150,7 +151,7 @@ def spread(n: int, count: int) -> npt.NDArray[np.int64]:
 def _of_run(checkpoint: "Checkpoint", progress: Progress | None, train: bool = False) -> ParityPictures:
     from queryopt.train.data import split_validation
     from queryopt.train.open_set import hold_out_classes
-    from queryopt.train.sources import load_data
+    from queryopt.train.sources import load_run_data
 
     config = checkpoint.config
     remedy = f"pass some with {'--calibrate' if train else '--images'} FOLDER"
@@ -159,8 +160,7 @@ def _of_run(checkpoint: "Checkpoint", progress: Progress | None, train: bool = F
             f"{display_path(checkpoint.path)}: its configuration doesn't say where its pictures lie: {remedy}"
         )
     try:
-        data = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
-        seen = hold_out_classes(data, config.open_set, config.seed).seen.train
+        seen = hold_out_classes(load_run_data(config, progress), config.open_set, config.seed).seen.train
         training, validation = split_validation(seen, config.validation_fraction, config.seed)
     except (QueryOptError, OSError) as error:
         raise DataError(

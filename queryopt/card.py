@@ -19,9 +19,9 @@ from queryopt.text import parse_json
 
 __all__ = ["CARD_KEY", "FORMAT_KEY", "FORMAT_VERSION", "RESIZES", "ModelCard", "Preprocessing", "fingerprint"]
 
-FORMAT_VERSION = 2
-"""Version of the model.onnx contract. A reader refuses newer ones. What version 1 can say is still written as that: a
-picture that is cropped. Version 2 has the resize rules of RESIZES.
+FORMAT_VERSION = 3
+"""Version of the model.onnx contract. A reader refuses newer ones. A card is written as the oldest that can say it:
+version 1 crops pictures, version 2 has the resize rules of RESIZES, version 3 labels deeper than the first folder.
 """
 FORMAT_KEY = "queryopt.format_version"
 CARD_KEY = "queryopt.card"
@@ -94,16 +94,22 @@ class ModelCard:
     """Of an int8 model: how many pictures calibrated, which layers stayed in float32."""
     created: str = ""
     """UTC, ISO 8601."""
+    label_depth: int = 1
+    """How many folders below the root name a picture's class: see LabelRule. No code depends on it, nor does the
+    fingerprint.
+    """
     format_version: int = 1
     """Of the contract: the oldest that can say all this."""
 
     def __post_init__(self) -> None:
-        if self.preprocessing.resize != "crop" and self.format_version == 1:
-            object.__setattr__(self, "format_version", 2)
+        oldest = 3 if self.label_depth != 1 else 2 if self.preprocessing.resize != "crop" else 1
+        object.__setattr__(self, "format_version", oldest)
 
     def to_json(self) -> str:
         """The card as one line of JSON."""
         values = {**asdict(self), "preprocessing": self.preprocessing.to_dict()}
+        if self.label_depth == 1:  # as in the versions before
+            del values["label_depth"]
         return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
     @classmethod
@@ -165,6 +171,8 @@ class ModelCard:
             )
         if len(size.background) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in size.background):
             raise ModelError(f"{source}: the model card's background {size.background!r} is no colour")
+        if isinstance(self.label_depth, bool) or not isinstance(self.label_depth, int) or self.label_depth < 1:
+            raise ModelError(f"{source}: the model card's label_depth {self.label_depth!r} is no number of folders")
         words = {"backbone": self.backbone, "precision": self.precision, "method": self.method, "created": self.created}
         for name, value in words.items():
             if not isinstance(value, str):

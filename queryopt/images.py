@@ -17,7 +17,7 @@ import re
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -37,9 +37,12 @@ __all__ = [
     "MAX_PIXELS",
     "NOT_FOLLOWED",
     "SUFFIXES",
+    "SYSTEM_FOLDERS",
     "ImageSource",
     "crop_box",
     "find_images",
+    "is_hidden",
+    "leads_elsewhere",
     "load_image",
     "open_rgb",
     "resize_crop",
@@ -77,7 +80,10 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 89_478_485
 """More are refused as a decompression bomb: 256 MiB of RGB, Pillow's own limit, where Pillow only warns."""
 
-NOT_FOLLOWED = "a link to a folder: not followed"
+SYSTEM_FOLDERS = frozenset({b"#recycle", b"$RECYCLE.BIN", b"@Recycle", b"@eaDir", b"__MACOSX", b"lost+found"})
+"""Folders that are not looked into: the thumbnails and the rubbish of storage servers, desktops and archives."""
+
+NOT_FOLLOWED = "a link to a folder that is looked through anyway, or holds this one: not followed"
 """Why find_images skips a link to a folder. Whatever else it skips, it could not read."""
 
 _log = logging.getLogger("queryopt")
@@ -170,50 +176,73 @@ def load_image(source: ImageSource, preprocessing: Preprocessing) -> npt.NDArray
 
 
 def find_images(
-    folder: str | bytes | os.PathLike[Any], on_skip: Callable[[bytes, str], None] | None = None
+    folder: str | bytes | os.PathLike[Any],
+    on_skip: Callable[[bytes, str], None] | None = None,
+    on_other: Callable[[bytes], None] | None = None,
 ) -> list[bytes]:
     """Find the pictures in a folder and its sub-folders by their endings (SUFFIXES, in any case).
 
     Returns paths relative to `folder` as bytes (os.fsencode: not every name is UTF-8), sorted bytewise. Names that
-    start with a dot are skipped. Links to files are taken; links to folders are not followed (what they hold is found
-    under its own name, or lies elsewhere), so loops do no harm. Whatever has a picture's ending and is not a folder is
-    returned, readable or not: reading it gives the reason.
+    start with a dot are skipped, and the folders of SYSTEM_FOLDERS. Links to files are taken, and links to folders that
+    lie elsewhere are followed, each such folder once; a link to what is looked through anyway, or back up, is skipped,
+    so loops do no harm. Whatever has a picture's ending and is not a folder is returned, readable or not: reading it
+    gives the reason.
 
-    on_skip: called with the relative path and the reason for every sub-folder that can't be read and every link to a
-    folder; without it they are logged as warnings. How many names were left out is logged for debugging. InputError
-    where `folder` itself is not a folder or can't be read.
+    on_skip: called with the relative path and the reason for every sub-folder that can't be read and every link that is
+    not followed; without it they are logged as warnings. on_other: called with the relative path of every other file
+    that is not hidden. How many names were left out is logged for debugging. InputError where `folder` itself is not a
+    folder or can't be read.
     """
     root = os.fsencode(folder)
     skip = on_skip or (lambda path, reason: _log.warning("%s: %s", os.fsdecode(os.path.join(root, path)), reason))
     found: list[bytes] = []
     others: Counter[str] = Counter()
-    pending = [b""]
+    pending, regions = [b""], [os.path.realpath(root)]
     while pending:
         below = pending.pop()
+        links: list[bytes] = []
         try:
             with os.scandir(os.path.join(root, below)) as entries:
                 for entry in entries:
-                    if entry.name.startswith(b"."):
-                        others["hidden"] += 1
-                        continue
                     path = os.path.join(below, entry.name)
-                    if entry.is_dir(follow_symlinks=False):
+                    if is_hidden(entry.name):
+                        others["hidden"] += 1
+                    elif entry.is_dir(follow_symlinks=False):
                         pending.append(path)
                     elif _leads_to_folder(entry):
-                        skip(path, NOT_FOLLOWED)
+                        links.append(path)
                     elif (ending := os.path.splitext(entry.name)[1].lower()) in _SUFFIX_BYTES:
                         found.append(path)
                     else:
                         others[os.fsdecode(ending) or "without an ending"] += 1
+                        if on_other is not None:
+                            on_other(path)
         except OSError as error:
             if not below:
                 raise InputError(f"{os.fsdecode(root)}: {_words(error)}: give a folder that can be read") from None
             skip(below, _words(error))
+        for path in sorted(links):  # of two that lead to one folder, the same is followed each time
+            if leads_elsewhere(link := os.path.join(root, path), regions):
+                regions.append(os.path.realpath(link))
+                pending.append(path)
+            else:
+                skip(path, NOT_FOLLOWED)
     if others:
         kinds = listed([f"{count:,} {kind}" for kind, count in sorted(others.items(), key=lambda kind: -kind[1])])
         left_out = counted(others.total(), "name", "names")
         _log.debug("%s: %s left out that no picture's is: %s", os.fsdecode(root), left_out, kinds)
     return sorted(found)
+
+
+def is_hidden(name: bytes) -> bool:
+    """Whether find_images passes over a file or folder of this name."""
+    return name.startswith(b".") or name in SYSTEM_FOLDERS
+
+
+def leads_elsewhere(link: bytes, regions: Sequence[bytes]) -> bool:
+    """Whether a link leads out of the folders that are looked through (real paths, the root first), and not back up."""
+    target, here = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
+    return not (any(_within(target, one) for one in regions) or _within(here, target) or _within(regions[0], target))
 
 
 # TIFF tags
@@ -228,6 +257,11 @@ def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
         return entry.is_symlink() and entry.is_dir()
     except OSError:  # a link that leads to itself
         return False
+
+
+def _within(path: bytes, folder: bytes) -> bool:
+    """Whether a real path is that of the folder or lies in it."""
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
 
 
 def _crop_box(length: int, shorter: int, preprocessing: Preprocessing) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from queryopt.errors import InputError, MissingError
-from queryopt.images import SUFFIXES, find_images
+from queryopt.images import SUFFIXES, find_images, is_hidden, leads_elsewhere
 from queryopt.progress import Progress
 from queryopt.runtime.index.update import UpdateReport
 from queryopt.text import install_extra
@@ -188,8 +188,7 @@ class FolderWatch:
             if relative == b"." or relative.startswith(b"../") or not self._visible(relative):
                 continue
             if os.path.isdir(name):
-                if not os.path.islink(name):
-                    self._add([os.path.join(relative, path) for path in _pictures_below(name)])
+                self._add([os.path.join(relative, path) for path in _pictures_below(name)])
             elif not os.path.lexists(name):
                 # A folder that is gone says nothing of what it held.
                 self._add([relative, *self.index.find_below(name)])
@@ -274,14 +273,15 @@ class FolderWatch:
         return news
 
     def _visible(self, relative: bytes) -> bool:
-        """Whether find_images would come to it: no hidden name on the way, and no link to a folder."""
+        """Whether find_images would come to it: no hidden name on the way, and no link to a folder inside or above."""
         parts = relative.split(b"/")
-        if any(part.startswith(b".") for part in parts):
+        if any(map(is_hidden, parts)):
             return False
         here = os.fsencode(self.index.root)
-        for part in parts[:-1]:
+        root = [os.path.realpath(here)]
+        for part in parts:
             here = os.path.join(here, part)
-            if os.path.islink(here):
+            if os.path.islink(here) and os.path.isdir(here) and not leads_elsewhere(here, root):
                 return False
         return True
 

@@ -21,7 +21,7 @@ from queryopt.train.launch import launched, muted, say_once
 from queryopt.train.method_rules import find_rules, method_names
 from queryopt.train.presets import PRESETS, find_preset, preset_table
 from queryopt.train.run_files import LAST, check_unused
-from queryopt.train.sources import check_source, load_data, official_source, with_root
+from queryopt.train.sources import check_source, load_run_data, official_source, with_root
 
 if TYPE_CHECKING:
     from queryopt.train.config import TrainConfig
@@ -153,6 +153,7 @@ def _train(config: "TrainConfig", splits: "DataSplits", run: options.RunOptions,
     divided = hold_out_classes(splits, config.open_set, config.seed)
     seen, unseen = divided.seen, divided.unseen
     used, kept = (counted(len(part), "picture", "pictures") for part in (seen.train, seen.test))
+    _say_data(splits, out)
     out.log(f"data: {used} to train and to choose the checkpoint on; {kept} kept for tests")
     if unseen is not None:
         out.log(
@@ -187,6 +188,25 @@ def _train(config: "TrainConfig", splits: "DataSplits", run: options.RunOptions,
         | {"test_images": len(seen.test), "unseen_classes": [] if unseen is None else list(unseen.train.classes)}
     )
     return ExitCode.SOME_FAILED if result.skipped else ExitCode.DONE
+
+
+def _say_data(splits: "DataSplits", out: Output) -> None:
+    """What the data set is, and what in its folder may not be as it was meant."""
+    from queryopt.train.folder_survey import names
+
+    out.log(f"data: {splits.summary()}")
+    if splits.survey is None:
+        return
+    for line in splits.survey.warnings():
+        out.warn(line)
+    if (lone := splits.lone) is not None:
+        have = "class has" if len(lone) == 1 else "classes have"
+        out.warn(
+            f"{len(lone):,} {have} one picture only: left out of training and of tests, and searched by qo-eval among "
+            f"the others: {names(lone.classes)}"
+        )
+    if others := splits.survey.others:
+        out.log(f"data: {counted(len(others), 'file is', 'files are')} no picture by the name: {names(others)}")
 
 
 def _check(data: options.DataOptions, run: options.RunOptions, settings: dict[str, Any]) -> str | None:
@@ -227,6 +247,8 @@ def _config(run: options.RunOptions, settings: dict[str, Any]) -> tuple["TrainCo
         raise UsageError(_NO_DATA)
     if settings["test_fraction"] is not None and official_source(config.data) is not None:
         raise UsageError(f"--test-fraction is not for {config.data}: an official data set has its own test pictures")
+    if settings["label_depth"] is not None and official_source(config.data) is not None:
+        raise UsageError(f"--label-depth is not for {config.data}: an official data set has its own classes")
     return config, chosen
 
 
@@ -236,7 +258,7 @@ def _load(config: "TrainConfig", download: bool, out: Output) -> "DataSplits":
         if source is None:
             raise UsageError(f"--download is for official data sets, and {display_path(config.data)} is none")
         source.dataset.fetch(source.root)
-    return load_data(config.data, seed=config.seed, test_fraction=config.test_fraction, progress=out.progress)
+    return load_run_data(config, out.progress)
 
 
 def _log_line(out: Output, line: dict[str, Any], config: "TrainConfig") -> None:

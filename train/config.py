@@ -8,6 +8,7 @@ from typing import Any
 
 from queryopt.errors import FormatError, UsageError
 from queryopt.text import did_you_mean, parse_json
+from queryopt.train.draws import DEFAULT_SEED
 from queryopt.train.method_rules import find_rules
 from queryopt.train.network_config import NetworkConfig
 from queryopt.train.open_set import check_open_set
@@ -75,11 +76,13 @@ class TrainConfig:
     method_options: Mapping[str, float] = field(default_factory=dict)
     """The method's own hyper-parameters that are not the published ones: see its module in queryopt.train.methods."""
 
-    seed: int = 42
+    seed: int = DEFAULT_SEED
     validation_fraction: float = 0.1
     """Share of the training images that choose the checkpoint; 0 trains on all and keeps the last iteration."""
     test_fraction: float = 0.2
     """Share of each class kept apart as test pictures where the data has no test part of its own."""
+    label_depth: int = 1
+    """How many folders below the root name a class: see queryopt.labels."""
     open_set: float = 0.0
     """Classes that are never trained on: how many, or, below 1, which share of them; see queryopt.train.open_set."""
     weights: str = "imagenet"
@@ -103,7 +106,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("iterations", "hold", "seed", "warm_up"):
             _check_int(name, getattr(self, name), 0)
-        for name in ("epochs", "batch"):
+        for name in ("epochs", "batch", "label_depth"):
             _check_int(name, getattr(self, name), 1)
         _check_int("samples", self.samples, 2)
         if self.threads is not None:
@@ -173,6 +176,8 @@ class TrainConfig:
                 del values[name]
         if self.amp == "none":
             del values["amp"]
+        if self.label_depth == 1:
+            del values["label_depth"]
         values["network"] = self.network.to_dict()
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         return {"format_version": CONFIG_FORMAT, **values}

@@ -4,7 +4,6 @@ Nothing is decoded here; see pictures.py for that.
 """
 
 import hashlib
-import logging
 import math
 import os
 from collections.abc import Sequence
@@ -16,14 +15,12 @@ import numpy.typing as npt
 
 from queryopt.errors import DataError, UsageError
 from queryopt.images import find_images
-from queryopt.text import counted, display_path, listed
-from queryopt.train.draws import Stream, sample_rng
+from queryopt.labels import LabelRule, data_parts
+from queryopt.text import counted, display_path
+from queryopt.train.draws import DEFAULT_SEED, Stream, sample_rng
+from queryopt.train.folder_survey import FolderSurvey, names, survey_folder
 
 __all__ = ["DataSplits", "LabelledImages", "check_folder", "load_image_folder", "load_unlabelled", "split_validation"]
-
-_log = logging.getLogger(__name__)
-
-_TEST_NAMES = ("test", "val", "valid", "validation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,37 +77,70 @@ class LabelledImages:
             self.root, tuple(self.paths[i] for i in chosen.tolist()), self.labels[chosen], self.classes
         )
 
+    def of_classes(self, kept: npt.NDArray[np.bool_]) -> "LabelledImages":
+        """The pictures of the classes where `kept`, bool [classes], is true, and no other classes."""
+        rows = self.subset(np.flatnonzero(kept[self.labels]))
+        names = tuple(name for name, keep in zip(self.classes, kept.tolist(), strict=True) if keep)
+        return LabelledImages(rows.root, rows.paths, (np.cumsum(kept) - 1)[rows.labels].astype(np.int64), names)
+
+    def joined(self, other: "LabelledImages") -> "LabelledImages":
+        """These pictures and then those of another part of the data set, which has none of these classes."""
+        labels = np.concatenate([self.labels, other.labels + len(self.classes)])
+        return LabelledImages(self.root, self.paths + other.paths, labels, self.classes + other.classes)
+
 
 @dataclass(frozen=True)
 class DataSplits:
-    """A data set: what is trained on (and is the gallery), and what is asked (the queries; may be empty)."""
+    """A data set: what is trained on (and is the gallery), and what is asked (the queries; may be empty).
+
+    lone: pictures that are the only ones of their classes, which can't be both learnt and asked for: they are in
+    neither part, and in a gallery nobody looks for them. survey: of the folder that it was read from, where it was one.
+    """
 
     train: LabelledImages
     test: LabelledImages
+    lone: LabelledImages | None = None
+    survey: FolderSurvey | None = None
+
+    def summary(self) -> str:
+        """`16 classes of 9 to 216 pictures (first folder below photos/)`."""
+        counts = self.train.counts() + self.test.counts()
+        if len(counts) == 1:
+            return f"{counted(int(counts[0]), 'picture', 'pictures')}, without labels"
+        low, high = int(counts.min()), int(counts.max())
+        sizes = (
+            f"{low:,} to {counted(high, 'picture', 'pictures')}" if low < high else counted(low, "picture", "pictures")
+        )
+        where = "" if self.survey is None else f" ({self.survey.rule} below {display_path(self.survey.root)}/)"
+        return f"{len(counts):,} classes of {sizes}{where}"
 
 
-def load_image_folder(root: str | os.PathLike[str], *, seed: int = 0, test_fraction: float = 0.2) -> DataSplits:
+def load_image_folder(
+    root: str | os.PathLike[str], *, seed: int = DEFAULT_SEED, test_fraction: float = 0.2, label_depth: int = 1
+) -> DataSplits:
     """Read a folder of class sub-folders.
 
     Either `<root>/train/<class>/…` with, if there is one, `<root>/test/<class>/…` (or val, valid, validation), or
     `<root>/<class>/…`, of which `test_fraction` of each class (at least one picture, never all) becomes the test part,
     drawn from `seed` and the class's name: adding a class doesn't move the others' pictures. 0 leaves it empty.
-    Pictures may lie deeper inside a class's folder. Classes and pictures are sorted bytewise; hidden files and folders
-    are passed over. An empty class is named in a warning and is no class.
+    A class of one picture can't be divided so: it is in neither part, but in `lone`.
+    label_depth: how many folders name a class, see LabelRule; pictures may lie deeper. Classes and pictures are sorted
+    bytewise; what find_images passes over is no part of the data. An empty class is no class.
 
     Raises DataError, naming what is meant, where: there is no such folder or no picture in it; there are fewer than two
-    classes; test/ has a class that train/ lacks; a class to be split has one picture only.
+    classes; test/ has a class that train/ lacks.
     """
     if not 0 <= test_fraction < 1:
         raise UsageError(f"test fraction is {test_fraction}: it is a share of each class, 0 <= fraction < 1")
     folder = Path(root)
     check_folder(folder)
     parts = _parts(folder)
-    if parts is None:
-        return _split_classes(_read_classes(folder, ""), seed, test_fraction)
-    train = _read_classes(folder, "train/")
+    survey = survey_folder(folder, LabelRule(label_depth, frozenset(map(os.fsencode, parts))))
+    if not parts:
+        return _split_classes(_read_classes(survey, ""), seed, test_fraction, survey)
+    train = _read_classes(survey, "train/")
     empty = LabelledImages(folder, (), np.zeros(0, np.int64), train.classes)
-    return DataSplits(train, _read_test(train, parts) if parts else empty)
+    return DataSplits(train, _read_test(train, survey, parts[1]) if len(parts) > 1 else empty, survey=survey)
 
 
 def load_unlabelled(root: str | os.PathLike[str]) -> DataSplits:
@@ -159,104 +189,75 @@ def split_validation(images: LabelledImages, fraction: float, seed: int) -> tupl
     return images.subset(np.flatnonzero(~held_back)), images.subset(np.flatnonzero(held_back))
 
 
-def _parts(folder: Path) -> str | None:
-    """None for `<root>/<class>/…`; else the name of the test part, "" where there is none."""
-    folders = _sub_folders(folder)
-    # A catalogue of vehicles may have a class "train"; the part of that name holds folders.
-    if "train" not in folders or not _sub_folders(folder / "train"):
-        return None
-    tests = [name for name in _TEST_NAMES if name in folders]
-    others = [name for name in folders if name != "train" and name not in tests]
+def _parts(folder: Path) -> tuple[str, ...]:
+    """The folders train/ and, before any other of its kind, that of the test part; none for `<root>/<class>/…`."""
+    try:
+        parts, others = data_parts(folder)
+    except OSError as error:
+        raise DataError(f"{display_path(folder)}: {error.strerror or error}; the data set can't be read") from None
     if others:
         raise DataError(
-            f"{display_path(folder)}: has train/ with sub-folders, and also {_names(others)} beside it; "
+            f"{display_path(folder)}: has train/ with sub-folders, and also {names(others)} beside it; "
             "a data set is either train/<class>/ and test/<class>/, or <class>/ alone"
         )
-    return tests[0] if tests else ""
+    return parts
 
 
-def _read_test(train: LabelledImages, name: str) -> LabelledImages:
-    test = _read_classes(train.root, f"{name}/", least=0)
+def _read_test(train: LabelledImages, survey: FolderSurvey, name: str) -> LabelledImages:
+    test = _read_classes(survey, f"{name}/", least=0)
     unknown = sorted(set(test.classes) - set(train.classes))
     if unknown:
         raise DataError(
             f"{display_path(train.root)}: {name}/ has {counted(len(unknown), 'class', 'classes')} without pictures "
-            f"in train/: {_names(unknown)}; rename or remove them, or add their pictures to train/"
+            f"in train/: {names(unknown)}; rename or remove them, or add their pictures to train/"
         )
     position = {name: label for label, name in enumerate(train.classes)}
     to_train = np.array([position[name] for name in test.classes], np.int64)
     return LabelledImages(train.root, test.paths, to_train[test.labels], train.classes)
 
 
-def _read_classes(root: Path, part: str, least: int = 2) -> LabelledImages:
-    """All pictures of `<root>/<part><class>/…`; part is "" or ends with a slash."""
-    folder = root / part
-    shown = display_path(folder)
-    names: list[str] = []
-    paths: list[str] = []
-    labels: list[int] = []
-    empty: list[str] = []
-    for name in _sub_folders(folder):
-        paths_below = find_images(folder / name)
-        if not paths_below:
-            empty.append(name)
-            continue
-        paths += [f"{part}{name}/{os.fsdecode(path)}" for path in paths_below]
-        labels += [len(names)] * len(paths_below)
-        names.append(name)
-    if empty:
-        _log.warning(
-            "%s: %s without pictures, passed over: %s", shown, counted(len(empty), "class", "classes"), _names(empty)
-        )
-    if not names:
+def _read_classes(survey: FolderSurvey, part: str, least: int = 2) -> LabelledImages:
+    """The pictures of a folder's part, class by class; part is "" or ends with a slash."""
+    shown = display_path(survey.root / part)
+    of_class: dict[str, list[str]] = {}
+    for path, label in survey.labels.items():
+        if path.startswith(part):
+            of_class.setdefault(label, []).append(path)
+    classes = sorted(of_class, key=os.fsencode)
+    if not classes:
         raise DataError(
             f"{shown}: no pictures in sub-folders; a data set is a folder with one sub-folder a class, "
             f"for example {shown}/robin/0001.jpg (pictures without classes: --method linear --data unlabelled:{shown})"
         )
-    if len(names) < least:
-        raise DataError(f"{shown}: one class only ({_names(names)}); codes need at least two classes to tell apart")
-    return LabelledImages(root, tuple(paths), np.array(labels, np.int64), tuple(names))
-
-
-def _split_classes(images: LabelledImages, seed: int, fraction: float) -> DataSplits:
-    counts = images.counts()
-    lone = [name for name, count in zip(images.classes, counts.tolist(), strict=True) if count < 2]
-    if lone and fraction > 0:
+    if len(classes) < least:
+        hint = f"; with --label-depth {survey.rule.depth + 1} there would be {survey.deeper:,}" if survey.nested else ""
         raise DataError(
-            f"{display_path(images.root)}: {counted(len(lone), 'class has', 'classes have')} one picture only, "
-            f"which can't be both trained on and tested: {_names(lone)}; add a second one, remove the class, "
-            "or make train/ and test/ yourself"
+            f"{shown}: one class only ({names(classes)}); codes need at least two classes to tell apart{hint}"
         )
+    labels = np.repeat(np.arange(len(classes)), [len(of_class[name]) for name in classes]).astype(np.int64)
+    return LabelledImages(
+        survey.root, tuple(path for name in classes for path in of_class[name]), labels, tuple(classes)
+    )
+
+
+def _split_classes(images: LabelledImages, seed: int, fraction: float, survey: FolderSurvey) -> DataSplits:
+    if not fraction:
+        return DataSplits(images, images.subset([]), survey=survey)
+    lone = images.counts() < 2
+    if (~lone).sum() < 2:
+        raise DataError(
+            f"{display_path(images.root)}: {counted(int(lone.sum()), 'class has', 'classes have')} one picture only, "
+            f"and {int((~lone).sum())} more: codes are learnt from several pictures of a class, at least two of two "
+            f"classes (pictures without classes: --method linear --data unlabelled:{display_path(images.root)})"
+        )
+    alone, images = images.of_classes(lone), images.of_classes(~lone)
     held_back = np.zeros(len(images), bool)
-    if fraction > 0:
-        for label, name in enumerate(images.classes):
-            # Class by class from its name, so that a class which is added leaves the others' split as it was.
-            digest = hashlib.sha256(os.fsencode(name)).digest()
-            rng = sample_rng(seed, 0, 0, 0, stream=int.from_bytes(digest[:8], "little"))
-            members = np.flatnonzero(images.labels == label)
-            take = min(max(1, math.floor(len(members) * fraction + 0.5)), len(members) - 1)
-            held_back[rng.permutation(members)[:take]] = True
-    return DataSplits(images.subset(np.flatnonzero(~held_back)), images.subset(np.flatnonzero(held_back)))
-
-
-def _sub_folders(folder: Path) -> list[str]:
-    """Names of the visible sub-folders, sorted bytewise. A link to a folder counts unless it leads back up (a loop)."""
-    here = os.path.realpath(folder)
-
-    def is_class(entry: os.DirEntry[str]) -> bool:
-        try:
-            if entry.name.startswith(".") or not entry.is_dir():
-                return False
-        except OSError:  # a link that leads to itself
-            return False
-        return not (entry.is_symlink() and Path(here).is_relative_to(os.path.realpath(entry.path)))
-
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((entry.name for entry in entries if is_class(entry)), key=os.fsencode)
-    except OSError as error:
-        raise DataError(f"{display_path(folder)}: {error.strerror or error}; the data set can't be read") from None
-
-
-def _names(names: Sequence[str]) -> str:
-    return listed([display_path(name) for name in names])
+    for label, name in enumerate(images.classes):
+        # Class by class from its name, so that a class which is added leaves the others' split as it was.
+        digest = hashlib.sha256(os.fsencode(name)).digest()
+        rng = sample_rng(seed, 0, 0, 0, stream=int.from_bytes(digest[:8], "little"))
+        members = np.flatnonzero(images.labels == label)
+        take = min(max(1, math.floor(len(members) * fraction + 0.5)), len(members) - 1)
+        held_back[rng.permutation(members)[:take]] = True
+    train, test = (images.subset(np.flatnonzero(part)) for part in (~held_back, held_back))
+    return DataSplits(train, test, alone if len(alone) else None, survey)

@@ -10,7 +10,10 @@ import numpy.typing as npt
 
 from queryopt.errors import UsageError
 
-__all__ = ["Stream", "epoch_batches", "epoch_order", "iteration_samples", "sample_rng"]
+__all__ = ["DEFAULT_SEED", "Stream", "epoch_batches", "epoch_order", "iteration_samples", "sample_rng"]
+
+DEFAULT_SEED = 42
+"""Where none is given: a run's, and so that of whoever reads its data again."""
 
 
 class Stream(IntEnum):

@@ -44,7 +44,7 @@ from queryopt.train.methods import find_method
 from queryopt.train.open_set import hold_out_classes
 from queryopt.train.run_pictures import RunPictures, SharedBatch
 from queryopt.train.runs import OthersFolder, Position, RunFolder, RunState, check_unused
-from queryopt.train.sources import absolute_source, load_data
+from queryopt.train.sources import absolute_source, load_run_data
 from queryopt.train.starts import StartContext
 from queryopt.train.state import State
 from queryopt.train.step import TrainingStep
@@ -155,8 +155,7 @@ def _with_data(
             "there is nothing to train on: give a folder with one sub-folder a class, an official data set such as "
             "cub200:FOLDER, or synthetic:birds"
         )
-    load = partial(load_data, config.data, seed=config.seed, test_fraction=config.test_fraction, progress=progress)
-    return config, processes.first_on_machine(load)
+    return config, processes.first_on_machine(partial(load_run_data, config, progress))
 
 
 class _Run:

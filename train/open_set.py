@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from queryopt.errors import UsageError
 from queryopt.text import display_path
-from queryopt.train.data import DataSplits, LabelledImages
+from queryopt.train.data import DataSplits
 from queryopt.train.draws import Stream, sample_rng
 
 __all__ = ["OpenSet", "check_open_set", "hold_out_classes"]
@@ -67,11 +67,4 @@ def _draw(seed: int, name: str) -> float:
 
 def _of_classes(splits: DataSplits, kept: npt.NDArray[np.bool_]) -> DataSplits:
     """The pictures of the classes where `kept`, bool [classes], is true."""
-    label_of = np.cumsum(kept) - 1
-
-    def part(images: LabelledImages) -> LabelledImages:
-        rows = images.subset(np.flatnonzero(kept[images.labels]))
-        names = tuple(name for name, keep in zip(images.classes, kept.tolist(), strict=True) if keep)
-        return LabelledImages(rows.root, rows.paths, label_of[rows.labels].astype(np.int64), names)
-
-    return DataSplits(part(splits.train), part(splits.test))
+    return DataSplits(splits.train.of_classes(kept), splits.test.of_classes(kept), splits.lone, splits.survey)

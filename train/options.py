@@ -215,6 +215,7 @@ class PictureOptions:
     flip: bool | None
     validation_fraction: float | None
     test_fraction: float | None
+    label_depth: int | None
     open_set: float | None
     seed: int | None
 
@@ -228,6 +229,12 @@ picture_options = option_group(
         "--validation-fraction", type=float, help="Share of the training pictures that choose the checkpoint."
     ),
     click.option("--test-fraction", type=float, help="Share of each class kept for tests where there is no test part."),
+    click.option(
+        "--label-depth",
+        type=click.IntRange(1),
+        help="How many folders below --data name a class: 1 the first, 2 the first two as in a/b, 99 every folder.  "
+        "[default: 1]",
+    ),
     click.option(
         "--open-set",
         type=float,

@@ -10,7 +10,7 @@ cub200:/data, vegfru+val:/data            an official data set and the folder th
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from queryopt.errors import DataError, UsageError
 from queryopt.progress import Progress
@@ -18,7 +18,11 @@ from queryopt.text import display_path
 from queryopt.train.data import DataSplits, LabelledImages, check_folder, load_image_folder, load_unlabelled
 from queryopt.train.datasets.attributes import ImageAttributes, birds_attributes
 from queryopt.train.datasets.official import ANY_SIZE, OfficialDataset, dataset_names, official_dataset
+from queryopt.train.draws import DEFAULT_SEED
 from queryopt.train.synthetic import absolute_data, resolve_data
+
+if TYPE_CHECKING:
+    from queryopt.train.config import TrainConfig
 
 __all__ = [
     "OfficialSource",
@@ -26,6 +30,7 @@ __all__ = [
     "check_source",
     "load_attributes",
     "load_data",
+    "load_run_data",
     "official_source",
     "with_root",
 ]
@@ -124,11 +129,17 @@ def absolute_source(text: str | os.PathLike[str]) -> str:
 
 
 def load_data(
-    text: str | os.PathLike[str], *, seed: int = 0, test_fraction: float = 0.2, progress: Progress | None = None
+    text: str | os.PathLike[str],
+    *,
+    seed: int = DEFAULT_SEED,
+    test_fraction: float = 0.2,
+    label_depth: int = 1,
+    progress: Progress | None = None,
 ) -> DataSplits:
     """The training and test pictures of whatever `text` means.
 
-    seed, test_fraction: of a folder without train/ and test/. progress: for a generated set that has to be made.
+    seed, test_fraction: of a folder without train/ and test/; where neither is given, those of a run. label_depth: of a
+    folder, how many of those below it name a class. progress: for a generated set that has to be made.
     Raises DataError where there is no such data or it doesn't fit its layout, UsageError for a wrong name or value and
     for an official data set that is given as a plain folder.
     """
@@ -138,7 +149,18 @@ def load_data(
         return load_unlabelled(folder_of)
     folder = resolve_data(text, progress=progress)
     _refuse_layout(folder)
-    return load_image_folder(folder, seed=seed, test_fraction=test_fraction)
+    return load_image_folder(folder, seed=seed, test_fraction=test_fraction, label_depth=label_depth)
+
+
+def load_run_data(config: "TrainConfig", progress: Progress | None = None) -> DataSplits:
+    """The data of a run, divided as it divides it. Errors as `load_data`."""
+    return load_data(
+        config.data,
+        seed=config.seed,
+        test_fraction=config.test_fraction,
+        label_depth=config.label_depth,
+        progress=progress,
+    )
 
 
 def has_attributes(text: str | os.PathLike[str]) -> bool:

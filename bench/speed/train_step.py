@@ -33,7 +33,7 @@ from queryopt.train.data import LabelledImages, split_validation
 from queryopt.train.draws import iteration_samples
 from queryopt.train.open_set import hold_out_classes
 from queryopt.train.pictures import Batch, PictureSource
-from queryopt.train.sources import load_data
+from queryopt.train.sources import load_run_data
 from queryopt.train.step import STEP_PARTS, TrainingStep
 from queryopt.train.threads import torch_threads
 
@@ -92,8 +92,7 @@ def made_images(folder: Path) -> LabelledImages:
 
 def training_images(config: TrainConfig) -> LabelledImages:
     """The pictures that a run of this configuration trains on. Errors as queryopt.train.train."""
-    splits = load_data(config.data, seed=config.seed, test_fraction=config.test_fraction)
-    seen = hold_out_classes(splits, config.open_set, config.seed).seen
+    seen = hold_out_classes(load_run_data(config), config.open_set, config.seed).seen
     return split_validation(seen.train, config.validation_fraction, config.seed)[0]
 
 

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from queryopt.runtime.cli.options import HasherOptions, hasher_options, model_op
 from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
+    from queryopt.labels import LabelRule
     from queryopt.runtime.hasher import Hasher
     from queryopt.runtime.index import HashIndex
     from queryopt.runtime.outputs import Write
@@ -36,6 +37,7 @@ class _Summary:
     updated: int = 0
     unchanged: int = 0
     removed: int = 0
+    relabelled: int = 0
     images: int | None = None
     """In the index now."""
     failed: dict[str, str] = field(default_factory=dict)
@@ -62,6 +64,7 @@ class TargetOptions:
     index_path: Path | None
     no_index: bool
     out_path: Path | None
+    label_depth: int | None
 
     @property
     def index(self) -> Path:
@@ -74,6 +77,11 @@ _target_options = option_group(
     click.option("--index", "index_path", type=click.Path(path_type=Path), help="The index.  [default: ./photos.db]"),
     click.option("--no-index", is_flag=True, help="Keep no index; with --out."),
     click.option("--out", "out_path", type=click.Path(path_type=Path), help="Write the codes: .npz, .csv or .parquet."),
+    click.option(
+        "--label-depth",
+        type=click.IntRange(1),
+        help="How many folders below FOLDER are a picture's label.  [default: the index's, else the model's]",
+    ),
 )
 
 
@@ -132,8 +140,8 @@ def main(
 
     Run again, it hashes what is new or changed (in size or time) and skips the rest. Everything that was hashed is
     kept at every moment: after Ctrl-C, the next run goes on from there. Every file that can't be read is named, with
-    its reason. The name of a picture's own folder is its label. Pictures are known by the endings of their names; -v
-    says how many other names there are.
+    its reason. A picture's label is the first folder below FOLDER that it lies in, unless the model was trained with
+    another --label-depth. Pictures are known by the endings of their names; -v says how many other names there are.
 
     With --watch it goes on as files come, change and go. A file is hashed once it has come to rest, and one that can't
     be read is tried again before it is named. One that is gone keeps its code, marked stale, or, with --prune, is
@@ -203,7 +211,7 @@ def _update(
     summary: _Summary,
     out: Output,
 ) -> None:
-    index, new = _open_for(folder, hasher, target.index, out)
+    index, new = _open_for(folder, hasher, target, out)
     with index:
         report = index.update(hasher, prune=keeping.prune, force=keeping.force, progress=out.progress)
         summary.index, summary.images = str(index.path), len(index)
@@ -211,6 +219,7 @@ def _update(
         summary.failed, summary.stale = dict(report.failed), dict(report.stale)
         summary.vanished, summary.removed = list(report.vanished), report.removed
         summary.precisions = list(report.precisions)
+        summary.relabelled = report.relabelled
         _name(summary, out)
         if target.out_path is not None and summary.images:
             index.export(target.out_path, out.progress)
@@ -225,15 +234,15 @@ def _watch(folder: Path, hasher: "Hasher", target: TargetOptions, keeping: Keepi
     from queryopt.runtime.cli.watch import watch_folder
     from queryopt.runtime.watch import FolderWatch
 
-    index, _ = _open_for(folder, hasher, target.index, out)
+    index, _ = _open_for(folder, hasher, target, out)
     with index:
         watching = FolderWatch(index, hasher, keeping.prune, keeping.force, keeping.settle, out.progress)
         return watch_folder(watching, out)
 
 
-def _open_for(folder: Path, hasher: "Hasher", index_path: Path, out: Output) -> "tuple[HashIndex, bool]":
+def _open_for(folder: Path, hasher: "Hasher", target: TargetOptions, out: Output) -> "tuple[HashIndex, bool]":
     """The index of this folder and model, and whether it is new."""
-    index, new = _open_or_create(index_path, hasher, folder)
+    index, new = _open_or_create(target.index, hasher, folder)
     try:
         index.check_root(folder)
         index.check_card(hasher.card, f"the model {display_path(hasher.model_path)}")
@@ -242,6 +251,8 @@ def _open_for(folder: Path, hasher: "Hasher", index_path: Path, out: Output) -> 
         raise
     so_far = "new" if new else f"{counted(len(index), 'picture', 'pictures')} so far"
     out.log(f"index: {display_path(index.path)} ({so_far})")
+    if target.label_depth is not None and (changed := index.relabel(target.label_depth)):
+        out.log(f"labels: {counted(changed, 'picture has', 'pictures have')} another one by --label-depth")
     return index, new
 
 
@@ -271,6 +282,7 @@ def _rebuild(model: Path, out: Output) -> None:
 
 def _hash_to_file(folder: Path, hasher: "Hasher", target: TargetOptions, summary: _Summary, out: Output) -> None:
     from queryopt.images import NOT_FOLLOWED, find_images
+    from queryopt.labels import LabelRule
     from queryopt.runtime.outputs import writing_codes
 
     def skip(path: bytes, reason: str) -> None:
@@ -282,27 +294,29 @@ def _hash_to_file(folder: Path, hasher: "Hasher", target: TargetOptions, summary
 
     assert target.out_path is not None
     paths = find_images(folder, skip)
+    card = replace(hasher.card, label_depth=target.label_depth or hasher.card.label_depth)
+    rule = LabelRule.of_folder(folder, card.label_depth)
     summary.out = os.path.abspath(target.out_path)
     with ExitStack() as stack:
-        write = stack.enter_context(writing_codes(target.out_path, hasher.card))
+        write = stack.enter_context(writing_codes(target.out_path, card))
         advance = stack.enter_context(out.progress("hash", len(paths)))
-        for done in _write_stream(folder, paths, hasher, write, summary):
+        for done in _write_stream(rule, paths, hasher, write, summary):
             advance(done)
         _name(summary, out)
         _require_codes(summary)
 
 
 def _write_stream(
-    folder: Path, paths: list[bytes], hasher: "Hasher", write: "Write", summary: _Summary
+    rule: "LabelRule", paths: list[bytes], hasher: "Hasher", write: "Write", summary: _Summary
 ) -> Iterator[int]:
-    from queryopt.runtime.index.rows import encode_margins, label_of
+    from queryopt.runtime.index.rows import encode_margins
     from queryopt.runtime.outputs import CodeRows
 
-    root = os.fsencode(os.path.abspath(folder))
+    root = os.fsencode(summary.folder)
     with closing(hasher.stream(os.path.join(root, path) for path in paths)) as stream:
         for batch in stream:
             relative = [os.path.relpath(path, root) for path in batch.paths]
-            labels = [None if (label := label_of(path)) is None else os.fsdecode(label) for path in relative]
+            labels = [*map(rule.name, relative)]
             margins = encode_margins(batch.codes, batch.logits, hasher.card.bits, hasher.card.logit_scale)
             write(CodeRows(relative, batch.codes, margins, labels))
             summary.hashed += len(batch)
@@ -338,6 +352,7 @@ def _require_codes(summary: _Summary) -> None:
 def _report(summary: _Summary, out: Output) -> None:
     parts = [f"{summary.hashed:,} hashed", f"{summary.updated:,} updated", f"{summary.unchanged:,} unchanged"]
     parts += [f"{summary.removed:,} removed"] if summary.removed else []
+    parts += [f"{summary.relabelled:,} relabelled"] if summary.relabelled else []
     parts += [f"{summary.bad:,} failed"]
     rate = f" ({summary.done / summary.seconds:,.1f} images/s)" if summary.done else ""
     out.print(f"{', '.join(parts)} in {summary.seconds:.1f} s{rate}")

@@ -207,6 +207,14 @@ class HashIndex:
         """
         return updating.refresh(self._store, hasher, [self._relative(path) for path in paths], prune, force)
 
+    def relabel(self, depth: int | None = None) -> int:
+        """Bring all labels to the index's rule, which `update` does too. Returns how many were others.
+
+        depth: from now on so many folders below the root name a class (see LabelRule); None: as many as before, which
+        in a new index is what the model's card says.
+        """
+        return updating.relabel(self._store, depth)
+
     def find_below(self, folder: StrPath) -> list[bytes]:
         """The paths, relative to the root, of the images that the index has below a folder, sorted."""
         return self._store.find_below(self._relative(folder))

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from queryopt.errors import MismatchError, UsageError
+from queryopt.labels import LabelRule
 from queryopt.progress import Progress, no_progress
-from queryopt.runtime.index.rows import IndexedImage, Row, label_of
+from queryopt.runtime.index.rows import IndexedImage, Row
 from queryopt.runtime.index.store import Store
 
 __all__ = ["HASH_AGAIN", "MergeReport", "merge"]
@@ -37,11 +38,11 @@ def merge(store: Store, other: Store, progress: Progress | None) -> MergeReport:
     added = updated = total = 0
     for precision in other.meta.precisions:
         store.set_meta(precision=precision)
-    images = other.images()
+    images, rule = other.images(), LabelRule.of_folder(store.meta.root, store.card.label_depth)
     with (progress or no_progress)("merge", other.state().images) as advance:
         while page := list(islice(images, _ROWS)):
             with store.change() as changes:
-                rows = list(_wanted(store, [(relative(image.relative), image) for image in page]))
+                rows = list(_wanted(store, rule, [(relative(image.relative), image) for image in page]))
                 before = changes.images
                 changes.put(rows)
                 added += changes.images - before
@@ -51,14 +52,14 @@ def merge(store: Store, other: Store, progress: Progress | None) -> MergeReport:
     return MergeReport(added, updated, total - added - updated)
 
 
-def _wanted(store: Store, images: list[tuple[bytes, IndexedImage]]) -> Iterator[Row]:
+def _wanted(store: Store, rule: LabelRule, images: list[tuple[bytes, IndexedImage]]) -> Iterator[Row]:
     """Those that are new, and those that know better: hashed from a newer file, or sound where ours is stale."""
     for path, image in images:
         id = store.find(path)
         ours = None if id is None else store.image(id)
         if ours is None or (not image.stale and (ours.stale or image.mtime_ns > ours.mtime_ns)):
             # Seen from another root, an image may have another folder, or none: its label as an update gives it.
-            yield replace(Row.of(image, path), label=label_of(path))
+            yield replace(Row.of(image, path), label=rule.label_of(path))
 
 
 def _translate(store: Store, other: Store) -> Callable[[bytes], bytes]:

@@ -24,7 +24,6 @@ __all__ = [
     "encode_margins",
     "file_stamp",
     "insert_row",
-    "label_of",
     "read_margins",
     "read_page",
     "read_range",
@@ -49,7 +48,7 @@ class IndexedImage:
     size, mtime_ns: of the file when it was hashed; the size in bytes.
     code: uint8 [ceil(bits / 8)].
     margins: int8 [bits], see `encode_margins`.
-    label: the name of the folder that holds the image, None directly in the root.
+    label: its class by the index's rule (see LabelRule), None directly in the root.
     stale: the file could not be read any more at the last update; the code is that of before.
     """
 
@@ -124,11 +123,6 @@ def file_stamp(status: os.stat_result) -> tuple[int, int]:
     File systems take times of centuries that a row can't hold: the nearest that it can stands for these.
     """
     return status.st_size, min(max(status.st_mtime_ns, -_LATEST), _LATEST)
-
-
-def label_of(relative: bytes) -> bytes | None:
-    """The class of an image in a layout of one folder a class: its folder's name; None directly in the root."""
-    return os.path.basename(os.path.dirname(relative)) or None
 
 
 def decode_row(row: tuple[Any, ...], source: str, root: Path, bits: int) -> IndexedImage:

@@ -121,13 +121,20 @@ class Store:
             yield changes
             changes.finish()
 
-    def set_meta(self, root: Path | None = None, model_path: Path | None = None, precision: str | None = None) -> None:
+    def set_meta(
+        self,
+        root: Path | None = None,
+        model_path: Path | None = None,
+        precision: str | None = None,
+        label_depth: int | None = None,
+    ) -> None:
         """Change facts of the index (those given), if they differ."""
 
         def changed(meta: Meta) -> Meta:
             known = precision is None or precision in meta.precisions
             return replace(
                 meta,
+                card=replace(meta.card, label_depth=label_depth or meta.card.label_depth),
                 root=root or meta.root,
                 model_path=model_path or meta.model_path,
                 precisions=meta.precisions if known else (*meta.precisions, str(precision)),
@@ -259,6 +266,13 @@ class Changes:
         if not image.stale:
             update_row(self._connection, image.id, replace(Row.of(image, path), stale=True))
         return True
+
+    def relabel(self, path: bytes, label: bytes | None) -> None:
+        """Give the image of this path another label."""
+        known = self._connection.execute(f"{SELECT} WHERE path = ?", (path,)).fetchone()
+        if known is not None:
+            image = decode_row(known, str(self._path), Path(), self._bits)
+            update_row(self._connection, image.id, replace(Row.of(image, path), label=label))
 
     def remove(self, ids: Iterable[int]) -> int:
         """Remove images; ids that are not there are passed over. Returns how many were."""

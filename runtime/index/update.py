@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,13 +14,17 @@ import numpy.typing as npt
 from queryopt.card import ModelCard
 from queryopt.codes import check_codes
 from queryopt.errors import InputError, MismatchError
+from queryopt.labels import LabelRule
 from queryopt.progress import Advance, Progress, no_progress
-from queryopt.runtime.index.rows import Row, encode_margins, file_stamp, label_of
+from queryopt.runtime.index.rows import Row, encode_margins, file_stamp
 from queryopt.runtime.index.store import Store
 
-__all__ = ["ImageHasher", "UpdateReport", "add", "prune", "refresh", "update"]
+__all__ = ["ImageHasher", "UpdateReport", "add", "prune", "refresh", "relabel", "update"]
 
 _log = logging.getLogger("queryopt")
+
+_RELABELLED = 8192
+"""Rows of one transaction."""
 
 
 class HashedBatch(Protocol):
@@ -62,6 +66,7 @@ class UpdateReport:
     stale: images of the index that can't be read any more, with the reason; their old codes are kept.
     vanished: images of the index whose files are gone; kept without prune.
     removed: how many vanished ones were pruned.
+    relabelled: images whose label was another by the index's rule.
     precisions: all that codes of this index were computed in.
     """
 
@@ -73,6 +78,7 @@ class UpdateReport:
     vanished: Sequence[str] = ()
     removed: int = 0
     precisions: tuple[str, ...] = ()
+    relabelled: int = 0
 
 
 @dataclass(slots=True)
@@ -110,7 +116,21 @@ def update(store: Store, hasher: ImageHasher, prune: bool, force: bool, progress
     if prune and plan.vanished:
         with store.change() as changes:
             removed = changes.remove(id for id, _ in plan.vanished)
-    return _report(store, plan, counts, removed, prune)
+    return replace(_report(store, plan, counts, removed, prune), relabelled=relabel(store))
+
+
+def relabel(store: Store, depth: int | None = None) -> int:
+    """See HashIndex.relabel."""
+    rule = LabelRule.of_folder(store.meta.root, store.card.label_depth if depth is None else depth)
+    store.set_meta(label_depth=rule.depth)
+    with store.read() as connection:
+        known = connection.execute("SELECT path, label FROM images")
+        wrong = [path for path, label in known if rule.label_of(path) != label]
+    for start in range(0, len(wrong), _RELABELLED):
+        with store.change() as changes:
+            for path in wrong[start : start + _RELABELLED]:
+                changes.relabel(path, rule.label_of(path))
+    return len(wrong)
 
 
 def refresh(store: Store, hasher: ImageHasher, paths: Iterable[bytes], prune: bool, force: bool) -> UpdateReport:
@@ -168,7 +188,7 @@ def add(store: Store, paths: list[bytes], codes: npt.ArrayLike, logits: npt.Arra
     absent = [_absolute(store, one.relative) for one in todo if one.size < 0]
     if absent:
         raise InputError(f"{absent[0]}: there is no such file to add ({len(absent)} of {len(todo)} are missing)")
-    rows = _rows(store, todo, codes, logits)
+    rows = _rows(store, _rule(store), todo, codes, logits)
     with store.change() as changes:
         return changes.put(rows)
 
@@ -194,7 +214,7 @@ def _report(store: Store, plan: _Plan, counts: _Counts, removed: int, prune: boo
 def _hash(store: Store, hasher: ImageHasher, todo: list[_Todo], counts: _Counts, advance: Advance) -> None:
     if not todo:
         return
-    root = os.fsencode(store.meta.root)
+    root, rule = os.fsencode(store.meta.root), _rule(store)
     waiting: dict[bytes, _Todo] = {}
 
     def paths() -> Iterator[bytes]:
@@ -208,7 +228,7 @@ def _hash(store: Store, hasher: ImageHasher, todo: list[_Todo], counts: _Counts,
     with closing(stream):
         for batch in stream:
             done = [waiting.pop(os.fsencode(path)) for path in batch.paths]
-            rows = _rows(store, done, batch.codes, batch.logits)
+            rows = _rows(store, rule, done, batch.codes, batch.logits)
             failed = [(waiting.pop(os.fsencode(path)).relative, reason) for path, reason in batch.failures.items()]
             with store.change() as changes:
                 before = changes.images
@@ -222,13 +242,17 @@ def _hash(store: Store, hasher: ImageHasher, todo: list[_Todo], counts: _Counts,
             advance(len(done) + len(failed))
 
 
-def _rows(store: Store, todo: list[_Todo], codes: npt.ArrayLike, logits: npt.ArrayLike) -> list[Row]:
+def _rule(store: Store) -> LabelRule:
+    return LabelRule.of_folder(store.meta.root, store.card.label_depth)
+
+
+def _rows(store: Store, rule: LabelRule, todo: list[_Todo], codes: npt.ArrayLike, logits: npt.ArrayLike) -> list[Row]:
     packed = check_codes(codes, store.bits)
     margins = encode_margins(packed, logits, store.bits, store.card.logit_scale)
     if not len(todo) == len(packed) == len(margins):
         raise MismatchError(f"{len(todo)} paths, but {len(packed)} codes: each path needs its own")
     return [
-        Row(one.relative, one.size, one.mtime_ns, code.tobytes(), margin.tobytes(), label_of(one.relative))
+        Row(one.relative, one.size, one.mtime_ns, code.tobytes(), margin.tobytes(), rule.label_of(one.relative))
         for one, code, margin in zip(todo, packed, margins, strict=True)
     ]
 

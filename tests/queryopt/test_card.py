@@ -88,6 +88,18 @@ def test_a_card_that_pads_is_of_the_second_version_and_one_that_crops_of_the_fir
     assert json.loads(crop.to_json())["preprocessing"].keys() == {"image_size", "resize_size", "mean", "std"}
 
 
+def test_a_rule_of_labels_of_its_own_is_of_the_third_version_and_the_default_is_not_written() -> None:
+    # What knows no such rule refuses the model, instead of labelling by another.
+    deep = replace(CARD, label_depth=2)
+    assert (CARD.label_depth, deep.format_version) == (1, 3)
+    assert "label_depth" not in json.loads(CARD.to_json())
+    assert ModelCard.from_metadata(deep.to_metadata(), "x") == deep
+    assert replace(deep, label_depth=1) == CARD
+    for value in (0, "two", True, None):
+        with pytest.raises(ModelError, match="label_depth"):
+            ModelCard.from_json(json.dumps(json.loads(CARD.to_json()) | {"label_depth": value}), "x")
+
+
 def test_what_pads_has_another_fingerprint() -> None:
     weights = {"w": np.ones(3, np.float32)}
     sizes = [Preprocessing.for_size(64), Preprocessing.for_size(64, "pad")]

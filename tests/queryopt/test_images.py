@@ -501,15 +501,29 @@ class TestFindImages:
         (root / "self.jpg").symlink_to("self.jpg")
         (root / "a" / "up").symlink_to(root)
         (root / "leaves").symlink_to(outside)
+        (root / "leaves too").symlink_to(outside)
+        (root / "inside").symlink_to(root / "a")
+        (outside / "back").symlink_to(root)
+        (outside / "above").symlink_to(tmp_path)
         skipped: dict[bytes, str] = {}
-        assert find_images(root, on_skip=skipped.__setitem__) == [b"a/a.jpg", b"broken.jpg", b"file.jpg", b"self.jpg"]
-        assert set(skipped) == {b"a/up", b"leaves"}
+        found = [b"a/a.jpg", b"broken.jpg", b"file.jpg", b"leaves/o.jpg", b"self.jpg"]
+        assert find_images(root, on_skip=skipped.__setitem__) == found
+        assert set(skipped) == {b"a/up", b"leaves too", b"inside", b"leaves/back", b"leaves/above"}
         assert all("not followed" in text for text in skipped.values())
         with caplog.at_level("WARNING"):
             find_images(root)
-        assert "leaves: a link to a folder" in caplog.text
+        assert "leaves too: a link to a folder" in caplog.text
         (tmp_path / "link").symlink_to(root)
         assert find_images(tmp_path / "link", on_skip=lambda *_: None) == find_images(root, on_skip=lambda *_: None)
+
+    def test_folders_of_storage_servers_and_archives_hold_no_pictures(self, tmp_path: Path) -> None:
+        for folder in ("@eaDir/b.jpg", "#recycle", ".thumbnails", "__MACOSX", "bird@eaDir"):
+            (tmp_path / folder).mkdir(parents=True)
+            (tmp_path / folder / "a.jpg").touch()
+        (tmp_path / "Thumbs.db").touch()
+        others: list[bytes] = []
+        assert find_images(tmp_path, on_other=others.append) == [b"bird@eaDir/a.jpg"]
+        assert others == [b"Thumbs.db"]
 
     def test_what_is_not_a_file_but_looks_like_a_picture_is_returned(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "fifo.jpg")

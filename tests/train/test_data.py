@@ -1,4 +1,3 @@
-import logging
 import os
 
 import numpy as np
@@ -6,6 +5,8 @@ import pytest
 
 from queryopt.errors import DataError, UsageError
 from queryopt.train.data import LabelledImages, load_image_folder, split_validation
+from queryopt.train.presets import preset_config
+from queryopt.train.sources import load_data, load_run_data
 
 
 def touch(folder, *names):
@@ -20,18 +21,6 @@ def flat(tmp_path):
     for name, count in (("wren", 10), ("robin", 5), ("owl", 2)):
         touch(tmp_path / name, *(f"{i}.jpg" for i in range(count)))
     return tmp_path
-
-
-@pytest.fixture
-def warnings():
-    """What the log says; caplog would miss it once a command has switched propagation off."""
-    records = []
-    handler = logging.Handler()
-    handler.emit = lambda record: records.append(record.getMessage())
-    logger = logging.getLogger("queryopt.train.data")
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
 
 
 def numbered(counts):
@@ -124,17 +113,80 @@ def test_names_that_are_not_utf8(tmp_path):
     assert all(os.path.exists(train.path(i)) for i in range(len(train)))
 
 
-def test_link_loops_are_survived(flat):
+def test_a_class_may_be_a_link_to_another_place_and_loops_are_survived(flat, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    touch(elsewhere, "1.jpg", "2.jpg")
     (flat / "loop").symlink_to(flat)
     (flat / "self").symlink_to("self")
-    (flat / "linked").symlink_to(flat / "wren")
+    (flat / "twice").symlink_to(flat / "wren")
+    (flat / "linked").symlink_to(elsewhere)
     assert load_image_folder(flat).train.classes == ("linked", "owl", "robin", "wren")
 
 
-def test_an_empty_class_is_named_and_passed_over(flat, warnings):
+def test_what_is_no_picture_of_a_class_is_named(flat):
     touch(flat / "dodo", "readme.txt")
-    assert "dodo" not in load_image_folder(flat).train.classes
-    assert warnings == [f"{flat}: 1 class without pictures, passed over: dodo"]
+    touch(flat, "loose.jpg", ".hidden.jpg", "notes.txt")
+    touch(flat / "@eaDir" / "robin", "thumb.jpg")
+    splits = load_image_folder(flat)
+    assert splits.train.classes == ("owl", "robin", "wren")
+    assert splits.survey.others == ["notes.txt", "dodo/readme.txt"]
+    assert splits.survey.warnings() == [
+        f"1 picture lies in no class's folder of {flat}/: left out: loose.jpg",
+        f"{flat}/: 1 class without pictures, passed over: dodo",
+    ]
+    assert splits.summary() == f"3 classes of 2 to 10 pictures (first folder below {flat}/)"
+
+
+@pytest.fixture
+def nested(tmp_path):
+    for folder in ("animals/birds", "animals/birds/big", "animals/bugs", "food", "food/fruit", "signs"):
+        touch(tmp_path / folder, "1.png", "2.png", "3.png")
+    return tmp_path
+
+
+def test_the_first_folder_is_the_class_and_nested_ones_are_named(nested):
+    splits = load_image_folder(nested, test_fraction=0)
+    assert splits.train.classes == ("animals", "food", "signs")
+    assert splits.train.counts().tolist() == [9, 6, 3]
+    assert splits.survey.warnings() == [
+        "nested folders: animals/ (birds, bugs), food/ (fruit) hold folders of their own, which are no classes; with "
+        "--label-depth 2 there would be 5 classes"
+    ]
+
+
+def test_classes_at_another_depth(nested):
+    splits = load_image_folder(nested, label_depth=2)
+    assert splits.train.classes == ("animals/birds", "animals/bugs", "food", "food/fruit", "signs")
+    assert splits.summary().startswith("5 classes of 3 to 6 pictures (first two folders below ")
+    every = load_image_folder(nested, label_depth=99)
+    assert "animals/birds/big" in every.train.classes
+    assert every.survey.warnings() == []
+    with pytest.raises(UsageError, match="label_depth is 0"):
+        load_image_folder(nested, label_depth=0)
+
+
+def test_train_and_test_folders_are_no_classes_at_any_depth(tmp_path):
+    for path in ("train/a/x", "train/a/y", "test/a/x"):
+        touch(tmp_path / path, "1.jpg", "2.jpg")
+    splits = load_image_folder(tmp_path, label_depth=2)
+    assert splits.train.classes == ("a/x", "a/y")
+    assert splits.test.paths == ("test/a/x/1.jpg", "test/a/x/2.jpg")
+
+
+def test_a_class_of_one_picture_is_in_neither_part(flat):
+    before = load_image_folder(flat)
+    touch(flat / "dodo", "1.jpg")
+    touch(flat / "moa", "1.jpg")
+    splits = load_image_folder(flat)
+    assert (splits.train.paths, splits.test.paths) == (before.train.paths, before.test.paths)
+    assert (splits.lone.paths, splits.lone.classes) == (("dodo/1.jpg", "moa/1.jpg"), ("dodo", "moa"))
+    every = splits.train.joined(splits.lone)
+    assert [every.classes[label] for label in every.labels[-2:]] == ["dodo", "moa"]
+
+
+def test_the_pictures_that_are_kept_apart_are_those_of_a_run(flat):
+    config = preset_config("tiny", data=str(flat), iterations=0)
+    assert load_run_data(config).test.paths == load_data(flat).test.paths == load_image_folder(flat).test.paths
 
 
 def refused(folder, **options):
@@ -165,12 +217,11 @@ def test_one_class_only(tmp_path):
     assert "train: one class only (robin)" in refused(tmp_path)
 
 
-def test_a_class_with_one_picture_can_not_be_split(flat):
+def test_one_picture_a_class_is_not_enough(tmp_path):
     for name in "abcdefg":
-        touch(flat / name, "1.jpg")
-    message = refused(flat)
-    assert "7 classes have one picture only" in message
-    assert "a, b, c, d, e and 2 more" in message
+        touch(tmp_path / name, "1.jpg")
+    touch(tmp_path / "h", "1.jpg", "2.jpg")
+    assert "7 classes have one picture only, and 1 more: codes are learnt from" in refused(tmp_path)
 
 
 def test_a_class_in_the_test_part_alone(tmp_path):

@@ -57,18 +57,18 @@ def make_splits(
     train, test = ([_placed(picture, seen) for picture in part] for part in (train, test))
     _check_there(folder, (*train, *test))
     names = tuple(c.name for c in classes)
-    parts = [
+    train_part, test_part = (
         LabelledImages(
             folder, tuple(p.path for p in part), np.fromiter((p.label for p in part), np.int64, len(part)), names
         )
         for part in (train, test)
-    ]
-    empty = np.flatnonzero(parts[0].counts() == 0)
+    )
+    empty = np.flatnonzero(train_part.counts() == 0)
     if len(empty):
         first_class = classes[empty[0]]
         others = f", nor have {len(empty) - 1} more" if len(empty) > 1 else ""
         raise first_class.row.error(f"class {display_path(first_class.name)} has no training picture{others}")
-    return DataSplits(*parts)
+    return DataSplits(train_part, test_part)
 
 
 def _check_classes(classes: Sequence[ClassRow]) -> None:

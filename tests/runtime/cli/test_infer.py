@@ -182,11 +182,10 @@ def test_bad_files_are_named_with_their_reasons(here: Path) -> None:
 
 
 def test_folders_that_are_not_looked_into_are_named_once(here: Path) -> None:
-    (here / "elsewhere").mkdir()
-    Path("photos/linked").symlink_to(here / "elsewhere")
+    Path("photos/linked").symlink_to(here)
     done = run("photos")
     assert done.exit_code == 0
-    assert done.stderr.count("photos/linked: a link to a folder: not followed") == 1
+    assert done.stderr.count("photos/linked: a link to a folder that") == 1
 
 
 @pytest.mark.parametrize("options", [[], ["--no-index", "--out", "codes.csv"]])

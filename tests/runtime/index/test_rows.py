@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from queryopt.codes import pack_codes
 from queryopt.errors import MismatchError
-from queryopt.runtime.index.rows import encode_margins, label_of
+from queryopt.runtime.index.rows import encode_margins
 
 SCALE = 3.0
 
@@ -34,11 +34,3 @@ def test_the_code_decides_next_to_zero_and_only_there() -> None:
     assert encode_margins(pack_codes(np.array([[0, 1]])), logits, 2, SCALE).tolist() == [[-1, 1]]
     with pytest.raises(MismatchError, match="bit 1 of the code is 1, but its logit is -1"):
         encode_margins(pack_codes(np.array([[1, 1]])), np.array([[1.0, -1.0]], np.float32), 2, SCALE)
-
-
-@pytest.mark.parametrize(
-    ("path", "label"),
-    [(b"a.jpg", None), (b"cats/a.jpg", b"cats"), (b"train/cats/a.jpg", b"cats"), (b"\xff/a", b"\xff")],
-)
-def test_label_is_the_folder(path: bytes, label: bytes | None) -> None:
-    assert label_of(path) == label

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,44 @@ def test_vanished_images_stay_until_pruned(index: HashIndex, hasher: Any) -> Non
     report = index.update(hasher, prune=True)
     assert counts(report) == (0, 0, 4, 3)
     assert report.vanished == ()
-    assert {image.label for image in index} == {None, "wren"}
+    assert {image.label for image in index} == {None, "birds"}
+
+
+def test_labels_follow_the_rule_of_the_model_or_another(
+    tmp_path: Path, photos: Path, make_card: Any, hasher: Any
+) -> None:
+    def labels(index: HashIndex) -> list[str | None]:
+        return [image.label for image in index]
+
+    deep = replace(make_card(), label_depth=2)
+    with HashIndex.create(tmp_path / "deep.db", deep, photos) as index:
+        assert index.update(hasher).relabelled == 0
+        assert labels(index) == ["birds/wren"] * 2 + ["cats"] * 3 + [None] * 2
+        assert index.relabel(1) == 2
+        assert labels(index) == ["birds"] * 2 + ["cats"] * 3 + [None] * 2
+        assert index.verify().ok
+    with HashIndex.open(tmp_path / "deep.db") as index:
+        assert index.card.label_depth == 1
+
+
+def test_the_parts_of_a_data_set_are_no_classes(tmp_path: Path, photos: Path, make_card: Any, hasher: Any) -> None:
+    for part in ("train", "test"):
+        shutil.copytree(photos, tmp_path / "data" / part)
+    with HashIndex.create(tmp_path / "data.db", make_card(), tmp_path / "data") as index:
+        index.update(hasher)
+        assert {image.label for image in index} == {None, "birds", "cats"}
+
+
+def test_labels_of_a_former_rule_are_brought_up_to_date(index: HashIndex, hasher: Any) -> None:
+    index.update(hasher)
+    with index._store.change() as changes:
+        for name in (b"birds/wren/1.png", b"birds/wren/2.png"):
+            changes.relabel(name, b"wren")
+    hasher.seen.clear()
+    report = index.update(hasher)
+    assert (counts(report), report.relabelled, hasher.seen) == ((0, 0, 7, 0), 2, [])
+    assert {image.label for image in index} == {None, "birds", "cats"}
+    assert index.verify().ok
     assert index.prune() == 0
 
 
