@@ -1,4 +1,4 @@
-"""Retrieval metrics of hash codes that don't depend on how ties are broken. numpy only.
+"""Retrieval metrics of hash codes, and of vectors, that don't depend on how ties are broken. numpy only.
 
 Hamming distances are small integers, so a ranking is a sequence of groups of equal distance, and an average precision
 computed after an argsort is one draw among very many: on synthetic codes of 12 bits (200 classes) the draws reach from
@@ -24,16 +24,20 @@ from queryopt.errors import MismatchError, UsageError
 __all__ = [
     "ClassScore",
     "RadiusCurve",
+    "RankingMetrics",
     "RetrievalMetrics",
     "chance_average_precision",
     "class_scores",
     "retrieval_metrics",
+    "vector_metrics",
 ]
 
 _BLOCK = 1 << 18
 """Distances held at once. 2 MiB of int64: as large as a core's cache, where counting is fastest."""
 _QUERIES = 1 << 14
 """Queries whose histograms are held at once: 2 x 65 x 8 bytes each, 17 MB at 64 bits."""
+_COSINE_STEPS = 1 << 20
+"""Cosines that differ by less than one part in so many are ties: equal vectors differ by rounding."""
 
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
@@ -67,8 +71,8 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
-class RetrievalMetrics:
-    """How well codes retrieve pictures of the query's class: means over the queries that have any relevant item.
+class RankingMetrics:
+    """How well rankings find pictures of the query's class: means over the queries that have any relevant item.
 
     All values lie in 0..1, larger is better.
     """
@@ -76,20 +80,14 @@ class RetrievalMetrics:
     map: float
     """Mean average precision, the mean over all orders of tied items."""
     map_optimistic: float
-    """The same with relevant items first within every distance. High for collapsed codes too: never report it alone."""
+    """The same with relevant items first within every tie. High for collapsed codes too: never report it alone."""
     map_pessimistic: float
-    """The same with relevant items last within every distance."""
+    """The same with relevant items last within every tie."""
     map_at: dict[int, float]
     """k -> mean average precision of the k nearest alone: the sum over the relevant ones stops at rank k and is divided
     by min(k, relevant items). Mean over tie orders; 1 is reached by every perfect ranking."""
     precision_at: dict[int, float]
     """k -> share of relevant items among the k nearest, mean over tie orders. Divided by k also where fewer exist."""
-    recall_at_radius: dict[int, float]
-    """r -> share of a query's relevant items that lie at distance <= r."""
-    precision_at_radius: dict[int, float]
-    """r -> share of relevant items among those at distance <= r; 0 for a query that finds nothing there."""
-    curve: RadiusCurve
-    """Both of these at every radius."""
     queries: int
     """Queries that the means are taken over."""
     skipped_queries: int
@@ -101,8 +99,22 @@ class RetrievalMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the per-query values, ready for JSON."""
-        values = {name: value for name, value in vars(self).items() if name != "average_precision"}
-        return values | {"curve": {name: list(column) for name, column in asdict(self.curve).items()}}
+        return {name: value for name, value in vars(self).items() if name != "average_precision"}
+
+
+@dataclass(frozen=True)
+class RetrievalMetrics(RankingMetrics):
+    """The same of codes, which also have distances that mean something by themselves."""
+
+    recall_at_radius: dict[int, float]
+    """r -> share of a query's relevant items that lie at distance <= r."""
+    precision_at_radius: dict[int, float]
+    """r -> share of relevant items among those at distance <= r; 0 for a query that finds nothing there."""
+    curve: RadiusCurve
+    """Both of these at every radius."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"curve": {name: list(column) for name, column in asdict(self.curve).items()}}
 
 
 def retrieval_metrics(
@@ -149,12 +161,43 @@ def retrieval_metrics(
     searched = _Gallery.of(gallery, gallery_classes, int(query_classes.max()) + 1)
     rankings = _rankings(queries, query_classes, searched, bits, ks, excluded, keys, progress)
     everything = _PerQuery.join(list(rankings))
-    if not (everything.relevant > 0).any():
-        raise MismatchError(
-            f"none of the {len(queries)} queries has anything relevant in the gallery: the two share no label"
-            + (" once a query itself is left out" if excluded is not None else "")
-        )
+    _check_relevant(everything, excluded)
     return _means(everything, ks, radii)
+
+
+def vector_metrics(
+    queries: npt.ArrayLike,
+    gallery: npt.ArrayLike,
+    query_labels: npt.ArrayLike,
+    gallery_labels: npt.ArrayLike,
+    *,
+    ks: Sequence[int] = (1, 10, 100),
+    exclude_self: npt.ArrayLike | None = None,
+) -> RankingMetrics:
+    """Rank the gallery for every query by the cosine of vectors, real [q, d] and [n, d], and measure the rankings.
+
+    A vector of length 0 has the cosine 0 with every other. All else is as of `retrieval_metrics`. Takes time
+    proportional to q n d, and about 30 ns a pair to sort.
+    """
+    queries, gallery = _unit("query", queries), _unit("gallery", gallery)
+    if queries.shape[1] != gallery.shape[1]:
+        raise MismatchError(f"queries of {queries.shape[1]} numbers and a gallery of {gallery.shape[1]}")
+    ks = _integers("ks", ks, 1, None)
+    query_classes, gallery_classes = _classes(query_labels, gallery_labels, len(queries), len(gallery))
+    excluded = _excluded(exclude_self, len(queries), len(gallery))
+    harmonic = _harmonic(len(gallery))
+    parts = []
+    height = max(1, _BLOCK // len(gallery))
+    for top in range(0, len(queries), height):
+        rows = slice(top, top + height)
+        keys = np.rint((1 - queries[rows] @ gallery.T) * _COSINE_STEPS).astype(np.int32)  # [rows, n]
+        own = None if excluded is None else excluded[rows]
+        tied = _group_ties(np.maximum(keys, 0), gallery_classes == query_classes[rows, None], own)
+        nowhere = np.zeros((len(keys), 0), np.int64)
+        parts.append(_measure(*tied, nowhere, nowhere, harmonic, ks))
+    everything = _PerQuery.join(parts)
+    _check_relevant(everything, excluded)
+    return _ranking_means(everything, ks)
 
 
 def class_scores(labels: npt.ArrayLike, average_precision: npt.ArrayLike) -> tuple[ClassScore, ...]:
@@ -254,7 +297,15 @@ def _rankings(
             yield _measure(tied, tied_relevant, items[piece], relevant[piece], gallery.harmonic, ks)
 
 
-def _means(each: "_PerQuery", ks: Sequence[int], radii: Sequence[int]) -> RetrievalMetrics:
+def _check_relevant(each: "_PerQuery", excluded: _Ints | None) -> None:
+    if not (each.relevant > 0).any():
+        raise MismatchError(
+            f"none of the {len(each.relevant)} queries has anything relevant in the gallery: the two share no label"
+            + (" once a query itself is left out" if excluded is not None else "")
+        )
+
+
+def _ranking_means(each: "_PerQuery", ks: Sequence[int]) -> RankingMetrics:
     """The means over the queries that have anything relevant, of which there is one at least."""
     kept = each.relevant > 0
     average_precision = each.average_precision
@@ -263,23 +314,31 @@ def _means(each: "_PerQuery", ks: Sequence[int], radii: Sequence[int]) -> Retrie
     def mean(values: _Floats) -> float:
         return float(values[kept].mean())
 
-    near, near_relevant = each.near[kept], each.near_relevant[kept]
-    recall = (near_relevant / each.relevant[kept, None]).mean(axis=0)
-    precision = (near_relevant / np.maximum(near, 1)).mean(axis=0)
-    pooled = near_relevant.sum(axis=0) / np.maximum(near.sum(axis=0), 1)
-    return RetrievalMetrics(
+    return RankingMetrics(
         map=mean(average_precision),
         map_optimistic=mean(each.optimistic),
         map_pessimistic=mean(each.pessimistic),
         map_at={k: mean(each.map_at[:, i]) for i, k in enumerate(ks)},
         precision_at={k: mean(each.precision_at[:, i]) for i, k in enumerate(ks)},
-        recall_at_radius={r: float(recall[r]) for r in radii},
-        precision_at_radius={r: float(precision[r]) for r in radii},
-        curve=RadiusCurve(*(tuple(c.tolist()) for c in (recall, precision, pooled, near.mean(axis=0)))),
         queries=int(kept.sum()),
         skipped_queries=int((~kept).sum()),
         chance=mean(each.chance),
         average_precision=average_precision,
+    )
+
+
+def _means(each: "_PerQuery", ks: Sequence[int], radii: Sequence[int]) -> RetrievalMetrics:
+    """The same, and those at radii."""
+    kept = each.relevant > 0
+    near, near_relevant = each.near[kept], each.near_relevant[kept]
+    recall = (near_relevant / each.relevant[kept, None]).mean(axis=0)
+    precision = (near_relevant / np.maximum(near, 1)).mean(axis=0)
+    pooled = near_relevant.sum(axis=0) / np.maximum(near.sum(axis=0), 1)
+    return RetrievalMetrics(
+        **vars(_ranking_means(each, ks)),
+        recall_at_radius={r: float(recall[r]) for r in radii},
+        precision_at_radius={r: float(precision[r]) for r in radii},
+        curve=RadiusCurve(*(tuple(c.tolist()) for c in (recall, precision, pooled, near.mean(axis=0)))),
     )
 
 
@@ -405,10 +464,7 @@ def _group_by_key(
     bit_keys: npt.NDArray[np.int32],
     excluded: _Ints | None,
 ) -> Iterator[tuple[slice, _Ints, _Ints]]:
-    """For some queries at a time: which, and how many items and relevant ones have each key, in the order of keys.
-
-    Two int64 [queries, groups], with empty groups behind where a query has fewer than the others.
-    """
+    """For some queries at a time: which, and their ties as `_group_ties` counts them."""
     height = max(1, _BLOCK // len(gallery.codes))
     # A byte of a code indexes a table of the sums over the bits in which it differs from the query's.
     columns = [(gallery.codes >> np.uint64(8 * i)).astype(np.uint8) for i in range((bit_keys.shape[1] + 7) // 8)]
@@ -422,22 +478,34 @@ def _group_by_key(
             sums = padded[rows, 8 * i : 8 * i + 8] @ values.T  # int32 [rows, 256]
             own = (queries[rows] >> np.uint64(8 * i)).astype(np.uint8)
             keys += np.take_along_axis(sums, column[None] ^ own[:, None], axis=1)
-        # The lowest bit says whether an item is relevant: one sort puts ties together and keeps what they are.
-        tagged = keys << 1 | (gallery.classes == classes[rows, None])
-        if excluded is not None:
-            who = np.flatnonzero(excluded[rows] >= 0)
-            tagged[who, excluded[rows][who]] = np.iinfo(np.int32).max  # behind all
-        tagged.sort(axis=1)
-        first = np.ones(tagged.shape, np.bool_)
-        first[:, 1:] = tagged[:, 1:] >> 1 != tagged[:, :-1] >> 1
-        group = np.cumsum(first, axis=1) - 1
-        width = int(group.max()) + 1
-        kept = tagged != np.iinfo(np.int32).max
-        group += np.arange(len(group))[:, None] * width
-        shape, size = (len(group), width), len(group) * width
-        items = np.bincount(group[kept], minlength=size).reshape(shape)
-        relevant = np.bincount(group[kept & (tagged & 1 == 1)], minlength=size).reshape(shape)
-        yield rows, items, relevant
+        own_rows = None if excluded is None else excluded[rows]
+        yield rows, *_group_ties(keys, gallery.classes == classes[rows, None], own_rows)
+
+
+def _group_ties(
+    keys: npt.NDArray[np.int32], is_relevant: npt.NDArray[np.bool_], excluded: _Ints | None
+) -> tuple[_Ints, _Ints]:
+    """How many items and relevant ones have each key, in the order of keys, 0 <= key < 2^30: int64 [queries, groups],
+    with empty groups behind where a query has fewer than the others.
+
+    keys, is_relevant: [queries, n].
+    """
+    # The lowest bit says whether an item is relevant: one sort puts ties together and keeps what they are.
+    tagged = keys << 1 | is_relevant
+    if excluded is not None:
+        who = np.flatnonzero(excluded >= 0)
+        tagged[who, excluded[who]] = np.iinfo(np.int32).max  # behind all
+    tagged.sort(axis=1)
+    first = np.ones(tagged.shape, np.bool_)
+    first[:, 1:] = tagged[:, 1:] >> 1 != tagged[:, :-1] >> 1
+    group = np.cumsum(first, axis=1) - 1
+    width = int(group.max()) + 1
+    kept = tagged != np.iinfo(np.int32).max
+    group += np.arange(len(group))[:, None] * width
+    shape, size = (len(group), width), len(group) * width
+    items = np.bincount(group[kept], minlength=size).reshape(shape)
+    relevant = np.bincount(group[kept & (tagged & 1 == 1)], minlength=size).reshape(shape)
+    return items, relevant
 
 
 def _leave_out_self(
@@ -484,6 +552,16 @@ def _labels(side: str, labels: npt.ArrayLike, count: int) -> npt.NDArray[Any]:
     elif array.dtype.kind == "i":
         array = array.astype(np.int64, copy=False)
     return array
+
+
+def _unit(side: str, vectors: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Vectors of length 1, or 0, float32 [n, d]."""
+    array = np.asarray(vectors)
+    if array.ndim != 2 or array.dtype.kind not in "fiu" or not len(array) or not np.isfinite(array).all():
+        raise UsageError(f"{side} vectors are {array.dtype} {list(array.shape)}: give finite numbers [n, d], n >= 1")
+    norms = np.linalg.norm(array, axis=1, keepdims=True)
+    unit: npt.NDArray[np.float32] = (array / np.where(norms > 0, norms, 1)).astype(np.float32)
+    return unit
 
 
 def _excluded(exclude_self: npt.ArrayLike | None, queries: int, gallery: int) -> _Ints | None:

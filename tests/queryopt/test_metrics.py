@@ -6,7 +6,7 @@ import pytest
 from queryopt import metrics as module
 from queryopt.codes import pack_codes
 from queryopt.errors import MismatchError, UsageError
-from queryopt.metrics import ClassScore, chance_average_precision, class_scores, retrieval_metrics
+from queryopt.metrics import ClassScore, chance_average_precision, class_scores, retrieval_metrics, vector_metrics
 
 
 def codes_at(distances, bits=8):
@@ -376,3 +376,47 @@ def test_wrong_arguments_are_named(change, error, says):
     retrieval_metrics(**arguments)
     with pytest.raises(error, match=says):
         retrieval_metrics(**(arguments | change))
+
+
+def test_vectors_rank_by_their_cosine_whatever_their_length():
+    rng = np.random.default_rng(8)
+    queries, gallery = rng.normal(size=(12, 5)), rng.normal(size=(40, 5))
+    asked, labels = rng.integers(0, 4, 12), rng.integers(0, 3, 40)
+    own = np.where(np.arange(12) < 3, np.arange(12), -1)
+    gallery[:3] = 7 * queries[:3]
+    found = vector_metrics(queries, gallery * rng.uniform(1, 9, (40, 1)), asked, labels, ks=(1, 6), exclude_self=own)
+    expected, first = [], []
+    for row, query in enumerate(queries):
+        order = np.argsort(-gallery @ query / np.linalg.norm(gallery, axis=1))
+        relevant = [int(labels[item] == asked[row]) for item in order if item != own[row]]
+        if any(relevant):
+            expected.append(ap(relevant))
+            first.append(relevant[0])
+    assert found.map == pytest.approx(np.mean(expected), abs=1e-9)
+    assert found.precision_at[1] == np.mean(first)
+    assert (found.queries, found.skipped_queries) == (len(expected), 12 - len(expected))
+
+
+def test_equal_vectors_are_ties_and_one_of_nothing_is_as_far_from_all():
+    rng = np.random.default_rng(9)
+    vector = rng.normal(size=(1, 700))
+    scaled = vector * rng.uniform(0.1, 10, (4, 1))  # equal but for rounding
+    result = vector_metrics(vector, scaled, [1], [1, 2, 2, 2], ks=(1,))
+    assert result.precision_at[1] == pytest.approx(1 / 4, abs=1e-12)
+    assert (result.map_pessimistic, result.map_optimistic) == (pytest.approx(1 / 4), pytest.approx(1))
+    nothing = vector_metrics(np.zeros((1, 700)), scaled, [1], [1, 2, 2, 2], ks=(1,))
+    assert nothing.map == result.map == pytest.approx(result.chance)
+
+
+@pytest.mark.parametrize(
+    ("queries", "gallery", "error", "message"),
+    [
+        (np.ones((2, 3)), np.ones((2, 4)), MismatchError, "3 numbers and a gallery of 4"),
+        (np.full((2, 3), np.nan), np.ones((2, 3)), UsageError, "finite"),
+        (np.ones((2, 3)), np.ones((0, 3)), UsageError, "n >= 1"),
+        (np.ones((2, 3)), np.ones((3, 3)), MismatchError, "one label"),
+    ],
+)
+def test_vectors_that_do_not_fit_are_refused(queries, gallery, error, message):
+    with pytest.raises(error, match=message):
+        vector_metrics(queries, gallery, [1, 2], [1, 2])

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from queryopt.bench.quality.evaluate import Evaluation, EvaluationOptions, evaluate, hash_pictures
@@ -14,6 +13,7 @@ from queryopt.bench.quality.labelled_codes import LabelledCodes, SolvedGallery, 
 from queryopt.bench.quality.pictures import DataSource
 from queryopt.bench.quality.welch import class_means, coherence, distinct_codes, solved_class_codes
 from queryopt.codes import pack_codes, unpack_codes
+from queryopt.metrics import vector_metrics
 from queryopt.progress import Progress, no_progress
 from queryopt.train.checkpoint import load_checkpoint
 from queryopt.train.data import LabelledImages
@@ -23,8 +23,6 @@ from queryopt.train.runs import RunFolder
 __all__ = ["code_limit", "measure_run", "uncut_map"]
 
 _FIGURES = ("map", "map_pessimistic", "map_optimistic", "map_weighted", "chance", "gallery", "queries", "classes")
-_BLOCK = 256
-"""Queries that are ranked at once by real numbers."""
 
 
 def measure_run(run: Path, *, threads: int | None = None, progress: Progress | None = None) -> dict[str, Any]:
@@ -87,22 +85,9 @@ def uncut_map(gallery: LabelledCodes, queries: LabelledCodes) -> float:
     """
     assert gallery.logits is not None
     assert queries.logits is not None
-    places = _unit(gallery.logits)  # [n, bits]
-    rows = np.flatnonzero(np.isin(queries.labels, gallery.labels))
-    total = 0.0
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        order = np.argsort(-_unit(queries.logits[block]) @ places.T, axis=1, kind="stable")  # [b, n]
-        relevant = gallery.labels[order] == queries.labels[block, None]
-        precision = np.cumsum(relevant, axis=1) / np.arange(1, len(places) + 1)
-        total += float(((precision * relevant).sum(axis=1) / relevant.sum(axis=1)).sum())
-    return total / max(len(rows), 1)
-
-
-def _unit(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    norms = np.linalg.norm(logits, axis=1, keepdims=True)
-    unit: npt.NDArray[np.float32] = logits / np.maximum(norms, np.finfo(np.float32).tiny)
-    return unit
+    if not np.isin(queries.labels, gallery.labels).any():
+        return 0.0
+    return vector_metrics(queries.logits, gallery.logits, queries.labels, gallery.labels, ks=()).map
 
 
 def _figures(evaluation: Evaluation, weighted: Evaluation) -> dict[str, Any]:
