@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import stat
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +80,13 @@ SUFFIXES = frozenset(
 
 MAX_PIXELS = 89_478_485
 """More are refused as a decompression bomb: 256 MiB of RGB, Pillow's own limit, where Pillow only warns."""
+
+_MAX_SIDE = 65_535
+"""Of a JPEG; a longer picture of few pixels costs memory for every row."""
+_MAX_FILE = 1 << 30
+"""Bytes of a file: MAX_PIXELS without compression, of 16 bits and 4 channels, have less."""
+_MAX_SCANS = 500
+"""Of a progressive JPEG: each one goes over all pixels. Encoders write about ten."""
 
 SYSTEM_FOLDERS = frozenset({b"#recycle", b"$RECYCLE.BIN", b"@Recycle", b"@eaDir", b"__MACOSX", b"lost+found"})
 """Folders that are not looked into: the thumbnails and the rubbish of storage servers, desktops and archives."""
@@ -286,6 +294,8 @@ def _open_regular(path: str | bytes | os.PathLike[Any]) -> BinaryIO:
             _check_regular(status)
             if status.st_size == 0:
                 raise ImageError("zero bytes")
+            if status.st_size > _MAX_FILE:
+                raise ImageError(f"{status.st_size / (1 << 30):,.1f} GiB: files of more than 1 GiB are not read")
             return os.fdopen(descriptor, "rb")
         except BaseException:
             os.close(descriptor)
@@ -346,14 +356,61 @@ def _decode(file: BinaryIO, at_least: int | None, max_pixels: int) -> "Image.Ima
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise ImageError(f"more than {MAX_PIXELS:,} pixels (a decompression bomb?)") from None
         with image:
-            if image.width * image.height > max_pixels:
-                raise ImageError(
-                    f"{image.width} x {image.height} is more than {max_pixels:,} pixels (a decompression bomb?)"
-                )
+            _check_size(image, file, max_pixels)
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
-            image.load()
-            return _to_rgb(_upright(image))
+            with _MEMORY.taking(image.width * image.height * _BYTES):
+                image.load()
+                return _to_rgb(_upright(image))
+
+
+def _check_size(image: "Image.Image", file: BinaryIO, max_pixels: int) -> None:
+    """ImageError for a picture whose decoding would take too much memory or time, by what its header says."""
+    size = f"{image.width} x {image.height}"
+    if image.width * image.height > max_pixels:
+        raise ImageError(f"{size} is more than {max_pixels:,} pixels (a decompression bomb?)")
+    if max(image.size) > _MAX_SIDE:
+        raise ImageError(f"{size}: a side is longer than {_MAX_SIDE:,} pixels")
+    if image.info.get("progressive") and (scans := _count_scans(file)) > _MAX_SCANS:
+        raise ImageError(f"a JPEG of {scans:,} scans, more than {_MAX_SCANS} (a decompression bomb?)")
+
+
+def _count_scans(file: BinaryIO) -> int:
+    """How often a JPEG's file has the marker that a scan begins with (ITU-T T.81); in coded data it can't be."""
+    at = file.tell()
+    file.seek(0)
+    scans, last = 0, b""
+    while part := file.read(1 << 20):
+        scans += (last + part).count(b"\xff\xda")
+        last = part[-1:]
+    file.seek(at)
+    return scans
+
+
+class _Memory:
+    """Bytes that pictures may take together while they are decoded. One that needs all of them waits to be alone."""
+
+    def __init__(self, total: int) -> None:
+        self._total = self._left = total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taking(self, size: int) -> Iterator[None]:
+        size = min(size, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= size)
+            self._left -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += size
+                self._changed.notify_all()
+
+
+_BYTES = 12
+"""A pixel while it is decoded: RGBA as it was, turned or blended, and the RGB that is made of it."""
+_MEMORY = _Memory(max(1 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4))
 
 
 @cache
@@ -439,8 +496,7 @@ def _scaled_grey(image: "Image.Image") -> "Image.Image":
 
     if image.mode == "F":
         raise ImageError("floating-point pixels: nothing says what is white; convert it to 8 or 16 bits")
-    # np.array, not asarray: a view would keep the decoded file alive.
-    values = np.array(image).astype(np.int64)
+    values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
     depth = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     largest = (1 << depth) - 1
@@ -448,10 +504,13 @@ def _scaled_grey(image: "Image.Image") -> "Image.Image":
         raise ImageError(
             f"grey values from {values.min()} to {values.max()}: nothing says what is white; convert it to 8 or 16 bits"
         )
-    grey = (values * 255 + largest // 2) // largest
+    grey = np.empty(values.shape, np.uint8)
+    step = max(1, (1 << 20) // values.shape[1])
+    for at in range(0, len(values), step):  # in parts: whole, this would take several times the picture's memory
+        grey[at : at + step] = (values[at : at + step].astype(np.int32) * 255 + largest // 2) // largest
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero: Pillow heeds that up to 8 bits only
         grey = 255 - grey
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[values == transparent] = 255
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    return Image.fromarray(grey).convert("RGB")

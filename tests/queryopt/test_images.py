@@ -390,6 +390,40 @@ class TestWhatCannotBeRead:
         monkeypatch.setattr(images, "MAX_PIXELS", 64)
         assert open_rgb(saved(picture(8, 8), "PNG")).size == (8, 8)
 
+    def test_a_jpeg_of_endless_scans(self) -> None:
+        """Each scan is as much work as the first: a megabyte of them holds a processor for minutes."""
+        buffer = io.BytesIO()
+        picture(64, 64).save(buffer, "JPEG", progressive=True)
+        data = buffer.getvalue()
+        last = data[data.rindex(b"\xff\xda") : -2]
+        assert open_rgb(io.BytesIO(data[:-2] + 10 * last + data[-2:])).size == (64, 64)
+        assert "a JPEG of 6" in reason(io.BytesIO(data[:-2] + 600 * last + data[-2:]))
+
+    def test_a_picture_of_one_long_line(self) -> None:
+        assert "65536 x 1: a side is longer than 65,535 pixels" in reason(saved(Image.new("1", (65_536, 1)), "PNG"))
+
+    def test_a_huge_file(self, tmp_path: Path) -> None:
+        with open(tmp_path / "huge.tif", "wb") as file:
+            file.truncate(50 << 30)
+        assert reason(tmp_path / "huge.tif") == "50.0 GiB: files of more than 1 GiB are not read"
+
+    def test_pictures_that_need_all_memory_are_decoded_one_after_the_other(self) -> None:
+        memory, events = images._Memory(10), list[str]()
+
+        def decode(name: str) -> None:
+            with memory.taking(99):
+                events.append(f"{name} begins")
+                events.append(f"{name} ends")
+
+        with memory.taking(4), memory.taking(6):
+            threads = [threading.Thread(target=decode, args=(name,)) for name in "ab"]
+            for thread in threads:
+                thread.start()
+            assert events == []
+        for thread in threads:
+            thread.join()
+        assert [event[2:] for event in events] == ["begins", "ends"] * 2
+
     def test_not_a_regular_file(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "fifo.jpg")
         (tmp_path / "folder.jpg").mkdir()
