@@ -46,6 +46,7 @@ __all__ = [
     "leads_elsewhere",
     "load_image",
     "open_rgb",
+    "read_bytes",
     "resize_crop",
 ]
 
@@ -120,6 +121,12 @@ def open_rgb(source: ImageSource, at_least: int | None = None, max_pixels: int =
     if empty:
         raise ImageError("zero bytes")
     return _decode(file, at_least, min(max_pixels, MAX_PIXELS))
+
+
+def read_bytes(path: str | bytes | os.PathLike[Any]) -> bytes:
+    """What a file holds that may be a picture. ImageError as of `open_rgb`, for all but what is inside."""
+    with _reasons(), _open_regular(path) as file:
+        return file.read()
 
 
 def resize_crop(image: "Image.Image", preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import atexit
 import functools
 import importlib.util
 import os
@@ -21,6 +22,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Processes that tests start take the installed package, not the folder that they are started in.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+# Features of pictures are kept in a folder of the tests' own, not in that of whoever runs them.
+os.environ["QUERYOPT_CACHE"] = tempfile.mkdtemp(prefix="queryopt-cache-")
+atexit.register(shutil.rmtree, os.environ["QUERYOPT_CACHE"], ignore_errors=True)
 
 # By default OpenMP's threads spin at every barrier: with anything else running on the machine, what computes with two
 # of them took many times as long. Read when torch is first imported.

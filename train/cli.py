@@ -170,6 +170,7 @@ def _train(config: "TrainConfig", splits: "DataSplits", run: options.RunOptions,
             strict=run.strict,
             progress=out.progress,
             report=lambda line: _log_line(out, line, config),
+            cache=not run.no_cache,
         )
     except KeyboardInterrupt:
         if (run.folder / LAST).is_file():
@@ -288,6 +289,9 @@ def _print(out: Output, result: "TrainResult", tests: int) -> None:
     else:
         measured = f", measured on {result.validation_images:,} others (validation)" if result.validation_map else ""
         out.print(f"fitted to {pictures}{measured}{kept}: in closed form, in {took}")
+        if result.found is not None:
+            looked_at = counted(result.images + result.validation_images, "picture", "pictures")
+            out.print(f"features: {looked_at}, {result.found:,} of them kept from before")
         out.print(_fit_line(result.fit))
     if result.validation_map is not None and result.chance is not None:
         best = f"best: iteration {result.best_iteration}, " if result.fit is None else ""
@@ -309,7 +313,7 @@ def _fit_line(fit: dict[str, Any]) -> str:
     for name in fit["features"]:
         stage, _, pooling = name.partition(".")
         stages.setdefault(stage, []).append(pooling)
-    line = "features: " + "; ".join(f"{stage} ({', '.join(poolings)})" for stage, poolings in stages.items())
+    line = "chosen: " + "; ".join(f"{stage} ({', '.join(poolings)})" for stage, poolings in stages.items())
     if "leave_one_out" not in fit:
         return f"{line}; without labels: their directions of largest variance"
     return (

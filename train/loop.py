@@ -39,6 +39,7 @@ from queryopt.train.config import TrainConfig
 from queryopt.train.data import DataSplits
 from queryopt.train.distributed import Processes, joined
 from queryopt.train.draws import epoch_order, iteration_samples
+from queryopt.train.feature_cache import FeatureCache, user_cache
 from queryopt.train.measuring import Measuring, Validation
 from queryopt.train.methods import find_method
 from queryopt.train.open_set import hold_out_classes
@@ -71,6 +72,7 @@ class TrainResult:
     validation pictures, None where there are none. chance: the map of a random ranking. images, validation_images: how
     many pictures trained it and chose it. seconds: time spent, over all resumptions. skipped: unreadable pictures, by
     path, with the reason. already_finished: there was nothing left to do. fit: what a method in closed form chose.
+    found: for how many pictures the features that it was fitted to were kept from an earlier run.
     """
 
     out: Path
@@ -85,6 +87,7 @@ class TrainResult:
     skipped: dict[str, str]
     already_finished: bool = False
     fit: dict[str, Any] | None = None
+    found: int | None = None
 
 
 def train(
@@ -96,6 +99,7 @@ def train(
     strict: bool = False,
     progress: Progress | None = None,
     report: Report | None = None,
+    cache: bool = True,
 ) -> TrainResult:
     """Train a network and write its run folder.
 
@@ -103,7 +107,8 @@ def train(
     classes that config.open_set doesn't hold out. out: the run folder;
     one that holds a run already is refused, unless `resume` is set. resume: go on from its last.pt, if there is one,
     else start. strict: stop at the first picture that can't be read, instead of leaving it out. progress, report: see
-    queryopt.progress.Progress and `Report`.
+    queryopt.progress.Progress and `Report`. cache: take features of a frozen trunk from the user's cache, and keep them
+    there (queryopt.train.feature_cache): the result is the same.
 
     Where torchrun started this process as one of several, or torch.distributed has several connected, they train
     together, each with its share of every batch: all must call this with the same arguments. The first one alone
@@ -134,7 +139,10 @@ def train(
             pictures = RunPictures(config, images, processes, strict)
             step = TrainingStep(config, pictures.images.labels, processes)
             about = _about(step, pictures, unseen.train.classes if unseen is not None else ())
-            return _Run(step, pictures, folder, about, progress or no_progress, report or _no_report).start(resume)
+            kept = user_cache() if cache else None
+            return _Run(step, pictures, folder, about, progress or no_progress, report or _no_report, kept).start(
+                resume
+            )
 
 
 def _with_data(
@@ -169,10 +177,12 @@ class _Run:
         about: dict[str, Any],
         progress: Progress,
         report: Report,
+        cache: FeatureCache | None,
     ) -> None:
         self.config, self.processes = step.config, step.processes
         self.step, self.pictures, self.folder, self.about = step, pictures, folder, about
-        self.progress, self.report = progress, report
+        self.progress, self.report, self.cache = progress, report, cache
+        self.found: int | None = None
         self.measuring = Measuring(step, pictures)
         self.state = State(step, pictures, folder.path)
         self.interrupted = threading.Event()
@@ -198,15 +208,17 @@ class _Run:
         self.processes.first_on_machine(lambda: load_backbone_weights(network, self.config.weights))
         self.processes.copy_first(network.state_dict().values())
         self.state.codes = self._shared(torch.from_numpy(self.step.method.start(self._start_context())))
+        features = None
         if self.step.method.closed_form:
-            features = self.measuring.network_features(self.progress)
-            labels = self.pictures.images.labels[features.rows]
-            self.about |= {"fit": self.step.method.fit(network, features.values, labels)}
+            features = self.measuring.network_features(self.progress, self.cache)
+            self.found = sum(part.found for part in features)
+            labels = self.pictures.images.labels[features[0].rows]
+            self.about |= {"fit": self.step.method.fit(network, features[0].values, labels)}
             self.processes.copy_first(network.state_dict().values())
         self.folder.write_config(self.config, self.about)
         self.folder.cut_metrics(Position())
         if not self.config.iterations:
-            self._keep_if_best(Position(0), self.measuring.validate(self.state.codes))
+            self._keep_if_best(Position(0), self.measuring.validate(self.state.codes, features))
         self._save()
 
     def _restore(self, saved: RunState, begun: TrainConfig) -> None:
@@ -387,6 +399,7 @@ class _Run:
             skipped=dict(pictures.skipped),
             already_finished=already_finished,
             fit=self.about.get("fit"),
+            found=self.found,
         )
 
 

@@ -73,6 +73,7 @@ class RunOptions:
     preset: str | None
     resume: bool
     strict: bool
+    no_cache: bool
 
 
 run_options = option_group(
@@ -88,6 +89,11 @@ run_options = option_group(
         "--resume", is_flag=True, help="Continue the run in --out, if there is one; its own options are kept."
     ),
     click.option("--strict", is_flag=True, help="Stop at the first picture that can't be read."),
+    click.option(
+        "--no-cache",
+        is_flag=True,
+        help="Neither take features of pictures that were kept from earlier runs, nor keep them for later ones.",
+    ),
 )
 
 

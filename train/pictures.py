@@ -5,6 +5,8 @@ copy to another process. A result depends on (seed, outer, inner, picture) alone
 the number of threads, or on what is in memory.
 """
 
+import hashlib
+import io
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -17,7 +19,7 @@ import numpy.typing as npt
 from queryopt.card import Preprocessing
 from queryopt.cores import usable_cores
 from queryopt.errors import DataError, ImageError
-from queryopt.images import open_rgb, resize_crop
+from queryopt.images import open_rgb, read_bytes, resize_crop
 from queryopt.text import display_path
 from queryopt.train.augment import Augmentation, train_view
 from queryopt.train.data import LabelledImages
@@ -88,6 +90,7 @@ class PictureSource:
         self._cache: dict[int, Image] = {}
         self._cache_bytes = self._free = cache_bytes
         self._failures: dict[int, str] = {}
+        self._digests: dict[int, bytes] = {}
 
     @classmethod
     def for_training(cls, config: "TrainConfig", images: LabelledImages) -> "PictureSource":
@@ -108,6 +111,12 @@ class PictureSource:
         with self._lock:
             held = sum(map(_bytes, self._cache.values()))
             return min(1.0, self._cache_bytes * len(self._cache) / (held * len(self.images))) if held else 0.0
+
+    def digest(self, index: int) -> bytes | None:
+        """SHA-256 of the bytes that the picture at `index` was decoded from, whatever its file holds by now; None where
+        that was for a view.
+        """
+        return self._digests.get(index)
 
     def views(self, indices: _Indices, seed: int, outer: int, inner: int) -> Batch:
         """One random view each of the pictures at `indices`, int64 [b]: as `train_view` draws it for this epoch."""
@@ -181,7 +190,7 @@ class PictureSource:
     ) -> None:
         """Fill `pictures` [c, s, s, 3] and `kept` [c] for `indices` [c]; runs in a thread."""
         for row, index in enumerate(indices.tolist()):
-            image = self._image(index)
+            image = self._image(index, digest=draw is None)
             if image is None:
                 continue
             if draw is None:
@@ -191,18 +200,21 @@ class PictureSource:
                 pictures[row] = train_view(image, self.preprocessing.image_size, rng, self.augmentation)
             kept[row] = True
 
-    def _image(self, index: int) -> "Image | None":
-        """The decoded picture; None where it can't be read."""
+    def _image(self, index: int, digest: bool) -> "Image | None":
+        """The decoded picture; None where it can't be read. digest: whether to remember that of its bytes."""
         image = self._cache.get(index)
         if image is not None or index in self._failures:
             return image
         try:
-            image = open_rgb(self.images.path(index))
+            data = read_bytes(self.images.path(index))
+            image = open_rgb(io.BytesIO(data))
         except ImageError as error:
             with self._lock:
                 self._failures[index] = str(error)
             return None
+        digests = {index: hashlib.sha256(data).digest()} if digest else {}
         with self._lock:
+            self._digests |= digests
             if index not in self._cache and _bytes(image) <= self._free:
                 self._cache[index] = image
                 self._free -= _bytes(image)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +72,11 @@ class RunPictures:
         """Training pictures as they are, rows of `images`."""
         return Reading(self, self._for_training, index)
 
+    @property
+    def threads(self) -> int:
+        """That decode."""
+        return self._for_training.threads
+
     def read_validation(self) -> "Reading":
         """All validation pictures as they are."""
         return Reading(self, self._for_validation, np.arange(len(self.validation)))
@@ -101,21 +107,36 @@ class Reading:
     """
 
     def __init__(self, pictures: RunPictures, source: PictureSource, index: _Rows) -> None:
-        self._pictures, self._source, self._index = pictures, source, index
-        self._kept = [np.zeros(0, np.bool_)]
+        self._pictures, self._source, self._count = pictures, source, len(index)
+        self._own = index[pictures._processes.slice(len(index))]
+        self.readable = np.zeros(len(self._own), np.bool_)
+        """Of this process's share, so far."""
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
-        own = self._index[self._pictures._processes.slice(len(self._index))]
-        batches = [own[start : start + _READ_BATCH] for start in range(0, len(own), _READ_BATCH)]
-        for batch in self._source.plain_batches(batches):
+        yield from (pictures for _, pictures in self.batches(np.arange(len(self._own)), _READ_BATCH))
+
+    @property
+    def files(self) -> list[Path]:
+        """Of this process's share."""
+        return [self._source.images.path(index) for index in self._own.tolist()]
+
+    def batches(self, places: _Rows, size: int) -> Iterator[tuple[_Rows, npt.NDArray[np.uint8]]]:
+        """The pictures at `places` of this process's share, so many at once: those that can be read, and where."""
+        parts = [places[start : start + size] for start in range(0, len(places), size)]
+        for part, batch in zip(parts, self._source.plain_batches([self._own[part] for part in parts]), strict=True):
             self._pictures._remember(batch, self._source)
-            self._kept.append(batch.kept)
-            yield batch.pictures
+            read = part[batch.kept]
+            self.readable[read] = True
+            yield read, batch.pictures
+
+    def digests(self, places: _Rows) -> list[bytes | None]:
+        """Of what was read at `places`: see PictureSource.digest."""
+        return [self._source.digest(index) for index in self._own[places].tolist()]
 
     def gather(self, values: Tensor) -> tuple[Tensor, _Kept]:
         """The rows of all processes, one a picture that could be read, and which of them could, bool [n].
 
-        values: a row for each picture of this process's that could be read.
+        values: a row for each picture of this process's that could be read, in their order.
         """
-        kept, shares = self._pictures._kept_by_all(np.concatenate(self._kept), len(self._index))
+        kept, shares = self._pictures._kept_by_all(self.readable, self._count)
         return self._pictures._processes.gather(values, shares), kept

@@ -34,12 +34,13 @@ _EXHAUSTIVE_BITS = 14
 
 @dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """What `pool_features` gives of pictures. values: float32 [k, features]. rows: the pictures' positions, int64 [k];
-    those that can't be read are not among them.
+    """What a trunk makes of pictures. values: float32 [k, features]. rows: the pictures' positions, int64 [k]; those
+    that can't be read are not among them. found: how many of them were kept from an earlier run.
     """
 
     values: npt.NDArray[np.float32]
     rows: npt.NDArray[np.int64]
+    found: int = 0
 
 
 def pool_features(maps: Tensor) -> Tensor:

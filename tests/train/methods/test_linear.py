@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -39,6 +40,41 @@ def test_a_run_fits_at_once_and_is_finished(run, labelled_folder):
 def test_the_same_run_gives_the_same_weights(run, labelled_folder, tmp_path):
     train(preset_config("tiny", **SETTINGS), str(labelled_folder), tmp_path / "run")
     assert (tmp_path / "run" / BEST).read_bytes() == (run.out / BEST).read_bytes()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_second_run_decodes_nothing_and_changes_nothing(labelled_folder, tmp_path, monkeypatch):
+    """Of the same pictures with other labels and bits: with the cache (or a part of it) and without, the same bytes."""
+    folder, cache = tmp_path / "photos", tmp_path / "cache"
+    shutil.copytree(labelled_folder, folder)
+    monkeypatch.setenv("QUERYOPT_CACHE", str(cache))
+
+    def fitted(name, **settings):
+        config = preset_config("tiny", **{**SETTINGS, **settings})
+        result = train(config, str(folder), tmp_path / name, cache=not name.startswith("without"))
+        return result, (tmp_path / name / BEST).read_bytes()
+
+    settings = {"test_fraction": 0.0}
+    first, weights = fitted("first", **settings)
+    assert first.found == 0
+    (folder / "oak/00.png").rename(folder / "elm/moved.png")
+    without, changed = fitted("without", **settings, bits=12)
+    with monkeypatch.context() as context:
+        context.delattr("PIL.Image.open")
+        second, same = fitted("second", **settings, bits=12)
+        assert (second.found, same) == (120, changed)
+    assert changed != weights
+    assert second.validation_map == without.validation_map
+
+    path = folder / "elm/00.png"
+    before = path.stat()
+    path.write_bytes((folder / "oak/01.png").read_bytes().ljust(before.st_size, b"\0")[: before.st_size])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for kept in sorted(path for path in cache.rglob("*") if path.is_file())[::3]:
+        kept.write_bytes(kept.read_bytes()[:-1])
+    third, same = fitted("third", **settings)
+    assert third.found in (79, 80)
+    assert same == fitted("without-2", **settings)[1]
 
 
 def test_its_export_gives_the_networks_codes_of_whole_pictures(run, labelled_folder, tmp_path):
