@@ -124,7 +124,7 @@ def main(
     """
     from queryopt.runtime.index import HashIndex
     from queryopt.runtime.serve.bit_cards import read_bit_cards
-    from queryopt.runtime.serve.server import open_socket, require_packages, run
+    from queryopt.runtime.serve.server import host_of, open_socket, require_packages, run
 
     require_packages()
     with ExitStack() as stack:
@@ -135,7 +135,7 @@ def main(
         from queryopt.runtime.serve.gallery import Gallery, ServeSettings
 
         settings = ServeSettings(
-            hosts=listen.hosts,
+            hosts=(*listen.hosts, host_of(listener)),
             max_upload=upload.max_upload << 20,
             max_pixels=upload.max_megapixels * 1_000_000,
             batch=hashing.batch,

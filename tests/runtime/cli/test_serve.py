@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from queryopt.runtime import HashIndex
 from queryopt.runtime.cli.serve import main
 
-from ..serve.conftest import COMMAND, Process, jpeg, make_index, serving
+from ..serve.conftest import COMMAND, Client, Process, jpeg, make_index, serving
 
 __all__ = ["make_index"]  # a fixture
 
@@ -117,7 +117,6 @@ def test_it_says_where_it_listens_and_stays_quiet_then(plain):
     )
     line = running.stdout.readline()
     assert line.startswith("listening: http://127.0.0.1:")
-    from ..serve.conftest import Client
 
     assert Client(line.split()[1]).get("/").status == 200
     running.send_signal(signal.SIGTERM)
@@ -133,6 +132,9 @@ def test_it_says_where_it_listens_and_stays_quiet_then(plain):
 def test_another_host_is_warned_of(plain):
     with serving(plain, "photos.db", "--host", "0.0.0.0") as process:
         assert process.client.url.startswith("http://")
+        # It answers to the name that it says.
+        name, port = urlsplit(process.client.url).netloc, urlsplit(process.client.url).port
+        assert Client(f"http://127.0.0.1:{port}/").get("/healthz", Host=name).status == 200
         said = process.stop()[1]
     assert "no password" in said
     assert "docs/serve.md" in said

@@ -189,15 +189,21 @@ def index(folder: Path) -> Iterator[HashIndex]:
 
 
 @contextmanager
-def served(app: Any, grace: int | None = None) -> Iterator[Client]:
+def served(app: Any, grace: int | None = None, head_seconds: float = 15) -> Iterator[Client]:
     """An ASGI application behind a real server, in this process. grace: seconds that requests get at its end."""
     import uvicorn
 
-    from queryopt.runtime.serve.server import open_socket, url_of
+    from queryopt.runtime.serve.server import open_socket, url_of, waiting_protocol
 
     listener = open_socket("127.0.0.1", 0)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=grace
+        app,
+        http=waiting_protocol(head_seconds),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=grace,
     )
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})

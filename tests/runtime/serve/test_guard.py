@@ -126,6 +126,23 @@ def test_a_body_that_never_comes_is_not_waited_for(small):
         assert b" 408 " in line.recv(1000)
 
 
+def test_a_request_whose_head_never_ends_is_given_up(folder):
+    index = HashIndex.open(folder / "photos.db", readonly=True)
+    gallery = Gallery(index, None, ServeSettings())
+    with served(create_app(gallery), head_seconds=0.2) as client:
+        address = urlsplit(client.url)
+        half = [socket.create_connection((address.hostname, address.port)) for _ in range(3)]
+        half[1].send(b"GET / HTTP/1.1\r\n")
+        half[2].send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\n")
+        for connection in half:
+            connection.settimeout(10)
+            while connection.recv(65_536):  # until it is closed
+                pass
+            connection.close()
+        assert client.get("/healthz").status == 200
+    gallery.close()
+
+
 def test_a_client_that_hangs_up_in_the_middle_is_no_error_of_the_server(small, caplog):
     host = urlsplit(small.url)
     with socket.create_connection((host.hostname, host.port), timeout=10) as line:
