@@ -18,6 +18,7 @@ __all__ = [
     "json_line",
     "json_text",
     "listed",
+    "listed_paths",
     "parse_json",
     "relative_paths",
 ]
@@ -46,6 +47,11 @@ def listed(names: Sequence[str], most: int = 5, joint: str = ", ") -> str:
     """The names in one line, at most so many of them: `a, b and 7 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return joint.join(names[:most]) + more
+
+
+def listed_paths(paths: Iterable[bytes | str | os.PathLike[Any]], most: int = 5) -> str:
+    """The same of paths, or of names that come from paths."""
+    return listed([display_path(path) for path in paths], most)
 
 
 def display_path(path: bytes | str | os.PathLike[Any]) -> str:

@@ -14,7 +14,7 @@ import click
 from queryopt.cli import Command, Output, common_options
 from queryopt.codes import check_bits
 from queryopt.errors import ExitCode, MissingError, UsageError
-from queryopt.text import counted, display_path, install_extra
+from queryopt.text import counted, display_path, install_extra, listed_paths
 from queryopt.train import options
 from queryopt.train.datasets import dataset_names
 from queryopt.train.launch import launched, muted, say_once
@@ -193,8 +193,6 @@ def _train(config: "TrainConfig", splits: "DataSplits", run: options.RunOptions,
 
 def _say_data(splits: "DataSplits", out: Output) -> None:
     """What the data set is, and what in its folder may not be as it was meant."""
-    from queryopt.train.folder_survey import names
-
     out.log(f"data: {splits.summary()}")
     if splits.survey is None:
         return
@@ -204,10 +202,11 @@ def _say_data(splits: "DataSplits", out: Output) -> None:
         have = "class has" if len(lone) == 1 else "classes have"
         out.warn(
             f"{len(lone):,} {have} one picture only: left out of training and of tests, and searched by qo-eval among "
-            f"the others: {names(lone.classes)}"
+            f"the others: {listed_paths(lone.classes)}"
         )
     if others := splits.survey.others:
-        out.log(f"data: {counted(len(others), 'file is', 'files are')} no picture by the name: {names(others)}")
+        count = counted(len(others), "other file", "other files")
+        out.log(f"data: {count} left out, whose names don't end as a picture's: {listed_paths(others)}")
 
 
 def _check(data: options.DataOptions, run: options.RunOptions, settings: dict[str, Any]) -> str | None:

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from queryopt.errors import DataError, UsageError
 from queryopt.images import find_images
 from queryopt.labels import LabelRule, data_parts
-from queryopt.text import counted, display_path
+from queryopt.text import counted, display_path, listed_paths
 from queryopt.train.draws import DEFAULT_SEED, Stream, sample_rng
-from queryopt.train.folder_survey import FolderSurvey, names, survey_folder
+from queryopt.train.folder_survey import FolderSurvey, survey_folder
 
 __all__ = ["DataSplits", "LabelledImages", "check_folder", "load_image_folder", "load_unlabelled", "split_validation"]
 
@@ -197,7 +197,7 @@ def _parts(folder: Path) -> tuple[str, ...]:
         raise DataError(f"{display_path(folder)}: {error.strerror or error}; the data set can't be read") from None
     if others:
         raise DataError(
-            f"{display_path(folder)}: has train/ with sub-folders, and also {names(others)} beside it; "
+            f"{display_path(folder)}: has train/ with sub-folders, and also {listed_paths(others)} beside it; "
             "a data set is either train/<class>/ and test/<class>/, or <class>/ alone"
         )
     return parts
@@ -209,7 +209,7 @@ def _read_test(train: LabelledImages, survey: FolderSurvey, name: str) -> Labell
     if unknown:
         raise DataError(
             f"{display_path(train.root)}: {name}/ has {counted(len(unknown), 'class', 'classes')} without pictures "
-            f"in train/: {names(unknown)}; rename or remove them, or add their pictures to train/"
+            f"in train/: {listed_paths(unknown)}; rename or remove them, or add their pictures to train/"
         )
     position = {name: label for label, name in enumerate(train.classes)}
     to_train = np.array([position[name] for name in test.classes], np.int64)
@@ -232,7 +232,7 @@ def _read_classes(survey: FolderSurvey, part: str, least: int = 2) -> LabelledIm
     if len(classes) < least:
         hint = f"; with --label-depth {survey.rule.depth + 1} there would be {survey.deeper:,}" if survey.nested else ""
         raise DataError(
-            f"{shown}: one class only ({names(classes)}); codes need at least two classes to tell apart{hint}"
+            f"{shown}: one class only ({listed_paths(classes)}); codes need at least two classes to tell apart{hint}"
         )
     labels = np.repeat(np.arange(len(classes)), [len(of_class[name]) for name in classes]).astype(np.int64)
     return LabelledImages(

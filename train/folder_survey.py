@@ -1,15 +1,14 @@
 """What lies in a folder of class folders, and what of it a person should hear of."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from queryopt.images import find_images
 from queryopt.labels import LabelRule, sub_folders
-from queryopt.text import counted, display_path, listed
+from queryopt.text import counted, display_path, listed, listed_paths
 
-__all__ = ["FolderSurvey", "names", "survey_folder"]
+__all__ = ["FolderSurvey", "survey_folder"]
 
 _NAMED_CLASSES = 3
 
@@ -37,7 +36,7 @@ class FolderSurvey:
         shown = os.path.join(display_path(self.root), "")
         said = []
         if self.nested:
-            folders = [f"{display_path(name)}/ ({names(inner)})" for name, inner in self.nested.items()]
+            folders = [f"{display_path(name)}/ ({listed_paths(inner)})" for name, inner in self.nested.items()]
             holds = "holds" if len(folders) == 1 else "hold"
             said.append(
                 f"nested folders: {listed(folders, _NAMED_CLASSES)} {holds} folders of their own, which are no "
@@ -45,10 +44,10 @@ class FolderSurvey:
             )
         if self.loose:
             count = counted(len(self.loose), "picture lies", "pictures lie")
-            said.append(f"{count} in no class's folder of {shown}: left out: {names(self.loose)}")
+            said.append(f"{count} in no class's folder of {shown}: left out: {listed_paths(self.loose)}")
         if self.empty:
             count = counted(len(self.empty), "class", "classes")
-            said.append(f"{shown}: {count} without pictures, passed over: {names(self.empty)}")
+            said.append(f"{shown}: {count} without pictures, passed over: {listed_paths(self.empty)}")
         return said
 
 
@@ -80,8 +79,3 @@ def _empty(root: Path, rule: LabelRule, labels: dict[str, str]) -> list[str]:
     folders = [part + name for part in above for name in sub_folders(root / part)]
     used = {"/".join(path.split("/")[: 2 if rule.parts else 1]) for path in labels}
     return [name for name in folders if name not in used]
-
-
-def names(every: Sequence[str]) -> str:
-    """The first few names, as one line."""
-    return listed([display_path(name) for name in every])

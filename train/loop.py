@@ -408,6 +408,7 @@ def _about(step: TrainingStep, pictures: RunPictures, unseen_classes: tuple[str,
     return {
         "data_root": display_path(pictures.images.root.absolute()),
         "classes": len(pictures.images.classes),
+        "class_names": [display_path(name) for name in pictures.images.classes],
         **({"unseen_classes": list(unseen_classes)} if unseen_classes else {}),
         "images": len(pictures.images),
         "validation_images": len(pictures.validation),

@@ -4,8 +4,8 @@ import importlib.util
 import json
 import math
 import os
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,13 +15,19 @@ import click
 from queryopt.bench.cli.data import data_option
 from queryopt.bench.quality.evaluate import PROTOCOLS, EvaluationOptions, EvaluationReport, evaluate_model
 from queryopt.bench.quality.labelled_codes import SolvedGallery
-from queryopt.bench.quality.pictures import DataSource, EvaluationPictures, labelled_folder
+from queryopt.bench.quality.pictures import (
+    DataSource,
+    EvaluationPictures,
+    check_shared,
+    labelled_folder,
+    untrained_classes,
+)
 from queryopt.cli import Command, Output, batch_option, common_options, option_group, threads_option
 from queryopt.codes import MAX_BITS
 from queryopt.errors import DataError, ExitCode, MissingError, UsageError
 from queryopt.runtime.cli.options import backend_option
 from queryopt.runtime.search.ranked import RANKS
-from queryopt.text import counted, display_path, install_extra
+from queryopt.text import counted, display_path, install_extra, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 
     from queryopt.bench.quality.bit_cards import BitCards
     from queryopt.bench.quality.evaluate import Evaluation, ModelEvaluation
+    from queryopt.card import ModelCard
     from queryopt.runtime import HashIndex
     from queryopt.train.datasets.attributes import ImageAttributes
 
@@ -114,6 +121,7 @@ class SubjectOptions:
     data: str | None
     run: str | None
     split: str
+    label_depth: int | None
 
     def check(self, models: ModelOptions, options: EvaluationOptions) -> None:
         """What to search in and with is said once, and goes with the models and the protocol."""
@@ -151,18 +159,35 @@ class SubjectOptions:
             raise MissingError(f"--run needs torch, which is not installed: {install_extra('train')}; or give --data")
         return DataSource.of_run(self.run, self.data)
 
-    def folders(self, out: Output) -> EvaluationPictures:
+    def depth(self, model: str, index: "HashIndex | None") -> int:
+        """How many folders name a class: what was asked for, else what the run, the index or the model has."""
+        if self.run is not None:
+            assert self.source is not None
+            own = self.source.label_depth
+            if self.label_depth not in (None, own):
+                raise UsageError(
+                    f"--label-depth {self.label_depth}, but the run was trained with {own}, and its test pictures are "
+                    "drawn from its classes: to measure by others, give --gallery and --queries"
+                )
+            return own
+        if self.label_depth is not None:
+            return self.label_depth
+        return index.card.label_depth if index is not None else _card_of(model).label_depth
+
+    def folders(self, depth: int, out: Output) -> EvaluationPictures:
         """The pictures of --queries and --gallery."""
         assert self.queries is not None
         parts = []
         for folder in (self.queries, self.gallery):
-            images, unlabelled = (None, 0) if folder is None else labelled_folder(folder)
+            images, unlabelled = (None, 0) if folder is None else labelled_folder(folder, depth)
             parts.append(images)
             if folder is not None and unlabelled:
                 some = counted(unlabelled, "picture", "pictures")
                 out.warn(f"{display_path(folder)}: {some} directly in it, without a class: left out")
         queries, gallery = parts
         assert queries is not None
+        if gallery is not None:
+            check_shared(queries, gallery.classes, gallery.root)
         return EvaluationPictures(gallery, queries)
 
     def about(self) -> dict[str, str | None]:
@@ -192,6 +217,12 @@ _subject_options = option_group(
         default=_SPLITS[0],
         show_default=True,
         help="With --run: search with the test pictures, or with those that chose the checkpoint.",
+    ),
+    click.option(
+        "--label-depth",
+        type=click.IntRange(1),
+        help="How many folders below --gallery, --queries or --data name a class.  [default: as the run, the index or "
+        "the model has it]",
     ),
 )
 
@@ -334,10 +365,12 @@ def main(
 ) -> ExitCode:
     """Measure how well a model's codes find pictures of the query's class.
 
-    Both folders are hashed with the model, as in use. A picture's class is the folder that it lies in; of an official
-    data set, what its lists say. The mAP is the mean over all orders of tied pictures (those at equal distance, or of
-    equal score and distance), with the worst and the best order beside it. A query whose class the gallery has not is
-    left out and counted; one that lies in the gallery itself is left out of its own ranking.
+    Both folders are hashed with the model, as in use. A picture's class is the first folder below them that it lies in,
+    unless the model was trained with another --label-depth; of an official data set, what its lists say. The mAP is the
+    mean over all orders of tied pictures (those at equal distance, or of equal score and distance), with the worst and
+    the best order beside it. A query whose class the gallery has not is left out and counted; one that lies in the
+    gallery itself is left out of its own ranking. Of a run, pictures that are the only ones of their classes are
+    searched, too.
 
     mAP at k is over the k nearest alone: the sum stops at rank k and is divided by min(k, relevant pictures).
     Of a run that held classes out (qo-train --open-set), unseen classes are measured apart: their test pictures search
@@ -367,10 +400,14 @@ def main(
 
     subject.check(models, options)
     results.check(options)
-    pictures, solved, attributes = _measured_on(subject, options, results, out)
-    with subject.open_index() as index, results.open(out) as write:
+    with ExitStack() as stack:
+        index = stack.enter_context(subject.open_index())
+        paths = models.paths(subject.run, index)
+        measured = _measured_on(subject, subject.depth(paths[0], index), options, results, out)
+        pictures, solved, attributes = measured
+        write = stack.enter_context(results.open(out))
         evaluated = []
-        for path in models.paths(subject.run, index):
+        for path in paths:
             with Hasher(path, backend, threads, batch) as hasher:
                 out.log(f"model: {display_path(path)} ({hasher.card.precision}, {hasher.backend})")
                 one = evaluate_model(path, hasher, pictures, options, out.progress, solved=solved, index=index)
@@ -384,17 +421,22 @@ def main(
 
 
 def _measured_on(
-    subject: SubjectOptions, options: EvaluationOptions, results: ResultOptions, out: Output
+    subject: SubjectOptions, depth: int, options: EvaluationOptions, results: ResultOptions, out: Output
 ) -> "tuple[EvaluationPictures, SolvedGallery | None, ImageAttributes | None]":
     """The pictures, the run's solved codes of them, and their attributes, for bit cards."""
     solved = attributes = None
     source = subject.source
     if source is None:
-        pictures = subject.folders(out)
+        pictures = subject.folders(depth, out)
     else:
         paper = "paper" in options.protocols
-        pictures = source.pictures(subject.split, out.progress, trained_only=paper)
+        pictures = replace(source, label_depth=depth).pictures(subject.split, out.progress, trained_only=paper)
         assert pictures.gallery is not None
+        if subject.run is not None and (strange := untrained_classes(subject.run, pictures.gallery)):
+            out.warn(
+                f"the run was not trained on {len(strange):,} of the {len(pictures.gallery.classes):,} classes here: "
+                f"{listed(strange)}"
+            )
         if subject.run is not None and paper:
             solved = SolvedGallery.of_run(subject.run, pictures.gallery)
             if pictures.unseen is not None:
@@ -416,6 +458,15 @@ def _model_of(run: str) -> str:
     if not path.is_file():
         raise DataError(f"{display_path(path)}: no such model yet: make it with qo-export --ckpt {display_path(run)}")
     return str(path)
+
+
+def _card_of(model: str) -> "ModelCard":
+    from queryopt.runtime.onnx_file import read_card, read_onnx
+    from queryopt.runtime.tensorrt.manifest import read_manifest
+
+    path = Path(model)
+    is_plan = path.suffix.lower() == ".plan"
+    return read_manifest(path).card if is_plan else read_card(read_onnx(path), display_path(path))
 
 
 def _writing(path: str | None, over: bytes) -> "AbstractContextManager[BinaryIO | None]":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from queryopt.bench.quality.labelled_codes import LabelledCodes, SolvedGallery, hash_labelled, index_codes, own_rows
-from queryopt.bench.quality.pictures import EvaluationPictures
+from queryopt.bench.quality.pictures import EvaluationPictures, check_shared
 from queryopt.errors import MismatchError, UsageError
 from queryopt.metrics import ClassScore, RetrievalMetrics, class_scores, retrieval_metrics
 from queryopt.progress import Progress
@@ -282,6 +282,7 @@ def evaluate_model(
     if index is not None:
         index.check_card(card, display_path(name))
         gallery = index_codes(index)
+        check_shared(pictures.queries, gallery.labels.tolist(), index.path)
 
     def codes_of(images: LabelledImages, what: str) -> LabelledCodes:
         return hash_labelled(hasher, images, progress, what)
@@ -307,8 +308,7 @@ def hash_pictures(
     galleries: dict[Protocol, LabelledCodes] = {}
     if "deployed" in protocols:
         if gallery is None:
-            assert pictures.gallery is not None
-            gallery = codes_of(pictures.gallery, "gallery")
+            gallery = codes_of(pictures.searched, "gallery")
         galleries["deployed"] = gallery
     if solved is not None:
         galleries["paper"] = solved.codes

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from queryopt.bench.quality.pictures import about_run
 from queryopt.bench.quality.report.page import LeftOutError, Section
-from queryopt.bench.quality.report.study import Study, about_run
+from queryopt.bench.quality.report.study import Study
 from queryopt.text import counted, display_path
 
 __all__ = ["configuration", "curves", "summary"]

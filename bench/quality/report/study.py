@@ -1,10 +1,9 @@
 """What the sections of a report share: the model, its pictures and their codes, hashed once, and what was measured."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from queryopt.bench.quality.bit_cards import BitCards, load_all_attributes, make_bit_cards
 from queryopt.bench.quality.evaluate import Evaluation, EvaluationCodes, EvaluationOptions, evaluate, hash_pictures
 from queryopt.bench.quality.labelled_codes import LabelledCodes, SolvedGallery, own_rows
-from queryopt.bench.quality.pictures import DataSource, EvaluationPictures
+from queryopt.bench.quality.pictures import DataSource, EvaluationPictures, about_run
 from queryopt.bench.quality.report.figures import Figures
 from queryopt.bench.quality.report.model import Look, ReportModel, RunModel
 from queryopt.bench.quality.report.tiles import Tiles
@@ -21,14 +20,14 @@ from queryopt.codes import unpack_codes
 from queryopt.errors import DataError, ImageError, MismatchError
 from queryopt.images import load_image
 from queryopt.runtime.search import HammingIndex, SearchResult
-from queryopt.text import counted, display_path, parse_json
-from queryopt.train.run_files import CONFIG, LAST
+from queryopt.text import counted, display_path
+from queryopt.train.run_files import LAST
 
 if TYPE_CHECKING:
     from queryopt.train.data import LabelledImages
     from queryopt.train.datasets.attributes import ImageAttributes
 
-__all__ = ["Study", "about_run", "first_of_each", "make_study", "spread"]
+__all__ = ["Study", "first_of_each", "make_study", "spread"]
 
 _SAMPLE_CLASSES = 20
 _SAMPLE_PICTURES = 600
@@ -227,7 +226,7 @@ def make_study(
     other_codes = None
     if other is not None:
         compared = hash_pictures(
-            EvaluationPictures(pictures.gallery, pictures.queries),
+            EvaluationPictures(pictures.gallery, pictures.queries, lone=pictures.lone),
             lambda images, what: other.codes(images, f"compared {what}", out.progress),
         )
         kept = compared.galleries["deployed"].only(set(gallery.paths))
@@ -247,16 +246,6 @@ def make_study(
         landscape=landscape,
         seed=seed,
     )
-
-
-def about_run(folder: Path) -> Mapping[str, Any]:
-    """What config.json notes about the run beside its configuration."""
-    try:
-        values = parse_json((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    about = values.get("run") if isinstance(values, dict) else None
-    return about if isinstance(about, dict) else {}
 
 
 def _why_not_solved(run: RunModel) -> str:

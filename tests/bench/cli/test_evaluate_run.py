@@ -77,6 +77,19 @@ def test_both_protocols_are_what_their_codes_give(birds, tmp_path):
     assert json.loads(alone.stdout)["models"] == [paper]
 
 
+def test_classes_are_those_of_the_run_and_others_are_named(birds, run):
+    done = command(main, "--run", run, "--label-depth", 2)
+    assert done.exit_code == ExitCode.USAGE
+    assert "the run was trained with 1, and its test pictures are drawn from its classes" in done.stderr
+    config = json.loads((run / "config.json").read_text())
+    assert len(config["run"]["class_names"]) == 6
+    strange = config["run"]["class_names"].pop()
+    (run / "config.json").write_text(json.dumps(config))
+    done = command(main, "--run", run)
+    assert done.exit_code == ExitCode.DONE, done.output
+    assert f"the run was not trained on 1 of the 6 classes here: {strange}" in done.stderr
+
+
 def test_the_table_has_both_and_names_the_worst_classes(birds):
     done = command(main, "--run", birds / "run", "--protocol", "both", "--worst", 2, "--radius", "all")
     assert done.exit_code == ExitCode.DONE, done.output
