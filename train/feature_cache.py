@@ -100,11 +100,11 @@ class FeatureCache:
                 continue
             path = self._path(recipe, picture)
             data = np.ascontiguousarray(values, _VALUE).tobytes()
-            temporary = temporary_beside(path)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_bytes(hashlib.sha256(data).digest() + data)
-                os.replace(temporary, path)
+                with temporary_beside(path) as temporary:
+                    temporary.write_bytes(hashlib.sha256(data).digest() + data)
+                    os.replace(temporary, path)
             except OSError as error:
                 self._writable = False
                 _log.warning(
@@ -113,8 +113,6 @@ class FeatureCache:
                     error.strerror or error,
                     CACHE_VARIABLE,
                 )
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
 
     def trim(self) -> None:
         """Hold the limit: remove what was used longest ago."""
