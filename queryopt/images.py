@@ -46,6 +46,7 @@ __all__ = [
     "leads_elsewhere",
     "load_image",
     "open_rgb",
+    "picture_size",
     "read_bytes",
     "resize_crop",
 ]
@@ -127,6 +128,13 @@ def read_bytes(path: str | bytes | os.PathLike[Any]) -> bytes:
     """What a file holds that may be a picture. ImageError as of `open_rgb`, for all but what is inside."""
     with _reasons(), _open_regular(path) as file:
         return file.read()
+
+
+def picture_size(path: str | bytes | os.PathLike[Any]) -> tuple[int, int]:
+    """Width and height of a picture as `open_rgb` gives it, from the file's header alone. ImageError as there."""
+    with _open_regular(path) as file, _reasons(), _opened(file, MAX_PIXELS) as image:
+        turned = _orientation(image) in _LYING
+        return (image.height, image.width) if turned else image.size
 
 
 def resize_crop(image: "Image.Image", preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -352,23 +360,31 @@ def _reasons() -> Iterator[None]:
 
 
 def _decode(file: BinaryIO, at_least: int | None, max_pixels: int) -> "Image.Image":
+    with _reasons(), _opened(file, max_pixels) as image:
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
+        with _MEMORY.taking(image.width * image.height * _BYTES):
+            image.load()
+            return _to_rgb(_upright(image))
+
+
+def _opened(file: BinaryIO, max_pixels: int) -> "Image.Image":
+    """A picture whose header was read, and no more."""
     from PIL import Image, UnidentifiedImageError
 
     _quiet_pillow()
-    with _reasons():
-        try:
-            image: Image.Image = Image.open(file, formats=_formats())
-        except UnidentifiedImageError:
-            raise ImageError(_unidentified(file)) from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise ImageError(f"more than {MAX_PIXELS:,} pixels (a decompression bomb?)") from None
-        with image:
-            _check_size(image, file, max_pixels)
-            if at_least is not None:
-                image.draft(None, (at_least, at_least))
-            with _MEMORY.taking(image.width * image.height * _BYTES):
-                image.load()
-                return _to_rgb(_upright(image))
+    try:
+        image: Image.Image = Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
+        raise ImageError(_unidentified(file)) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"more than {MAX_PIXELS:,} pixels (a decompression bomb?)") from None
+    try:
+        _check_size(image, file, max_pixels)
+    except BaseException:
+        image.close()
+        raise
+    return image
 
 
 def _check_size(image: "Image.Image", file: BinaryIO, max_pixels: int) -> None:
@@ -460,14 +476,25 @@ def _unidentified(file: BinaryIO) -> str:
     return f"not a picture that can be read ({kind})"
 
 
-def _upright(image: "Image.Image") -> "Image.Image":
-    from PIL import ExifTags, Image
+_LYING = frozenset({5, 6, 7, 8})
+"""Orientations of EXIF that exchange width and height."""
+
+
+def _orientation(image: "Image.Image") -> int:
+    """By EXIF, 1 to 8."""
+    from PIL import ExifTags
 
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
         # Damaged EXIF data (common after careless editing) says nothing about the pixels.
-        orientation = 1
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _upright(image: "Image.Image") -> "Image.Image":
+    from PIL import Image
+
     method = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -476,7 +503,7 @@ def _upright(image: "Image.Image") -> "Image.Image":
         6: Image.Transpose.ROTATE_270,
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
-    }.get(orientation if isinstance(orientation, int) else 1)
+    }.get(_orientation(image))
     if method is None:
         return image
     turned = image.transpose(method)

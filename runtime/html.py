@@ -5,12 +5,16 @@ allows only these makes sure of it.
 """
 
 import importlib.resources
+import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TextIO
+from urllib.parse import quote
 
+from queryopt.card import Preprocessing
 from queryopt.runtime.hits import FailedQuery, QueryResult
 from queryopt.runtime.pages import Markup, render
-from queryopt.runtime.thumbnails import Thumbnails
+from queryopt.runtime.thumbnails import Thumbnails, seen_square
 
 __all__ = ["MAX_HITS", "HtmlPage"]
 
@@ -24,19 +28,29 @@ _HERE = Markup("<!-- queries -->")
 class HtmlPage:
     """Writes a page query by query, so that it is never in memory as a whole.
 
-        page = HtmlPage(file, title="Search results", facts={"Index": "photos.db"})
+        page = HtmlPage(file, "Search results", {"Index": "photos.db"}, index.card.preprocessing)
         page.add(result)
         page.finish()
 
-    file: a text stream of UTF-8. facts: name -> value, shown below the title.
+    file: a text stream of UTF-8. facts: name -> value, shown below the title. preprocessing: of the model, whose square
+    is outlined where it doesn't see all of a picture. folder: where the page will lie: links to what is below it are
+    relative, others are file:// addresses.
     """
 
     def __init__(
-        self, file: TextIO, title: str, facts: Mapping[str, str], thumbnails: Thumbnails | None = None
+        self,
+        file: TextIO,
+        title: str,
+        facts: Mapping[str, str],
+        preprocessing: Preprocessing,
+        folder: str | bytes | os.PathLike[str] | None = None,
+        thumbnails: Thumbnails | None = None,
     ) -> None:
         self._file = file
         self._thumbnails = thumbnails or Thumbnails()
-        self._about: dict[str, Any] = {"title": title, "facts": facts}
+        self._folder = None if folder is None else os.path.abspath(os.fsencode(folder))
+        self._seen = partial(seen_square, preprocessing=preprocessing)
+        self._about: dict[str, Any] = {"title": title, "facts": facts, "crops": preprocessing.resize == "crop"}
         self._queries = 0
         self._scored = False
         self._failed = 0
@@ -53,6 +67,8 @@ class HtmlPage:
                 number=self._queries,
                 shown=result.hits[:MAX_HITS],
                 thumbnails=self._thumbnails,
+                seen=self._seen,
+                link=self._link,
             )
         )
 
@@ -64,6 +80,13 @@ class HtmlPage:
     def finish(self, note: str | None = None) -> None:
         """Write the end of the page. `note` is a last word to the reader."""
         self._file.write(self._around(note)[1])
+
+    def _link(self, path: bytes) -> str:
+        """The address of a file."""
+        whole = os.path.abspath(path)
+        if self._folder is not None and whole.startswith(os.path.join(self._folder, b"")):
+            return "./" + quote(os.path.relpath(whole, self._folder))
+        return "file://" + quote(whole)
 
     def _around(self, note: str | None) -> tuple[str, str]:
         """What stands before and after the queries, as far as they have come."""

@@ -3,18 +3,18 @@
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from queryopt.errors import UsageError
 from queryopt.files import replacing
-from queryopt.runtime.hits import HIT_FIELDS, FailedQuery, QueryResult, code_hex
+from queryopt.runtime.hits import HIT_FIELDS, FailedQuery, Hit, QueryResult, code_hex
 from queryopt.runtime.outputs import field_to_csv, path_to_text
 from queryopt.text import display_path, json_line
 
-__all__ = ["check_results", "result_line", "writing_results"]
+__all__ = ["check_results", "result_line", "served_csv", "writing_results"]
 
 Write: TypeAlias = Callable[[QueryResult | FailedQuery], object]
 
@@ -74,6 +74,16 @@ def _rows(file: BinaryIO) -> Iterator[Write]:
 
     yield write
     text.detach()
+
+
+def served_csv(hits: Iterable[Hit]) -> str:
+    """Hits as CSV with a row each, as the API of qo-serve gives them: paths are relative to the index's folder."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in _HIT_FIELDS], lineterminator="\n")
+    writer.writeheader()
+    for hit in hits:
+        writer.writerow(_cells({field.name: (field.served or field.value)(hit) for field in _HIT_FIELDS}))
+    return text.getvalue()
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import base64
 import io
 import os
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from queryopt.errors import ImageError
@@ -11,7 +12,9 @@ from queryopt.errors import ImageError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Thumbnails", "small_jpeg"]
+    from queryopt.card import Preprocessing
+
+__all__ = ["Seen", "Thumbnail", "Thumbnails", "seen_square", "small_jpeg"]
 
 
 class Thumbnails:
@@ -19,34 +22,61 @@ class Thumbnails:
 
     def __init__(self, keep: int = 4096) -> None:
         self._keep = keep
-        self._made: OrderedDict[tuple[bytes, int, bool], tuple[str | None, str]] = OrderedDict()
+        self._made: OrderedDict[tuple[bytes, int], Thumbnail] = OrderedDict()
 
-    def get(self, path: bytes, pixels: int, square: bool = False) -> tuple[str | None, str]:
-        """A data URI of a JPEG of the picture, upright, of at most `pixels` a side; or None, and why there is none.
-
-        square: cut out the middle, which is what the model looks at.
-        """
-        key = (path, pixels, square)
+    def get(self, path: bytes, pixels: int) -> "Thumbnail":
+        """All of a picture, upright, of at most `pixels` a side."""
+        key = (path, pixels)
         if key in self._made:
             self._made.move_to_end(key)
             return self._made[key]
-        self._made[key] = made = _thumbnail(path, pixels, square)
+        self._made[key] = made = _thumbnail(path, pixels)
         if len(self._made) > self._keep:
             self._made.popitem(last=False)
         return made
 
 
-def _thumbnail(path: bytes, pixels: int, square: bool) -> tuple[str | None, str]:
+@dataclass(frozen=True)
+class Thumbnail:
+    """source: a data URI of a JPEG; None where there is none, and `problem` says why. size: width and height of what
+    was decoded, which has the picture's shape.
+    """
+
+    source: str | None
+    problem: str = ""
+    size: tuple[int, int] = (0, 0)
+
+
+def _thumbnail(path: bytes, pixels: int) -> Thumbnail:
     from queryopt.images import open_rgb
 
     try:
         image = open_rgb(path, at_least=2 * pixels)
     except ImageError as error:
-        return None, str(error) if os.path.lexists(path) else "file not found"
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    data = small_jpeg(image, pixels, (left, top, left + side, top + side) if square else None)
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode(), ""
+        return Thumbnail(None, str(error) if os.path.lexists(path) else "file not found")
+    data = small_jpeg(image, pixels)
+    return Thumbnail("data:image/jpeg;base64," + base64.b64encode(data).decode(), size=image.size)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The part of a picture of `width` x `height` pixels that a model sees: a square, in the same pixels."""
+
+    width: int
+    height: int
+    left: float
+    top: float
+    side: float
+
+
+def seen_square(size: tuple[int, int], preprocessing: "Preprocessing") -> Seen | None:
+    """What the model sees of a picture of this width and height; None where it sees all of it."""
+    from queryopt.images import crop_box
+
+    if preprocessing.resize == "pad":
+        return None
+    left, top, right, _ = crop_box(size, preprocessing)
+    return Seen(*size, round(left, 1), round(top, 1), round(right - left, 1))
 
 
 def small_jpeg(image: "Image.Image", pixels: int, square: tuple[float, float, float, float] | None = None) -> bytes:

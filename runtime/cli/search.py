@@ -332,7 +332,7 @@ def _page(path: Path, index: "HashIndex", search: SearchOptions) -> Iterator["Si
     }
     with replacing(path, over=b"<!doctype html>") as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="\n", write_through=True)
-        page = HtmlPage(text, "Search results", facts)
+        page = HtmlPage(text, "Search results", facts, card.preprocessing, path.parent)
         seen = 0
 
         def sink(result: "QueryResult | FailedQuery") -> None:

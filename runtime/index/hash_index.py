@@ -381,6 +381,10 @@ class HashIndex:
         with self._store.read(snapshot=True) as connection:
             return join_blocks(list(read_blocks(connection, self._store.source, self.bits)), self.bits)
 
+    def labels(self, ids: Iterable[int]) -> dict[int, str | None]:
+        """The label of each image that is (still) there."""
+        return self._store.labels(ids)
+
     @property
     def last_id(self) -> int:
         """The largest id that was ever given; 0 before the first."""

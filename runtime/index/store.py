@@ -1,5 +1,6 @@
 """The index file with its transactions: what is in it, one change at a time."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -189,6 +190,15 @@ class Store:
         with self.read() as connection:
             row = connection.execute("SELECT id FROM images WHERE path = ?", (relative,)).fetchone()
         return None if row is None else int(row[0])
+
+    def labels(self, ids: Iterable[int]) -> dict[int, str | None]:
+        """The labels of those images that are there."""
+        found: dict[int, str | None] = {}
+        with self.read(snapshot=True) as connection:
+            for id in ids:
+                for (label,) in connection.execute("SELECT label FROM images WHERE id = ?", (id,)):
+                    found[id] = None if label is None else os.fsdecode(label)
+        return found
 
     def find_below(self, folder: bytes) -> list[bytes]:
         """The paths of the images below a folder, both relative to the root, sorted."""

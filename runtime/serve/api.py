@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
 import numpy as np
 import numpy.typing as npt
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -17,7 +17,7 @@ from queryopt import __version__
 from queryopt.errors import ImageError
 from queryopt.runtime.serve import metrics
 from queryopt.runtime.serve.errors import BadRequestError, LargeBodyError, NotFoundError
-from queryopt.runtime.serve.gallery import MAX_PAGE, Gallery
+from queryopt.runtime.serve.gallery import MAX_PAGE, Gallery, SearchTerms
 from queryopt.runtime.serve.pictures import MAX_SIZE, MIN_SIZE, placeholder
 from queryopt.runtime.serve.schemas import (
     Attention,
@@ -30,7 +30,7 @@ from queryopt.runtime.serve.schemas import (
 )
 from queryopt.text import parse_json
 
-__all__ = ["Upload", "api_routes", "described", "reading_form", "tagged"]
+__all__ = ["Served", "Upload", "api_routes", "described", "reading_form", "tagged"]
 
 _MOST_TEXT = 1 << 16
 """Bytes of a body, or of a field of a form, that is no file."""
@@ -69,93 +69,108 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def api_routes(gallery: Gallery) -> APIRouter:
-    """The routes of the API on a gallery."""
-    router = APIRouter(responses={422: {"model": Problem, "description": "A parameter is wrong."}})
+api_routes = APIRouter(responses={422: {"model": Problem, "description": "A parameter is wrong."}})
 
-    @router.post(
-        "/search",
-        summary="The nearest pictures to a file, a code, or a picture of the index",
-        response_model=SearchResponse,
-        responses=_PROBLEMS,
-        openapi_extra=_BODY,
+
+async def _served(request: Request) -> Gallery:
+    gallery: Gallery = request.app.state.gallery
+    return gallery
+
+
+Served: TypeAlias = Annotated[Gallery, Depends(_served)]
+"""The gallery of the application that a route belongs to."""
+
+_BitNumber: TypeAlias = Annotated[int | None, Query(ge=0, lt=64, description="One bit alone.")]
+
+
+@api_routes.post(
+    "/search",
+    summary="The nearest pictures to a file, a code, or a picture of the index",
+    response_model=SearchResponse,
+    responses=_PROBLEMS,
+    openapi_extra=_BODY,
+)
+async def search(request: Request, gallery: Served) -> SearchResponse:
+    async with _reading_search(request) as (terms, upload):
+        return await run_in_threadpool(_search, gallery, terms, upload)
+
+
+@api_routes.get("/image/{id}", summary="A picture of the index, as a JPEG", response_class=Response, responses=_JPEG)
+def image(
+    request: Request,
+    gallery: Served,
+    id: int,
+    size: Annotated[int, Query(ge=MIN_SIZE, le=MAX_SIZE, description="The most pixels a side.")] = 1024,
+    view: Annotated[
+        Literal["whole", "model"], Query(description="All of it, or the square that the model looks at.")
+    ] = "whole",
+    fallback: Annotated[bool, Query(description="Where it can't be shown, draw why, in place of 404.")] = False,
+) -> Response:
+    try:
+        jpeg = gallery.jpeg(id, size, view)
+    except ImageError as error:
+        if fallback:
+            return Response(placeholder(str(error)), media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
+        raise NotFoundError(f"picture {id} can't be shown: {error}") from None
+    return tagged(request, jpeg.data, "image/jpeg", jpeg.tag)
+
+
+@api_routes.get(
+    "/image/{id}/attention",
+    summary="Where bits look in a picture of the index",
+    responses={code: _PROBLEMS[code] for code in (404, 501, 503)},
+)
+def image_attention(gallery: Served, id: int, bit: _BitNumber = None) -> Attention:
+    try:
+        return _attention(gallery.attention(id), bit)
+    except ImageError as error:
+        raise NotFoundError(f"picture {id} can't be read: {error}") from None
+
+
+@api_routes.get(
+    "/query/{name}/image", summary="An uploaded picture, as a JPEG", response_class=Response, responses=_JPEG
+)
+def query_image(request: Request, gallery: Served, name: str, view: Literal["whole", "model"] = "whole") -> Response:
+    return tagged(request, gallery.upload_jpeg(gallery.uploaded(name), view), "image/jpeg", f"{view}-{name}")
+
+
+@api_routes.get(
+    "/query/{name}/attention",
+    summary="Where bits look in an uploaded picture",
+    responses={code: _PROBLEMS[code] for code in (404, 501)},
+)
+def query_attention(gallery: Served, name: str, bit: _BitNumber = None) -> Attention:
+    gallery.need_attention()
+    maps = gallery.uploaded(name).maps
+    assert maps is not None
+    return _attention(maps, bit)
+
+
+@api_routes.get("/bits", summary="Each bit's balance, and the pictures most sure of it")
+def bits(
+    gallery: Served,
+    bit: _BitNumber = None,
+    count: Annotated[int, Query(ge=0, le=MAX_PAGE, description="Pictures of each side.")] = 5,
+) -> list[Bit]:
+    return [_bit(gallery, one, count) for one in _chosen(gallery.index.bits, bit)]
+
+
+@api_routes.get("/healthz", summary="Whether the server works")
+def healthz(gallery: Served) -> Health:
+    return Health(
+        status="ok",
+        version=__version__,
+        images=len(gallery.index),
+        bits=gallery.index.bits,
+        model=gallery.model,
+        attention=gallery.explains,
+        pictures=gallery.index.root.is_dir(),
     )
-    async def search(request: Request) -> SearchResponse:
-        async with _reading_search(request) as (terms, upload):
-            return await run_in_threadpool(_search, gallery, terms, upload)
 
-    @router.get("/image/{id}", summary="A picture of the index, as a JPEG", response_class=Response, responses=_JPEG)
-    def image(
-        request: Request,
-        id: int,
-        size: Annotated[int, Query(ge=MIN_SIZE, le=MAX_SIZE, description="The most pixels a side.")] = 1024,
-        view: Annotated[
-            Literal["whole", "model"], Query(description="All of it, or the square that the model looks at.")
-        ] = "whole",
-        fallback: Annotated[bool, Query(description="Where it can't be shown, draw why, in place of 404.")] = False,
-    ) -> Response:
-        try:
-            jpeg = gallery.jpeg(id, size, view)
-        except ImageError as error:
-            if fallback:
-                return Response(
-                    placeholder(str(error)), media_type="image/svg+xml", headers={"Cache-Control": "no-store"}
-                )
-            raise NotFoundError(f"picture {id} can't be shown: {error}") from None
-        return tagged(request, jpeg.data, "image/jpeg", jpeg.tag)
 
-    @router.get(
-        "/image/{id}/attention",
-        summary="Where bits look in a picture of the index",
-        responses={code: _PROBLEMS[code] for code in (404, 501, 503)},
-    )
-    def image_attention(id: int, bit: Annotated[int | None, Query(ge=0, lt=64)] = None) -> Attention:
-        try:
-            return _attention(gallery.attention(id), bit)
-        except ImageError as error:
-            raise NotFoundError(f"picture {id} can't be read: {error}") from None
-
-    @router.get(
-        "/query/{name}/image", summary="An uploaded picture, as a JPEG", response_class=Response, responses=_JPEG
-    )
-    def query_image(request: Request, name: str, view: Literal["whole", "model"] = "whole") -> Response:
-        return tagged(request, gallery.upload_jpeg(gallery.uploaded(name), view), "image/jpeg", f"{view}-{name}")
-
-    @router.get(
-        "/query/{name}/attention",
-        summary="Where bits look in an uploaded picture",
-        responses={code: _PROBLEMS[code] for code in (404, 501)},
-    )
-    def query_attention(name: str, bit: Annotated[int | None, Query(ge=0, lt=64)] = None) -> Attention:
-        gallery.need_attention()
-        maps = gallery.uploaded(name).maps
-        assert maps is not None
-        return _attention(maps, bit)
-
-    @router.get("/bits", summary="Each bit's balance, and the pictures most sure of it")
-    def bits(
-        bit: Annotated[int | None, Query(ge=0, lt=64, description="One bit alone.")] = None,
-        count: Annotated[int, Query(ge=0, le=MAX_PAGE, description="Pictures of each side.")] = 5,
-    ) -> list[Bit]:
-        return [_bit(gallery, one, count) for one in _chosen(gallery.index.bits, bit)]
-
-    @router.get("/healthz", summary="Whether the server works")
-    def healthz() -> Health:
-        return Health(
-            status="ok",
-            version=__version__,
-            images=len(gallery.index),
-            bits=gallery.index.bits,
-            model=gallery.model,
-            attention=gallery.explains,
-            pictures=gallery.index.root.is_dir(),
-        )
-
-    @router.get("/metrics", summary="Counters for Prometheus", response_class=Response)
-    def prometheus() -> Response:
-        return Response(gallery.metrics.text(len(gallery.index), gallery.waiting), media_type=metrics.CONTENT_TYPE)
-
-    return router
+@api_routes.get("/metrics", summary="Counters for Prometheus", response_class=Response)
+def prometheus(gallery: Served) -> Response:
+    return Response(gallery.metrics.text(len(gallery.index), gallery.waiting), media_type=metrics.CONTENT_TYPE)
 
 
 @asynccontextmanager
@@ -252,7 +267,8 @@ def _search(gallery: Gallery, terms: SearchRequest, upload: Upload | None) -> Se
     else:
         name, uploaded = gallery.upload(upload.file, upload.name)
         query = gallery.query_of_upload(uploaded)
-    results = gallery.search(query, terms.k, terms.radius, terms.rank, terms.offset, terms.limit, terms.exclude_self)
+    how = SearchTerms(terms.k, terms.radius, terms.rank, terms.exclude_self, terms.label)
+    results = gallery.search(query, how, terms.offset, terms.limit)
     return SearchResponse.of(results, gallery.index.bits, name)
 
 

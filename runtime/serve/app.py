@@ -16,7 +16,7 @@ from queryopt.runtime.serve.api import api_routes, described
 from queryopt.runtime.serve.errors import RequestError
 from queryopt.runtime.serve.gallery import Gallery
 from queryopt.runtime.serve.guard import Guard
-from queryopt.runtime.serve.site import error_page, site_routes
+from queryopt.runtime.serve.site import compile_templates, error_page, site_routes
 from queryopt.text import display_path
 
 __all__ = ["create_app"]
@@ -46,8 +46,10 @@ def create_app(gallery: Gallery) -> Guard:
         lifespan=lifespan,
         license_info={"name": "Apache-2.0"},
     )
-    app.include_router(api_routes(gallery))
-    app.include_router(site_routes(gallery, app))
+    app.state.gallery = gallery
+    app.include_router(api_routes)
+    app.include_router(site_routes)
+    compile_templates()
 
     @app.exception_handler(RequestError)
     async def refused(request: Request, error: RequestError) -> Response:

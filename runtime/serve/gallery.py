@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -21,7 +21,7 @@ from queryopt.cores import usable_cores
 from queryopt.errors import ImageError, QueryOptError, UsageError
 from queryopt.images import resize_crop
 from queryopt.runtime.hasher import Hasher
-from queryopt.runtime.hits import Hit
+from queryopt.runtime.hits import Hit, plain
 from queryopt.runtime.index import HashIndex, IndexedImage
 from queryopt.runtime.index.rows import encode_margins
 from queryopt.runtime.query import Query, find_hits, first_hits, make_hits
@@ -34,15 +34,16 @@ from queryopt.runtime.serve.survey import (
     MAX_RADIUS,
     Background,
     BitSurvey,
-    Duplicates,
+    CodeGroups,
     Surest,
-    find_duplicates,
+    group_codes,
     survey,
 )
 from queryopt.runtime.serve.worker import Hashed, ModelWorker
+from queryopt.runtime.thumbnails import Seen, seen_square
 from queryopt.text import display_path
 
-__all__ = ["MAX_K", "MAX_PAGE", "Gallery", "Results", "ServeSettings"]
+__all__ = ["MAX_K", "MAX_PAGE", "Gallery", "Results", "SearchTerms", "ServeSettings"]
 
 MAX_K = 10_000
 """Hits of one search."""
@@ -82,22 +83,38 @@ class ServeSettings:
     queries: int = 256
 
 
+@dataclass(frozen=True)
+class SearchTerms:
+    """How to search: for the first k pictures, those within the radius alone if there is one, in the order of the rank.
+
+    exclude_self: without the picture that is searched for. label: of the k, only those with this label, as `plain`
+    shows it.
+    """
+
+    k: int = 10
+    radius: int | None = None
+    rank: Rank = "hamming"
+    exclude_self: bool = False
+    label: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """One page of what a search found.
 
-    query: what was searched for. hits: from number `offset` on. total: hits there are, at most k. ties: pictures beyond
-    them that are as near as the last; None for another rank than by distance.
+    query: what was searched for. hits: from number `offset` on. total: hits there are, at most k. found: those of any
+    label. labels: of these, with how many have each, the most frequent first. ties: pictures beyond them that
+    are as near as the last; None for another rank than by distance.
     """
 
     query: Query
+    terms: SearchTerms
     hits: tuple[Hit, ...]
     offset: int
     total: int
+    found: int
+    labels: tuple[tuple[str, int], ...]
     ties: int | None
-    k: int
-    radius: int | None
-    rank: Rank
 
 
 class Gallery:
@@ -137,15 +154,15 @@ class Gallery:
         self._maps_lock = threading.Lock()
         path = index.path
         self._survey = Background(lambda: survey(path), "survey of the bits")
-        self._duplicates = [
-            Background(lambda radius=radius: find_duplicates(path, radius), f"duplicates within {radius} bits")  # type: ignore[misc]
+        self._same_code = [
+            Background(lambda radius=radius: group_codes(path, radius), f"groups of codes within {radius} bits")  # type: ignore[misc]
             for radius in range(MAX_RADIUS + 1)
         ]
 
     def close(self) -> None:
         """Let the model finish what it was given, stop all else, close the index."""
         self._survey.close()
-        for work in self._duplicates:
+        for work in self._same_code:
             work.close()
         if self._worker is not None:
             self._worker.close()
@@ -227,7 +244,7 @@ class Gallery:
         preview = self.pictures.encode(image, _PREVIEW, "whole")  # while the model works
         hashed = self._result(job)
         margins = encode_margins(hashed.code[None], hashed.logits[None], self.index.bits, self.index.card.logit_scale)
-        query = UploadedQuery(name, hashed.code, margins[0], hashed.logits, hashed.maps, preview)
+        query = UploadedQuery(name, hashed.code, margins[0], hashed.logits, hashed.maps, preview, image.size)
         return self.uploads.add(query), query
 
     def uploaded(self, name: str) -> UploadedQuery:
@@ -276,30 +293,26 @@ class Gallery:
         signs = np.unpackbits(code, bitorder="little", count=bits).astype(np.int8) * 2 - 1
         return Query(b"", code, signs, signs.astype(np.float32), None, stored=False)
 
-    def search(
-        self,
-        query: Query,
-        k: int = 10,
-        radius: int | None = None,
-        rank: Rank = "hamming",
-        offset: int = 0,
-        limit: int = MAX_PAGE,
-        exclude_self: bool = False,
-    ) -> Results:
-        """One page of the first k pictures (of those within the radius, if there is one). BadRequestError."""
+    def search(self, query: Query, terms: SearchTerms, offset: int = 0, limit: int = MAX_PAGE) -> Results:
+        """Up to `limit` of the hits, from number `offset` on. BadRequestError."""
+        k, radius, rank = terms.k, terms.radius, terms.rank
         _check(k, "k", 1, MAX_K)
-        _check(limit, "limit", 1, MAX_PAGE)
         _check(offset, "offset", 0, MAX_K)
         index = self.index
         if radius is not None:
             _check(radius, "radius", 0, index.bits)
         with self.metrics.searching():
             # One more than asked for, for the query itself, and one to say whether others are as near as the last.
-            most = min(k + exclude_self + 1, len(index))
+            most = min(k + terms.exclude_self + 1, len(index))
             found = next(find_hits(index, [query], most, radius, rank))
-            kept, ties = first_hits(index, query, found, k, exclude_self, rank)
+            kept, ties = first_hits(index, query, found, k, terms.exclude_self, rank)
+            names = index.labels([id for id, _ in kept])
+            labels = Counter(str(plain(label)) for id, _ in kept if (label := names.get(id)) is not None)
+            found_in_all = len(kept)
+            if terms.label is not None:
+                kept = [(id, score) for id, score in kept if plain(names.get(id)) == terms.label]
             hits = tuple(make_hits(index, query.code, kept[offset : offset + limit], offset))
-        return Results(query, hits, offset, len(kept), ties, k, radius, rank)
+        return Results(query, terms, hits, offset, len(kept), found_in_all, tuple(labels.most_common()), ties)
 
     # Pictures
 
@@ -334,6 +347,28 @@ class Gallery:
     def jpeg(self, id: int, size: int, view: View) -> Jpeg:
         """A picture of the index. NotFoundError where there is none, ImageError where its file can't be shown."""
         return self.pictures.jpeg(self.index.root, self.image(id), size, view)
+
+    def size(self, relative: bytes) -> tuple[int, int] | None:
+        """Width and height of a picture of the index; None where its file can't be shown."""
+        try:
+            return self.pictures.size(self.index.root, relative)
+        except ImageError:
+            return None
+
+    def seen(self, relative: bytes) -> Seen | None:
+        """The square of a picture that the model sees; None where that is all of it, or the file can't be shown."""
+        if self.crops and (size := self.size(relative)) is not None:
+            return seen_square(size, self.pictures.preprocessing)
+        return None
+
+    def seen_of_upload(self, name: str) -> Seen | None:
+        """The same of an upload. NotFoundError."""
+        return seen_square(self.uploaded(name).size, self.pictures.preprocessing)
+
+    @property
+    def crops(self) -> bool:
+        """Whether the model sees a square in the middle of pictures, and not all of them."""
+        return self.pictures.preprocessing.resize == "crop"
 
     def maps_of(self, id: int, relative: bytes) -> str | None:
         """Where the maps of a picture of the index are; None where the model has none, or the file can't be shown."""
@@ -389,10 +424,10 @@ class Gallery:
         """What is known of a bit from its card."""
         return self.meanings[bit] if self.meanings else None
 
-    def duplicates(self, radius: int) -> Duplicates | None:
+    def same_code(self, radius: int) -> CodeGroups | None:
         """Groups within a radius, as far as they were found."""
         _check(radius, "radius", 0, MAX_RADIUS)
-        return self._duplicates[radius].get(self._state)
+        return self._same_code[radius].get(self._state)
 
     def _need_worker(self) -> ModelWorker:
         if self._worker is None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from queryopt.card import Preprocessing
 from queryopt.errors import ImageError
-from queryopt.images import crop_box, open_rgb, resize_crop
+from queryopt.images import crop_box, open_rgb, picture_size, resize_crop
 from queryopt.runtime.index import IndexedImage
 from queryopt.runtime.pages import Markup, render
 from queryopt.runtime.thumbnails import small_jpeg
@@ -30,6 +30,8 @@ View = Literal["model", "whole"]
 """The square in the middle that the model looks at, or all of the picture."""
 
 MIN_SIZE, MAX_SIZE = 16, 2048
+_SIZES = 10_000
+"""Pictures whose width and height are kept."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,27 @@ class Pictures:
         self._keep = keep_bytes
         self._made: OrderedDict[tuple[object, ...], Jpeg] = OrderedDict()
         self._bytes = 0
+        self._sizes: OrderedDict[tuple[bytes, str], tuple[int, int]] = OrderedDict()
         self._lock = threading.Lock()
         self._decoding = threading.BoundedSemaphore(decoders)
 
     def tag(self, root: Path, relative: bytes) -> str:
         """The tag of a picture's JPEGs now. ImageError where the file is not there, or lies outside of the root."""
         return _tag(confined(root, relative))
+
+    def size(self, root: Path, relative: bytes) -> tuple[int, int]:
+        """Width and height of a picture of the index, upright, from its header. ImageError as in `jpeg`."""
+        path = confined(root, relative)
+        key = (path, _tag(path))
+        with self._lock:
+            known = self._sizes.get(key)
+        if known is None:
+            known = picture_size(path)
+            with self._lock:
+                self._sizes[key] = known
+                if len(self._sizes) > _SIZES:
+                    self._sizes.popitem(last=False)
+        return known
 
     def jpeg(self, root: Path, image: IndexedImage, size: int, view: View) -> Jpeg:
         """A picture of the index, upright, of at most `size` pixels a side, without any metadata.
@@ -105,7 +122,7 @@ class Pictures:
 @dataclass(frozen=True, eq=False)
 class UploadedQuery:
     """An uploaded picture: its name, code, margins int8 [bits], logits float32 [bits], maps float32 [bits, g, g] where
-    the model has attention, and itself as a small JPEG.
+    the model has attention, itself as a small JPEG, and the width and height that it came with.
     """
 
     name: str
@@ -114,6 +131,7 @@ class UploadedQuery:
     logits: npt.NDArray[np.float32]
     maps: npt.NDArray[np.float32] | None
     jpeg: bytes
+    size: tuple[int, int]
 
 
 class Uploads:

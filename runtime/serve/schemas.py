@@ -46,6 +46,7 @@ class SearchRequest(BaseModel):
     ] = "hamming"
     offset: Annotated[int, Field(ge=0, le=MAX_K, description="Hits to pass over.")] = 0
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="The most hits in this answer.")] = MAX_PAGE
+    label: Annotated[str | None, Field(description="Of the k hits, only those with this label.")] = None
     exclude_self: Annotated[bool, Field(description="Leave the picture that is searched for out of its own hits.")] = (
         False
     )
@@ -88,9 +89,9 @@ class SearchResponse(BaseModel):
             bits=bits,
             code=code_hex(query.code),
             margins=None if alone else query.margins.tolist(),
-            rank=results.rank,
-            k=results.k,
-            radius=results.radius,
+            rank=results.terms.rank,
+            k=results.terms.k,
+            radius=results.terms.radius,
             offset=results.offset,
             total=results.total,
             ties=results.ties,

@@ -2,25 +2,29 @@
 
 import hashlib
 import importlib.resources
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse
 
 from queryopt.runtime.pages import Markup, render, templates
+from queryopt.runtime.result_files import served_csv
 from queryopt.runtime.search import Rank
-from queryopt.runtime.serve.api import reading_form, tagged
+from queryopt.runtime.serve.api import Served, reading_form, tagged
 from queryopt.runtime.serve.errors import BadRequestError, NotFoundError
-from queryopt.runtime.serve.gallery import MAX_K, Gallery, Results
+from queryopt.runtime.serve.gallery import MAX_K, Gallery, Results, SearchTerms
+from queryopt.runtime.serve.pictures import MAX_SIZE
 from queryopt.runtime.serve.reference import described_api
+from queryopt.runtime.serve.schemas import SearchResponse
 from queryopt.runtime.serve.survey import MAX_RADIUS, MOST
 
-__all__ = ["QuerySource", "error_page", "results_page", "site_routes"]
+__all__ = ["QuerySource", "compile_templates", "error_page", "results_page", "site_routes"]
 
 _PACKAGE = "queryopt.runtime.serve"
 _SAMPLE = 24
@@ -44,6 +48,8 @@ _ORDERS: dict[Rank, str] = {
 _ERROR_TITLES = {404: "Not found", 413: "Too large", 500: "The server failed", 503: "Too busy"}
 
 PageNumber = Annotated[int, Query(ge=1, le=100_000)]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,118 +77,175 @@ class QuerySource:
         return _ORDERS if self.code is None else {"hamming": _ORDERS["hamming"]}
 
 
-def site_routes(gallery: Gallery, app: FastAPI) -> APIRouter:
-    """The routes of the pages on a gallery. app: whose API is described."""
+site_routes = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+
+def compile_templates() -> None:
+    """Read all templates now, so that the first visitor does not wait for it."""
     for name in templates(_PACKAGE).list_templates(["jinja"]):
-        templates(_PACKAGE).get_template(name)  # compiled now, so that the first visitor does not wait for it
-    router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
-    files = {name: _load(*where) for name, where in _FILES.items()}
+        templates(_PACKAGE).get_template(name)
 
-    @router.get("/")
-    def home() -> str:
-        return _page("home", gallery, uploads=False, images=gallery.sample(_SAMPLE))
 
-    @router.get("/all")
-    def everything(after: Annotated[int, Query(ge=0, lt=1 << 63)] = 0) -> str:
-        images = gallery.page(after, _ALL)
-        more = images[-1].id if len(images) == _ALL else None
-        return _page("all", gallery, images=images, after=after, next=more)
+# Pictures
 
-    @router.post("/upload")
-    async def upload(request: Request) -> Response:
-        async with reading_form(request) as (_, sent):
-            if sent is None:
-                raise BadRequestError("no file was sent: choose a picture")
-            name, _ = await run_in_threadpool(gallery.upload, sent.file, sent.name)
-        where = f"/results?query={name}"
-        if "application/json" in request.headers.get("accept", ""):
-            return JSONResponse({"location": where})
-        return RedirectResponse(where, 303)
 
-    @router.get("/results")
-    def results(
-        query: str | None = None,
-        image: int | None = None,
-        code: str | None = None,
-        k: Annotated[int, Query(ge=1, le=MAX_K)] = _DEFAULT_K,
-        radius: str = "",
-        rank: Rank = "hamming",
-        page: PageNumber = 1,
-    ) -> str:
-        source = QuerySource(query, image, code)
+@site_routes.get("/")
+def home(gallery: Served) -> str:
+    return _page("home", gallery, uploads=False, images=gallery.sample(_SAMPLE))
+
+
+@site_routes.get("/all")
+def everything(gallery: Served, after: Annotated[int, Query(ge=0, lt=1 << 63)] = 0) -> str:
+    images = gallery.page(after, _ALL)
+    more = images[-1].id if len(images) == _ALL else None
+    return _page("all", gallery, images=images, after=after, next=more)
+
+
+@site_routes.get("/picture/{id}")
+def picture(gallery: Served, id: int) -> str:
+    image = gallery.image(id)
+    return _page("picture", gallery, image=image, size=gallery.size(image.relative), pixels=MAX_SIZE)
+
+
+@site_routes.post("/upload")
+async def upload(request: Request, gallery: Served) -> Response:
+    async with reading_form(request) as (_, sent):
+        if sent is None:
+            raise BadRequestError("no file was sent: choose a picture")
+        name, _ = await run_in_threadpool(gallery.upload, sent.file, sent.name)
+    where = f"/results?query={name}"
+    if "application/json" in request.headers.get("accept", ""):
+        return JSONResponse({"location": where})
+    return RedirectResponse(where, 303)
+
+
+# Results
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the fields of a results page's address ask for."""
+
+    source: QuerySource
+    terms: SearchTerms
+
+    def search(self, gallery: Gallery, offset: int, limit: int) -> Results:
+        source = self.source
         if len(source.fields) != 1:
             raise BadRequestError("nothing to search with: give a picture, on the first page")
-        searched = gallery.query(query, image, code)
-        offset = (page - 1) * _PAGE_HITS
-        if offset > MAX_K:
-            raise NotFoundError(f"there is no page {page}")
-        hits = gallery.search(searched, k, _radius(radius), rank, offset, _PAGE_HITS, exclude_self=True)
-        return results_page(gallery, source, hits, page)
+        return gallery.search(gallery.query(source.upload, source.image, source.code), self.terms, offset, limit)
 
-    @router.get("/browse")
-    def browse() -> str:
-        return _page("bits", gallery, survey=gallery.survey())
 
-    @router.get("/browse/{bit}")
-    def browse_bit(bit: int, page: PageNumber = 1) -> str:
-        if not 0 <= bit < gallery.index.bits:
-            raise NotFoundError(f"there is no bit {bit}: codes have {gallery.index.bits} bits, from 0")
-        survey = gallery.survey()
-        most = 0 if survey is None else max(len(survey.highest[bit].ids), len(survey.lowest[bit].ids))
-        pages = max(1, -(-most // _PAGE_OF_BIT))
-        return _page(
-            "bit", gallery, survey=survey, bit=bit, number=page, pages=pages, of_a_page=_PAGE_OF_BIT, kept=MOST
-        )
+async def _asked(
+    query: str | None = None,
+    image: int | None = None,
+    code: str | None = None,
+    k: Annotated[int, Query(ge=1, le=MAX_K)] = _DEFAULT_K,
+    radius: str = "",
+    rank: Rank = "hamming",
+    label: str = "",
+) -> _Asked:
+    terms = SearchTerms(k, _radius(radius), rank, exclude_self=True, label=label or None)
+    return _Asked(QuerySource(query, image, code), terms)
 
-    @router.get("/duplicates")
-    def duplicate_groups(radius: Annotated[int, Query(ge=0, le=MAX_RADIUS)] = 0, page: PageNumber = 1) -> str:
-        duplicates = gallery.duplicates(radius)
-        groups = () if duplicates is None else duplicates.groups
-        return _page(
-            "duplicates",
-            gallery,
-            duplicates=duplicates,
-            groups=groups[(page - 1) * _PAGE_GROUPS : page * _PAGE_GROUPS],
-            first=(page - 1) * _PAGE_GROUPS,
-            radius=radius,
-            max_radius=MAX_RADIUS,
-            number=page,
-            pages=-(-len(groups) // _PAGE_GROUPS),
-        )
 
-    @router.get("/docs")
-    def reference(request: Request) -> str:
-        return _page("reference", gallery, **described_api(app.openapi(), str(request.base_url)))
+Asked = Annotated[_Asked, Depends(_asked)]
 
-    @router.get("/static/{name}")
-    def static(request: Request, name: str) -> Response:
-        if name not in files:
-            raise NotFoundError("there is no such file")
-        data, media_type, tag = files[name]
-        return tagged(request, data, media_type, tag)
 
-    @router.get("/favicon.ico")
-    def favicon() -> Response:
-        return RedirectResponse("/static/icon.svg", 308)
+@site_routes.get("/results")
+def results(gallery: Served, asked: Asked, page: PageNumber = 1) -> str:
+    offset = (page - 1) * _PAGE_HITS
+    if offset > MAX_K:
+        raise NotFoundError(f"there is no page {page}")
+    return results_page(gallery, asked.source, asked.search(gallery, offset, _PAGE_HITS), page)
 
-    return router
+
+@site_routes.get("/hits.json")
+def hits_as_json(gallery: Served, asked: Asked) -> Response:
+    found = asked.search(gallery, 0, MAX_K)
+    text = SearchResponse.of(found, gallery.index.bits, asked.source.upload).model_dump_json(indent=2)
+    return Response(text, media_type="application/json", headers=_download("hits.json"))
+
+
+@site_routes.get("/hits.csv")
+def hits_as_csv(gallery: Served, asked: Asked) -> Response:
+    text = served_csv(asked.search(gallery, 0, MAX_K).hits)
+    return Response(text, media_type="text/csv", headers=_download("hits.csv"))
+
+
+def _download(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
+
+
+# Looks at the whole index
+
+
+@site_routes.get("/browse")
+def browse(gallery: Served) -> str:
+    return _page("bits", gallery, survey=gallery.survey())
+
+
+@site_routes.get("/browse/{bit}")
+def browse_bit(gallery: Served, bit: int, page: PageNumber = 1) -> str:
+    if not 0 <= bit < gallery.index.bits:
+        raise NotFoundError(f"there is no bit {bit}: codes have {gallery.index.bits} bits, from 0")
+    survey = gallery.survey()
+    most = 0 if survey is None else max(len(survey.highest[bit].ids), len(survey.lowest[bit].ids))
+    pages = max(1, -(-most // _PAGE_OF_BIT))
+    return _page("bit", gallery, survey=survey, bit=bit, number=page, pages=pages, of_a_page=_PAGE_OF_BIT, kept=MOST)
+
+
+@site_routes.get("/same-code")
+def same_code(gallery: Served, radius: Annotated[int, Query(ge=0, le=MAX_RADIUS)] = 0, page: PageNumber = 1) -> str:
+    found = gallery.same_code(radius)
+    groups, paging = _paged(() if found is None else found.groups, page)
+    return _page("same_code", gallery, found=found, groups=groups, radius=radius, max_radius=MAX_RADIUS, **paging)
+
+
+def _paged(groups: Sequence[T], number: int) -> tuple[Sequence[T], dict[str, int]]:
+    """The groups of page `number` (from 1), and what the templates of groups and of the pager want to know."""
+    first = (number - 1) * _PAGE_GROUPS
+    paging = {"first": first, "number": number, "pages": -(-len(groups) // _PAGE_GROUPS)}
+    return groups[first : first + _PAGE_GROUPS], paging
+
+
+# The rest
+
+
+@site_routes.get("/docs")
+def reference(request: Request, gallery: Served) -> str:
+    return _page("reference", gallery, **described_api(request.app.openapi(), str(request.base_url)))
+
+
+@site_routes.get("/static/{name}")
+def static(request: Request, name: str) -> Response:
+    if name not in _FILES:
+        raise NotFoundError("there is no such file")
+    return tagged(request, *_load(name))
+
+
+@site_routes.get("/favicon.ico")
+def favicon() -> Response:
+    return RedirectResponse("/static/icon.svg", 308)
 
 
 def results_page(gallery: Gallery, source: QuerySource, results: Results, number: int) -> Markup:
     """Page `number` (from 1) of what was found."""
-    pages = -(-results.total // _PAGE_HITS)
+    terms = results.terms
     address = source.fields | {
-        "k": results.k,
-        "radius": results.radius,
-        "rank": None if results.rank == "hamming" else results.rank,
+        "k": terms.k,
+        "radius": terms.radius,
+        "rank": None if terms.rank == "hamming" else terms.rank,
+        "label": terms.label,
     }
     return _page(
         "results",
         gallery,
         source=source,
         results=results,
+        terms=terms,
         number=number,
-        pages=pages,
+        pages=-(-results.total // _PAGE_HITS),
         max_k=MAX_K,
         address_fields=address,
     )
@@ -227,6 +290,9 @@ def _radius(text: str) -> int | None:
         raise BadRequestError(f"radius {text[:20]!r}: give a number of bits, or nothing") from None
 
 
-def _load(package: str, name: str, media_type: str) -> tuple[bytes, str, str]:
-    data = importlib.resources.files(package).joinpath(*name.split("/")).read_bytes()
+@cache
+def _load(name: str) -> tuple[bytes, str, str]:
+    """A file's content, its media type and its tag."""
+    package, path, media_type = _FILES[name]
+    data = importlib.resources.files(package).joinpath(*path.split("/")).read_bytes()
     return data, media_type, hashlib.sha256(data).hexdigest()[:20]

@@ -24,9 +24,9 @@ __all__ = [
     "MOST",
     "Background",
     "BitSurvey",
-    "Duplicates",
+    "CodeGroups",
     "Surest",
-    "find_duplicates",
+    "group_codes",
     "survey",
 ]
 
@@ -36,7 +36,7 @@ _ID_BITS = 44
 _LAST_ID = (1 << _ID_BITS) - 1
 
 MAX_RADIUS = 3
-"""Beyond it, groups are no duplicates, and finding them takes long."""
+"""Beyond it, groups say little, and finding them takes long."""
 _CHUNK = 512
 """Codes that are searched for at once: with 24 bits and radius 3 they have a few million neighbours."""
 
@@ -171,7 +171,7 @@ def _surest(keys: npt.NDArray[np.int64]) -> Surest:
 
 
 @dataclass(frozen=True, eq=False)
-class Duplicates:
+class CodeGroups:
     """Groups of two pictures or more, the largest first, equal ones in the order of their first pictures.
 
     A group is a picture and those that differ from it in at most `radius` bits and are in no group of a picture before
@@ -197,7 +197,7 @@ class Duplicates:
         return sum(len(group) for group in self.groups)
 
 
-def find_duplicates(path: Path, radius: int, seconds: float = 60) -> Iterator[Duplicates]:
+def group_codes(path: Path, radius: int, seconds: float = 60) -> Iterator[CodeGroups]:
     """Compare all codes of an index; yields what was found so far now and then, the last time the whole of it.
 
     radius: 0..MAX_RADIUS bits. seconds: after that many, what was found is yielded as stopped.
@@ -214,7 +214,7 @@ def find_duplicates(path: Path, radius: int, seconds: float = 60) -> Iterator[Du
     number[order] = np.arange(len(unique))
     code_of = number[inverse]  # [pictures]
     leader = np.arange(len(unique))
-    result = Duplicates(radius, (), len(ids), 0, len(unique))
+    result = CodeGroups(radius, (), len(ids), 0, len(unique))
     if radius == 0 or len(unique) < 2:
         yield replace(result, groups=_groups(ids, code_of, leader), looked_at=len(unique))
         return

@@ -4,11 +4,14 @@ import io
 import os
 import re
 from html.parser import HTMLParser
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from queryopt.card import Preprocessing
 from queryopt.codes import pack_codes
 from queryopt.runtime import html as module
 from queryopt.runtime.hits import FailedQuery, Hit, QueryResult, differing_bits
@@ -17,6 +20,7 @@ from queryopt.runtime.pages import templates
 from queryopt.runtime.thumbnails import Thumbnails
 
 BITS = 12
+CROP = Preprocessing.for_size(64)
 
 
 class Page(HTMLParser):
@@ -82,9 +86,9 @@ def query(path, query_code, hits=(), **values):
     return QueryResult(path=path, bits=BITS, code=query_code, hits=tuple(hits), **values)
 
 
-def render(*results, title="Search results", facts=None, thumbnails=None, note=""):
+def render(*results, title="Search results", facts=None, thumbnails=None, note="", preprocessing=CROP, folder=None):
     file = io.StringIO()
-    page = HtmlPage(file, title, facts or {}, thumbnails)
+    page = HtmlPage(file, title, facts or {}, preprocessing, folder, thumbnails)
     for result in results:
         (page.add_failed if isinstance(result, FailedQuery) else page.add)(result)
     page.finish(note)
@@ -101,7 +105,7 @@ def test_hits_are_cards_in_order_with_what_differs(picture):
     cards = page.source.split('class="card"')[1:]
     assert len(cards) == 2
     assert "same.jpg" in cards[0]
-    assert "all bits agree" in cards[0]
+    assert "the same code" in cards[0]
     assert "the class of the query" in cards[0]
     assert "near.jpg" in cards[1]
     assert "the class of the query" not in cards[1]
@@ -153,7 +157,7 @@ def test_a_hit_that_is_the_query_itself_says_so(picture):
 def test_margins_shade_the_bits(picture):
     margins = np.array([127, -127, 1, -1] + [30] * 8, np.int8)
     page = render(query(picture("q.jpg"), code(0, 2, *range(4, 12)), margins=margins))
-    shades = [a["class"] for a in page.all("rect")][-BITS:]
+    shades = [a["class"] for a in page.all("rect") if "class" in a][-BITS:]
     assert shades[:4] == ["one m3", "zero m3", "one m0", "zero m0"]
     assert "bit 3: 0, margin 1 of 127" in page.text
 
@@ -214,30 +218,49 @@ def test_thumbnails_are_small_upright_jpegs_made_once(picture, monkeypatch):
     exif[0x0112] = 6  # turned by 90 degrees
     path = picture("big.jpg", size=(1200, 800), exif=exif)
     thumbnails = Thumbnails()
-    source, _ = thumbnails.get(path, 160)
+    source = thumbnails.get(path, 160).source
     with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (107, 160))
-    source_of_square, _ = thumbnails.get(path, 160, square=True)
-    with Image.open(io.BytesIO(base64.b64decode(source_of_square.partition(",")[2]))) as image:
-        assert (image.mode, image.size) == ("RGB", (160, 160))
-    source_of_square, _ = thumbnails.get(picture("flat.jpg", size=(900, 40)), 160, square=True)
-    with Image.open(io.BytesIO(base64.b64decode(source_of_square.partition(",")[2]))) as image:
-        assert image.size == (40, 40), "never enlarged"
+    small = thumbnails.get(picture("small.jpg", size=(90, 40)), 160).source
+    with Image.open(io.BytesIO(base64.b64decode(small.partition(",")[2]))) as image:
+        assert image.size == (90, 40), "never enlarged"
     os.remove(path)
     asked = code(1)
     page = render(*(query(path, asked, [hit(path, asked, asked)]) for _ in range(2)), thumbnails=thumbnails)
-    assert thumbnails.get(path, 160)[0] == source
+    assert thumbnails.get(path, 160).source == source
     # Sizes that were not asked for before the file went are not there.
     assert len(page.all("img")) == 0
+
+
+def test_a_picture_opens_its_file_wherever_the_page_lies(picture, tmp_path):
+    (tmp_path / "a b").mkdir()
+    path = picture("a b/50%#1?.jpg")
+    asked = code(1)
+    result = query(path, asked, [hit(path, asked, asked)])
+    beside, elsewhere = render(result, folder=tmp_path), render(result, folder=tmp_path / "a")
+    assert [a["href"] for a in beside.all("a")] == ["./a%20b/50%25%231%3F.jpg"] * 2
+    for page in (elsewhere, render(result)):
+        assert [url2pathname(urlsplit(a["href"]).path) for a in page.all("a")] == [os.fsdecode(path)] * 2
+    assert os.fsdecode(path) in beside.text  # to be copied
+
+
+def test_pictures_are_whole_and_what_the_model_saw_is_outlined(picture):
+    asked, path = code(1), picture("wide.jpg", size=(300, 200))
+    result = query(path, asked, [hit(path, asked, asked)])
+    page = render(result, preprocessing=Preprocessing(64, 80))
+    assert len(page.all("svg", class_="seen")) == 2
+    [outline] = {(a["x"], a["y"], a["width"]) for a in page.all("rect") if "width" in a and a["width"] == "160.0"}
+    assert outline == ("70.0", "20.0", "160.0")  # the middle 64 of 80 pixels of the shorter side
+    assert not render(result, preprocessing=Preprocessing.for_size(64, "pad")).all("svg", class_="seen")
 
 
 def test_the_thumbnails_kept_are_bounded(picture):
     thumbnails = Thumbnails(keep=2)
     paths = [picture(f"{i}.jpg") for i in range(3)]
     for path in paths:
-        assert thumbnails.get(path, 64)[0]
+        assert thumbnails.get(path, 64).source
         os.remove(path)
-    assert [thumbnails.get(path, 64)[0] is not None for path in reversed(paths)] == [True, True, False]
+    assert [thumbnails.get(path, 64).source is not None for path in reversed(paths)] == [True, True, False]
 
 
 def test_more_hits_than_a_page_shows_are_counted(picture, monkeypatch):

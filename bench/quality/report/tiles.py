@@ -14,7 +14,7 @@ from queryopt.bench.quality.report.figures import Figures
 from queryopt.bench.quality.report.page import PACKAGE
 from queryopt.errors import ImageError
 from queryopt.runtime.pages import Markup, render
-from queryopt.runtime.thumbnails import Thumbnails
+from queryopt.runtime.thumbnails import Thumbnail, Thumbnails
 
 __all__ = ["Mark", "Row", "Strip", "Tile", "Tiles"]
 
@@ -72,14 +72,14 @@ class Tiles:
             self._save(name, rows)
         return render("tiles.html.jinja", PACKAGE, rows=rows, source=self._source, large=large)
 
-    def _source(self, picture: bytes | _Pixels) -> tuple[str | None, str]:
+    def _source(self, picture: bytes | _Pixels) -> Thumbnail:
         if isinstance(picture, bytes):
-            return self._thumbnails.get(picture, _PIXELS, square=True)
+            return self._thumbnails.get(picture, _PIXELS)
         from PIL import Image
 
         data = io.BytesIO()
         Image.fromarray(picture).save(data, "JPEG", quality=82, optimize=True)
-        return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode(), ""
+        return Thumbnail("data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode())
 
     def _save(self, name: str, rows: Sequence[Row]) -> None:
         """The same as one figure: a line a strip, in units of a tile."""
@@ -118,7 +118,7 @@ class Tiles:
 
 
 def _square(picture: bytes | _Pixels, side: int) -> _Pixels | None:
-    """The middle square at so many pixels a side; None for a file that can't be read."""
+    """All of a picture on a square of so many pixels a side; None for a file that can't be read."""
     from PIL import Image, ImageOps
 
     from queryopt.images import open_rgb
@@ -127,7 +127,7 @@ def _square(picture: bytes | _Pixels, side: int) -> _Pixels | None:
         image = open_rgb(picture, at_least=side) if isinstance(picture, bytes) else Image.fromarray(picture)
     except ImageError:
         return None
-    return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS))
+    return np.asarray(ImageOps.pad(image, (side, side), Image.Resampling.LANCZOS, color="white"))
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -68,8 +68,8 @@
     const link = event.target.closest("a[href]");
     if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
     const url = new URL(link.href);
-    const pages = ["/", "/all", "/results", "/browse", "/duplicates"];
-    if (url.origin !== location.origin || url.hash || !(pages.includes(url.pathname) || url.pathname.startsWith("/browse/"))) return;
+    const pages = ["/", "/all", "/results", "/browse", "/same-code", "/duplicates"];
+    if (url.origin !== location.origin || url.hash || !(pages.includes(url.pathname) || /^\/(browse|picture)\//.test(url.pathname))) return;
     event.preventDefault();
     go(url.href);
   });
@@ -154,6 +154,7 @@
       canvas = document.createElement("canvas");
       canvas.setAttribute("aria-hidden", "true");
       view.append(canvas);
+      place(canvas, view);
     }
     const grid = found.grid;
     const most = Math.max(...weights);
@@ -168,6 +169,17 @@
     });
     context.putImageData(pixels, 0, 0);
     canvas.dataset.bit = bit;
+  }
+
+  // Over the square that the model saw, which is outlined where it is not all of the picture.
+  function place(canvas, view) {
+    const outline = view.querySelector(".seen rect");
+    if (!outline) return;
+    const all = view.getBoundingClientRect(), part = outline.getBoundingClientRect();
+    canvas.style.left = `${(100 * (part.left - all.left)) / all.width}%`;
+    canvas.style.top = `${(100 * (part.top - all.top)) / all.height}%`;
+    canvas.style.width = `${(100 * part.width) / all.width}%`;
+    canvas.style.height = `${(100 * part.height) / all.height}%`;
   }
 
   async function overlay(view, bit) {
@@ -304,6 +316,9 @@
       draw(here, null, 0);
       here.querySelector("img").src = from.src;
       here.querySelector("img").alt = from.alt;
+      for (const one of here.querySelectorAll(".seen")) one.remove();
+      const outline = view.querySelector(".seen");
+      if (outline) here.append(outline.cloneNode(true));
     }
     const found = await mapsOf(view);
     if (pinned && pinned.bit === bit) draw(here, found, bit);
@@ -339,8 +354,8 @@
       const row = make("div", "", { class: "strip-of" });
       row.append(make("span", value, { class: "value" }));
       for (const image of images) {
-        const link = make("a", "", { href: `/results?image=${image.id}`, title: `Search with this picture: it is sure that the bit is ${value} (${image.margin} of 127)` });
-        link.append(make("img", "", { src: `/image/${image.id}?size=256&view=model&fallback=true`, alt: `Most sure that bit ${bit} is ${value}`, width: 256, height: 256 }));
+        const link = make("a", "", { href: `/picture/${image.id}`, title: `Sure that the bit is ${value} (${image.margin} of 127)` });
+        link.append(make("img", "", { src: `/image/${image.id}?size=256&fallback=true`, alt: `Most sure that bit ${bit} is ${value}`, width: 256, height: 256 }));
         row.append(link);
       }
       parts.push(row);
@@ -366,6 +381,28 @@
     const step = { "lens-before": -1, "lens-next": 1 }[event.target.id];
     if (step) choose(pinned.strip, pinned.bit + step, true);
     else if (event.target.id === "lens-close") closeLens(true);
+  });
+
+  // --- paths ------------------------------------------------------------------------------------------------------
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest && event.target.closest("[data-copy]");
+    if (!button) return;
+    let copied = true;
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+    } catch (error) {
+      // Without TLS, browsers have no clipboard but this one.
+      const field = document.createElement("textarea");
+      field.value = button.dataset.copy;
+      button.after(field);
+      field.select();
+      copied = document.execCommand("copy");
+      field.remove();
+      button.focus();
+    }
+    button.textContent = copied ? "Copied" : "Not copied";
+    say(`${button.textContent}: ${button.dataset.copy}`);
+    setTimeout(() => { button.textContent = "Copy path"; }, 1500);
   });
 
   // --- where one bit looks in all pictures of its page --------------------------------------------------------------

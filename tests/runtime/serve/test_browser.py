@@ -1,5 +1,7 @@
 """What a person does with the pages, in a real Chromium."""
 
+import csv
+import json
 import re
 import shutil
 import time
@@ -8,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from queryopt.images import crop_box
 from queryopt.runtime import HashIndex
 
 from .conftest import HTML_NAME, Process, jpeg, serving
@@ -185,7 +189,7 @@ def test_a_bit_that_is_clicked_has_a_panel_with_its_card(visit):
 
 def test_a_finger_on_a_phone_is_enough(visit):
     visitor = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
-    for path in ("/", "/results?image=1", "/browse", "/browse/2", "/duplicates", "/docs"):
+    for path in ("/", "/results?image=1", "/picture/1", "/browse", "/browse/2", "/same-code", "/docs"):
         page = visitor.go(path)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
     page = visitor.go("/results?image=1")
@@ -208,10 +212,17 @@ def test_the_keyboard_alone_does_it_all(visit, folder):
             break
     assert seen[0] == "Skip to the pictures"
     assert "drop-picture" in seen
-    page.keyboard.press("Enter")  # search with the picture that has the focus
+    page.keyboard.press("Enter")  # open the picture that has the focus
+    page.wait_for_selector("figure.large")
+    page.go_back()
+    page.wait_for_selector(".grid")
+    page.focus(".grid .open")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # search with it
     page.wait_for_selector("ol.hits")
     assert page.evaluate("document.activeElement.id") == "found"
-    page.keyboard.press("Shift+Tab")  # back from the hits to the controls: the order
+    for _ in range(2):
+        page.keyboard.press("Shift+Tab")  # back from the hits to the controls: the label, the order
     assert page.evaluate("document.activeElement.id") == "rank"
     page.keyboard.press("m")  # margins
     page.wait_for_url("**rank=weighted**")
@@ -234,7 +245,7 @@ def test_the_keyboard_alone_does_it_all(visit, folder):
 
 def test_everything_has_a_name_for_a_screen_reader(visit):
     visitor = visit()
-    for path in ("/", "/results?image=1", "/browse", "/browse/1", "/duplicates?radius=1", "/docs"):
+    for path in ("/", "/results?image=1", "/browse", "/picture/1", "/browse/1", "/same-code?radius=1", "/docs"):
         page = visitor.go(path)
         assert page.evaluate("document.documentElement.lang") == "en"
         assert page.locator("h1").count() == 1
@@ -288,6 +299,55 @@ def test_k_and_radius_change_what_is_shown(visit, many):
     assert "k=0" not in page.url
 
 
+def test_a_hit_opens_whole_with_an_outline_of_what_the_model_saw(visit, index, folder):
+    visitor = visit()
+    page = visitor.go("/results?image=1")
+    name = visitor.hits()[1]
+    image = index.find(name)
+    width, height = page.locator(".card").nth(1).locator("img").evaluate("one => [one.naturalWidth, one.naturalHeight]")
+    with Image.open(folder / "pictures" / name) as original:
+        assert width / height == pytest.approx(original.width / original.height, abs=0.02)  # nothing is cut off
+        left, top, right, _ = crop_box(original.size, index.card.preprocessing)
+    box = (
+        page.locator(".card")
+        .nth(1)
+        .locator(".seen rect")
+        .nth(0)
+        .evaluate("one => [one.x, one.y, one.width].map(length => length.baseVal.value)")
+    )
+    assert box == pytest.approx([left, top, right - left], abs=0.1)
+    page.click(".card:nth-child(2) .picture")
+    page.wait_for_url(f"**/picture/{image.id}")
+    page.wait_for_selector("figure.large .seen")
+    assert name in page.inner_text("main")
+    page.click("main >> text=Search")
+    page.wait_for_url(f"**/results?image={image.id}")
+
+
+def test_hits_are_filtered_by_label_copied_and_exported(visit, client):
+    visitor = visit(permissions=["clipboard-read", "clipboard-write"])
+    page = visitor.go("/results?image=1")
+    every = visitor.hits()
+    page.select_option("#label", "heron")
+    page.wait_for_url("**label=heron**")
+    visitor.until("document.getElementById('summary').textContent.includes('with the label heron')")
+    herons = [name for name in every if name.startswith("heron/")]
+    assert visitor.hits() == herons
+    page.click(".card:nth-child(1) [data-copy]")
+    visitor.until("document.getElementById('status').textContent.startsWith('Copied')")
+    assert page.evaluate("navigator.clipboard.readText()") == herons[0]
+    with page.expect_download() as download:
+        page.click("text=CSV")
+    rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
+    assert [row["label"] for row in rows] == ["heron"] * len(herons)
+    assert rows[0]["path"] == herons[0]
+    with page.expect_download() as download:
+        page.click("text=JSON")
+    found = json.loads(download.value.path().read_text())
+    assert [hit["label"] for hit in found["hits"]] == ["heron"] * len(herons)
+    assert found["total"] == client.search(image=1, k=96, exclude_self=True, label="heron").json()["total"]
+
+
 def test_browse_by_bit_shows_the_surest_pictures(visit, client):
     visitor = visit()
     page = visitor.go("/browse")
@@ -297,22 +357,23 @@ def test_browse_by_bit_shows_the_surest_pictures(visit, client):
     visitor.until("document.querySelector('h1').textContent === 'Bit 7'")
     (bit,) = client.get("/bits?bit=7&count=24").json()
     for side, name in enumerate(("highest", "lowest")):
-        links = page.locator(".sides section").nth(side).locator("a").evaluate_all("all => all.map(one => one.search)")
-        assert links == [f"?image={image['id']}" for image in bit[name]]
+        links = page.locator(".sides section").nth(side).locator("a.open")
+        shown = links.evaluate_all("all => all.map(one => one.pathname)")
+        assert shown == [f"/picture/{image['id']}" for image in bit[name]]
     page.check("#show-maps")
     page.wait_for_selector(".sides canvas")
     page.uncheck("#show-maps")
     visitor.until("document.querySelectorAll('.sides canvas').length === 0")
     page.click(".sides a >> nth=0")
-    page.wait_for_selector("ol.hits")
+    page.wait_for_selector("figure.large")
 
 
-def test_duplicates_are_grouped(visit, folder):
+def test_what_has_the_same_code_is_grouped(visit, folder):
     visitor = visit()
-    page = visitor.go("/duplicates")
+    page = visitor.go("/same-code")
     page.wait_for_selector(".group")
     groups = page.locator(".group").evaluate_all(
-        "all => all.map(group => [...group.querySelectorAll('.grid a')].map(one => one.title))"
+        "all => all.map(group => [...group.querySelectorAll('.grid .open')].map(one => one.title))"
     )
     assert sorted(groups[0]) == ["heron/1.jpg", "heron/leaves.jpg", "heron/vanishes.jpg"]
     assert sorted([HTML_NAME, "finch/1.jpg"]) in [sorted(group) for group in groups]
@@ -342,7 +403,7 @@ def test_names_that_are_html_are_text(visit, folder, index):
     visitor.upload({"name": "<b onclick=alert(1)>&quot;.jpg", "mimeType": "image/jpeg", "buffer": jpeg()})
     visitor.until("document.title.startsWith('Like <b onclick')")
     assert page.locator("main b").count() == 0
-    for path in ("/all", f"/results?image={index.find(HTML_NAME).id}", "/duplicates", "/browse/0"):
+    for path in ("/all", f"/results?image={index.find(HTML_NAME).id}", "/same-code", "/browse/0"):
         page = visitor.go(path)
         assert page.locator("img[src=x]").count() == 0
         assert page.title() != "owned"
@@ -353,7 +414,7 @@ def test_pictures_that_are_gone_or_outside_say_so_in_their_place(visit):
     page = visitor.go("/all")
     visitor.until("[...document.images].every(one => one.complete)")
     sizes = page.evaluate(
-        """() => Object.fromEntries([...document.querySelectorAll(".grid a")].map(
+        """() => Object.fromEntries([...document.querySelectorAll(".grid .open")].map(
             (link) => [link.title, link.querySelector("img").naturalWidth]))"""
     )
     assert sizes["heron/vanishes.jpg"] == sizes["heron/leaves.jpg"] == 200  # drawn, with the reason
@@ -380,7 +441,9 @@ def test_without_script_links_and_forms_still_work(visit, folder):
     page.fill("#k", "3")
     page.click("#controls button")
     assert len(visitor.hits()) == 3
-    page.click(".card a >> nth=1")
+    page.click(".card a >> nth=0")
+    assert "/picture/" in page.url
+    page.click("main >> text=Search")
     assert "image=" in page.url
     page.set_input_files(".file", {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"text"})
 

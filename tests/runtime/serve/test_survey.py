@@ -6,7 +6,7 @@ from queryopt.runtime import Hasher, HashIndex
 from queryopt.runtime.index.meta import Meta
 from queryopt.runtime.index.rows import Row, encode_margins
 from queryopt.runtime.index.store import Store
-from queryopt.runtime.serve.survey import Background, find_duplicates, survey
+from queryopt.runtime.serve.survey import Background, group_codes, survey
 
 BITS = 12
 
@@ -74,15 +74,15 @@ def test_groups_are_those_of_their_definition(filled, radius):
         taken |= set(group)
         expected.append(group)
     expected = sorted((group for group in expected if len(group) > 1), key=lambda group: -len(group))
-    *_, found = find_duplicates(path, radius)
+    *_, found = group_codes(path, radius)
     assert [group.tolist() for group in found.groups] == expected
     assert found.complete
     assert found.pictures == sum(map(len, expected))
 
 
-def test_a_search_for_duplicates_ends_when_its_time_is_over(filled):
+def test_a_search_for_groups_ends_when_its_time_is_over(filled):
     logits = np.random.default_rng(3).normal(size=(2000, BITS)).astype(np.float32)
-    *_, found = find_duplicates(filled(logits), 1, seconds=0)
+    *_, found = group_codes(filled(logits), 1, seconds=0)
     assert found.stopped
     assert 0 < found.looked_at < found.codes
 
@@ -92,7 +92,7 @@ def test_an_empty_index_has_no_groups_and_no_surest(filled):
     with HashIndex.open(path) as index:
         index.remove([image.id for image in index])
     for radius in (0, 2):
-        *_, found = find_duplicates(path, radius)
+        *_, found = group_codes(path, radius)
         assert (found.groups, found.complete) == ((), True)
     *_, whole = survey(path)
     assert (whole.images, len(whole.highest[0].ids)) == (0, 0)
