@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queryopt.cli import Command, Output, common_options
-from queryopt.errors import ExitCode, MissingError
+from queryopt.cli import Command, Output, common_options, main_argument
+from queryopt.errors import ExitCode, MissingError, UsageError
 from queryopt.export.engine import EngineOptions, engine_options
 from queryopt.export.gate import Comparison, GatedEngine, build_gated_engine, open_serving
 from queryopt.export.options import ExportOptions, export_options
@@ -18,6 +18,7 @@ from queryopt.export.parity import ParitySide
 from queryopt.export.pictures import ParityPictures, labelled_in, parity_pictures
 from queryopt.export.text import engine_values, export_values, print_engine, print_export
 from queryopt.export.torch_backend import TorchBackend
+from queryopt.kinds import Kind, kind_of
 from queryopt.text import display_path, install_extra
 from queryopt.train.run_files import find_checkpoint
 
@@ -32,17 +33,18 @@ _PACKAGES = {"torch": "train", "onnx": "train", "onnxscript": "train", "safetens
 
 _EPILOG = """\b
 Examples:
-  qo-export --ckpt runs/a
-  qo-export --ckpt runs/a --images photos/ --out birds.onnx
-  qo-export --ckpt runs/a --precision int8 --calibrate photos/
-  qo-export --ckpt best.safetensors --images photos/ --explain
-  qo-export --ckpt runs/a --engine --profile 1,32,256 --target sm_86,sm_89
-  qo-export --onnx model.onnx --engine
+  qo-export runs/a
+  qo-export runs/a --images photos/ --out birds.onnx
+  qo-export runs/a --precision int8 --calibrate photos/
+  qo-export best.safetensors --images photos/ --explain
+  qo-export runs/a --engine --profile 1,32,256 --target sm_86,sm_89
+  qo-export model.onnx --engine
 """
 
 
 @click.command("qo-export", cls=Command, epilog=_EPILOG)
-@click.option("--ckpt", "checkpoint", metavar="RUN_OR_FILE", help="Run folder or checkpoint of qo-train.")
+@main_argument("[RUN]", lambda given: "onnx" if kind_of(given) is Kind.MODEL else "checkpoint")
+@click.option("--ckpt", "checkpoint", metavar="RUN_OR_FILE", help="RUN: a run folder or checkpoint of qo-train.")
 @click.option("--onnx", metavar="FILE", help="Instead: a model.onnx; with --engine, on a machine without PyTorch.")
 @click.option("--out", "path", metavar="FILE", help="The model to write.  [default: model.onnx beside the checkpoint]")
 @export_options
@@ -69,7 +71,11 @@ def main(
     before it is written (with --onnx beside that file's, on --images); where not, it is said to be built and not run.
     """
     if (checkpoint is None) == (onnx is None):
-        raise click.UsageError("give --ckpt RUN, or --onnx FILE with --engine: one of the two")
+        raise click.UsageError(
+            "give what to export: qo-export RUN; or, for a TensorRT engine, qo-export MODEL.onnx --engine"
+            if checkpoint is None
+            else "--ckpt and --onnx: give one of the two"
+        )
     if engine is not None:
         engine.check()
     if onnx is not None:
@@ -145,7 +151,7 @@ def _engine_of_onnx(
 ) -> GatedEngine:
     """Build the engine of a model.onnx; it is compared with that file, on --images, in what runs it here."""
     if engine is None:
-        raise click.UsageError("--onnx is for building an engine of it: give --engine too")
+        raise UsageError(f"{display_path(onnx)}: a model is exported already: --engine builds a TensorRT engine of it")
     of_graph = (options.calibrate, options.activations, options.precision != "fp32", not options.fold, options.explain)
     if path or any(of_graph) or options.backend is not None or not options.parity:
         raise click.UsageError(

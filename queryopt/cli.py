@@ -35,6 +35,7 @@ __all__ = [
     "batch_option",
     "common_options",
     "device_option",
+    "main_argument",
     "option_group",
     "threads_option",
 ]
@@ -235,7 +236,7 @@ class _Main:
             click.echo("interrupted", err=True)
             return ExitCode.INTERRUPTED
         except click.ClickException as error:
-            error.show()
+            _in_words(error).show()
             return ExitCode.USAGE
         except QueryOptError as error:
             click.echo(from_here(f"{name}: error: {error}"), err=True)
@@ -259,6 +260,25 @@ class _Main:
             return ExitCode.INPUT
         except Exception:
             return _bug(name)
+
+
+def _in_words(error: click.ClickException) -> click.ClickException:
+    """What click says of a wrong number, without its mathematics; other errors as they are."""
+    kind = error.param.type if type(error) is click.BadParameter and error.param is not None else None
+    whole = kind is click.INT or isinstance(kind, click.IntRange)
+    value, _, reason = error.message.partition(" is not ")
+    if not (whole or kind is click.FLOAT or isinstance(kind, click.FloatRange)) or not reason:
+        return error
+    low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+    if low is not None and high is not None:
+        limits = f" from {low} to {high}"
+    elif low is not None:
+        limits = f" {'above' if getattr(kind, 'min_open', False) else 'of at least'} {low}"
+    else:
+        limits = "" if high is None else f" of at most {high}"
+    assert isinstance(error, click.BadParameter)
+    what = f"{value} is not a {'whole ' if whole else ''}number{limits}."
+    return click.BadParameter(what, error.ctx, error.param, error.param_hint)
 
 
 class _ReaderGoneError(Exception):
@@ -325,6 +345,44 @@ def option_group(
         return wrap
 
     return add
+
+
+class _MainArgument(click.Argument):
+    """See main_argument."""
+
+    def __init__(self, declarations: Sequence[str], choose: Callable[[str], str | None], **settings: Any) -> None:
+        super().__init__(declarations, **settings)
+        self._choose = choose
+
+    def handle_parse_result(  # type: ignore[override]
+        self, ctx: click.Context, opts: dict[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        given = opts.pop(self.name, None)
+        kept = []
+        for word in given if isinstance(given, tuple) else [given] if isinstance(given, str) else []:
+            option = self._choose(word)
+            if option is None:
+                kept.append(word)
+            elif opts.setdefault(option, word) != word:
+                flag = next(each.opts[0] for each in ctx.command.params if each.name == option)
+                raise click.UsageError(f"{word} and {flag} {opts[option]}: give one of the two", ctx)
+        if kept:
+            opts[self.name] = tuple(kept)
+        return super().handle_parse_result(ctx, opts, args)
+
+
+def main_argument(
+    metavar: str, choose: str | Callable[[str], str | None], **settings: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add an argument that is another way to write an option: `qo-train photos/` for `qo-train --data photos/`.
+
+    choose: the name of the option's value, or a function that says it for what was given. With settings of
+    click.argument it may take several (nargs=-1); those for which the function says None are the callback's then.
+    """
+    own: dict[str, Any] = {"required": False, "expose_value": False, "is_eager": True, "metavar": metavar} | settings
+    name = own.pop("name", "main_argument")
+    chosen = choose if callable(choose) else lambda _: choose
+    return click.argument(name, cls=_MainArgument, choose=chosen, **own)
 
 
 def _output(json: bool, quiet: bool, verbose: bool) -> Output:

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from queryopt.card import Preprocessing
 from queryopt.errors import ImageError, InputError, UsageError
+from queryopt.kinds import Kind, kind_of_head
 from queryopt.text import counted, listed
 
 if TYPE_CHECKING:
@@ -472,7 +473,8 @@ def _unidentified(file: BinaryIO) -> str:
     elif start[:3] == b"\xff\xd8\xff" or start[:8] == b"\x89PNG\r\n\x1a\n":
         kind = "its header is cut off or damaged"
     else:
-        kind = "an unknown format"
+        found = kind_of_head(start)
+        kind = "an unknown format" if found in (None, Kind.PICTURE) else f"it is {found.called}"
     return f"not a picture that can be read ({kind})"
 
 

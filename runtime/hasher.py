@@ -68,7 +68,7 @@ class HashBatch:
 class Hasher:
     """A model, ready to hash pictures. Use it from one thread at a time; close it, or use it as a context manager.
 
-    model: a model.onnx or model.plan.
+    model: a model.onnx or model.plan, or the folder of a run that was exported.
     backend: see `queryopt.runtime.backends.BACKENDS`; or one that is open, which the hasher closes.
     threads: for the model, and as many for decoding (None: as many as this process may use).
     batch: pictures in one run of the model.
@@ -87,6 +87,7 @@ class Hasher:
         for name, value in (("threads", threads), ("batch", batch)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UsageError(f"{name} is {value!r}: a whole number, at least 1")
+        model = _newest_model(Path(model)) or model
         if isinstance(backend, str):
             self._choice = choose_backend(model, backend)
             self._backend = open_backend(model, self._choice.name, threads)
@@ -325,25 +326,31 @@ class _Running:
 
 
 def find_model(given: str | os.PathLike[str] | None) -> Path:
-    """The model to use: `given`, else $QUERYOPT_MODEL, else one here, else the newest run's.
+    """The model to use: `given`, else $QUERYOPT_MODEL, else one here, else the newest run's; of a folder, that in it.
 
     model.plan goes before model.onnx where there is a GPU, else after it. Runs are looked for in ./, ./*/ and
     ./runs/*/. InputError where there is none.
     """
+    if given is None:
+        given = os.environ.get(MODEL_VARIABLE) or None
     if given is not None:
-        return Path(given)
-    if os.environ.get(MODEL_VARIABLE):
-        return Path(os.environ[MODEL_VARIABLE])
+        return _newest_model(Path(given)) or Path(given)
     for folders in ([Path()], [*Path().glob("*"), *Path().glob("runs/*")]):
-        models = [path for folder in folders for name in _MODEL_NAMES if (path := folder / name).is_file()]
-        if models:
-            newest = max(models, key=lambda path: (path.stat().st_mtime_ns, path)).parent
-            names = sorted((path.name for path in models if path.parent == newest), reverse=has_gpu())
-            return newest / names[0]
+        if (model := _newest_model(*folders)) is not None:
+            return model
     raise InputError(
         f"no model: give one with --model or in {MODEL_VARIABLE}, or make one here with qo-train and qo-export "
         "(looked for model.onnx and model.plan in ./, ./*/ and ./runs/*/)"
     )
+
+
+def _newest_model(*folders: Path) -> Path | None:
+    models = [path for folder in folders for name in _MODEL_NAMES if (path := folder / name).is_file()]
+    if not models:
+        return None
+    newest = max(models, key=lambda path: (path.stat().st_mtime_ns, path)).parent
+    names = sorted((path.name for path in models if path.parent == newest), reverse=has_gpu())
+    return newest / names[0]
 
 
 def _check_picture(number: int, image: Any) -> None:

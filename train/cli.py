@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from queryopt.cli import Command, Output, common_options
+from queryopt.cli import Command, Output, common_options, main_argument
 from queryopt.codes import check_bits
 from queryopt.errors import ExitCode, MissingError, UsageError
 from queryopt.text import counted, display_path, install_extra, listed_paths
@@ -33,13 +33,14 @@ __all__ = ["main"]
 
 _EPILOG = f"""\b
 Examples:
-  qo-train --data photos/ --bits 24 --out runs/a
-  qo-train --data photos/ --preset small --out runs/cpu
-  qo-train --data synthetic:birds --preset demo --out runs/birds
-  qo-train --data photos/ --method adsh --out runs/adsh
-  qo-train --data cub200 --root ~/data --preset paper-cub200 --out runs/cub
+  qo-train photos/
+  qo-train photos/ --bits 24 --out runs/a
+  qo-train photos/ --preset small --out runs/cpu
+  qo-train synthetic:birds --preset demo --out runs/birds
+  qo-train photos/ --method adsh --out runs/adsh
+  qo-train cub200 --root ~/data --preset paper-cub200 --out runs/cub
   qo-train --out runs/a --resume
-  torchrun --nproc-per-node 2 -m queryopt.train --data photos/ --out runs/two
+  torchrun --nproc-per-node 2 -m queryopt.train photos/ --out runs/two
 
 \b
 Official data sets (--data NAME --root DIR; an option of a set follows a plus, as in vegfru+val):
@@ -64,7 +65,7 @@ Presets:
 )
 
 
-_NO_DATA = "Missing option '--data': a folder with one sub-folder a class, or synthetic:birds"
+_NO_DATA = "no pictures to train on: qo-train FOLDER, which has one sub-folder a class; or synthetic:birds"
 
 
 class _TrainCommand(Command):
@@ -92,6 +93,7 @@ class _TrainCommand(Command):
 
 
 @click.command(cls=_TrainCommand, name="qo-train", epilog=_EPILOG, context_settings={"max_content_width": 110})
+@main_argument("[DATA]", "data")
 @options.data_options
 @options.run_options
 @options.network_options
@@ -118,6 +120,7 @@ def main(
     What is not given is the preset's. `torchrun --nproc-per-node N -m queryopt.train …` trains in N processes, with the
     same result but for rounding: --batch is shared among them.
     """
+    run = run.for_data(data.data)
     settings = options.settings_of(network, learning, codes, pictures, speed)
     settings["data"] = _check(data, run, settings)
     # By default OpenMP's threads spin at every barrier: with anything else running on the machine, a training step took
@@ -302,9 +305,9 @@ def _print(out: Output, result: "TrainResult", tests: int) -> None:
     for name in ("curves.png", "metrics.jsonl"):
         if (result.out / name).exists():
             out.print(f"{name.partition('.')[0] + ':':9}{display_path(result.out / name)}")
-    out.print(f"next:    qo-export --ckpt {where}")
+    out.print(f"next:    qo-export {where}")
     if tests:
-        out.print(f"then:    qo-eval --run {where} --split test  (with the pictures kept for tests)")
+        out.print(f"then:    qo-eval {where}  (with the pictures kept for tests)")
 
 
 def _fit_line(fit: dict[str, Any]) -> str:

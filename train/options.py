@@ -1,12 +1,14 @@
 """The options of qo-train, in groups. None, in all but the first two, is the preset's, or the run's that goes on."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from queryopt.cli import option_group, threads_option
+from queryopt.errors import UsageError
 from queryopt.train.method_rules import method_names
 
 __all__ = [
@@ -54,6 +56,7 @@ data_options = option_group(
     DataOptions,
     click.option(
         "--data",
+        metavar="DATA",
         help="A folder with one sub-folder a class (or train/ and test/ with those), unlabelled:FOLDER (of --method "
         "linear), the name of an official data set (see below), or synthetic:birds.",
     ),
@@ -65,9 +68,12 @@ data_options = option_group(
 )
 
 
+_FOLDER_OF_DATA = Path("runs", "…")
+
+
 @dataclass(frozen=True)
 class RunOptions:
-    """Where a run is written, and how it begins."""
+    """Where a run is written, and how it begins. folder: see for_data."""
 
     folder: Path
     preset: str | None
@@ -75,11 +81,29 @@ class RunOptions:
     strict: bool
     no_cache: bool
 
+    def for_data(self, data: str | None) -> "RunOptions":
+        """The same with a folder: where none was given, runs/ and the name of the data."""
+        if self.folder != _FOLDER_OF_DATA:
+            return self
+        if data is None:
+            raise UsageError(
+                "no pictures to train on: qo-train FOLDER, which has one sub-folder a class; a run goes on with: "
+                "qo-train --out RUN --resume"
+            )
+        source = data.rpartition(":")[2].partition("?")[0]
+        return replace(self, folder=Path("runs", Path(os.path.abspath(source)).name))
+
 
 run_options = option_group(
     "run",
     RunOptions,
-    click.option("--out", "folder", required=True, type=click.Path(path_type=Path), help="The run folder to write."),
+    click.option(
+        "--out",
+        "folder",
+        type=click.Path(path_type=Path),
+        default=_FOLDER_OF_DATA,
+        help="The run folder to write.  [default: runs/ and the name of DATA]",
+    ),
     click.option(
         "--preset",
         help="Where the other options start from; see below.  [default: on a GPU default, or paper-NAME for an "

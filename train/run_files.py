@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from queryopt.errors import CheckpointError, UsageError
+from queryopt.kinds import RUN_CHECKPOINTS, Kind, mistaken
 from queryopt.text import did_you_mean, display_path, listed
 
 __all__ = ["BEST", "CONFIG", "CURVES", "LAST", "METRICS", "RUN_FILES", "check_unused", "find_checkpoint"]
 
-BEST = "best.safetensors"
-LAST = "last.pt"
+BEST, LAST = RUN_CHECKPOINTS
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
@@ -42,13 +42,18 @@ def find_checkpoint(source: str | os.PathLike[str]) -> Path:
     if not source.is_dir():
         if not source.is_file():
             raise CheckpointError(f"{name}: not a regular file")
+        if wrong := mistaken(source, Kind.CHECKPOINT):
+            raise CheckpointError(wrong)
         return source
     for file in (BEST, LAST):
         if (source / file).is_file():
             return source / file
     runs = sorted(p.name for p in source.iterdir() if p.is_dir() and ((p / BEST).is_file() or (p / LAST).is_file()))
-    hint = f"; runs in it: {listed([display_path(r) for r in runs])}" if runs else ""
-    raise CheckpointError(f"{name}: no run folder: neither {BEST} nor {LAST} is in it{hint}")
+    if runs:
+        hint = f"runs in it: {listed([display_path(source / r) for r in runs])}"
+    else:
+        hint = f"if it holds pictures, make a run of them with: qo-train {name}"
+    raise CheckpointError(f"{name}: no run folder: neither {BEST} nor {LAST} is in it; {hint}")
 
 
 def _near(source: Path) -> str:

@@ -22,9 +22,10 @@ from queryopt.bench.quality.pictures import (
     labelled_folder,
     untrained_classes,
 )
-from queryopt.cli import Command, Output, batch_option, common_options, option_group, threads_option
+from queryopt.cli import Command, Output, batch_option, common_options, main_argument, option_group, threads_option
 from queryopt.codes import MAX_BITS
 from queryopt.errors import DataError, ExitCode, MissingError, UsageError
+from queryopt.kinds import Kind, kind_of
 from queryopt.runtime.cli.options import backend_option
 from queryopt.runtime.search.ranked import RANKS
 from queryopt.text import counted, display_path, install_extra, listed
@@ -131,7 +132,7 @@ class SubjectOptions:
             if extra := [name for name, value in named.items() if value is not None]:
                 raise UsageError(f"{whole} says what to search in and with: leave {' and '.join(extra)} out")
         elif self.queries is None:
-            raise UsageError("give what to search with: --queries FOLDER, or --data or --run for a whole data set")
+            raise UsageError("give what to search with: qo-eval RUN, or --queries FOLDER, or --data for a data set")
         elif (self.gallery is None) == (self.index is None):
             raise UsageError("give what to search in: either --gallery FOLDER or --index INDEX")
         if self.index is not None and models.compare:
@@ -343,7 +344,14 @@ _result_options = option_group(
 )
 
 
+def _meant(given: str) -> str:
+    """The option that the argument stands for."""
+    kind = kind_of(given)
+    return "index" if kind is Kind.INDEX else "model" if kind is Kind.MODEL else "run"
+
+
 @click.command("qo-eval", cls=Command)
+@main_argument("[RUN | MODEL | INDEX]", _meant)
 @_model_options
 @data_option("In place of both: what qo-train takes as --data. Its test pictures search its training pictures.")
 @_subject_options
@@ -381,11 +389,13 @@ def main(
 
     \b
     Examples:
-      qo-eval --model runs/a/model.onnx --gallery photos/train --queries photos/test
-      qo-eval --model runs/a/model.onnx --compare untrained.onnx --require-ratio 2 \\
+      qo-eval runs/a
+      qo-eval photos.db --queries queries/
+      qo-eval runs/a/model.onnx --gallery photos/train --queries photos/test
+      qo-eval runs/a/model.onnx --compare untrained.onnx --require-ratio 2 \\
               --gallery photos/train --queries photos/test --out eval.json
-      qo-eval --model runs/cub/model.onnx --data cub200 --root ~/data
-      qo-eval --run runs/cub --protocol both --plot eval.png --bits-out bits.md
+      qo-eval runs/cub/model.onnx --data cub200 --root ~/data
+      qo-eval runs/cub --protocol both --plot eval.png --bits-out bits.md
 
     \b
     Exit codes:
@@ -456,7 +466,7 @@ def _measured_on(
 def _model_of(run: str) -> str:
     path = Path(run, "model.onnx")
     if not path.is_file():
-        raise DataError(f"{display_path(path)}: no such model yet: make it with qo-export --ckpt {display_path(run)}")
+        raise DataError(f"{display_path(path)}: no such model yet: make it with qo-export {display_path(run)}")
     return str(path)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from queryopt.bench.cli.options import show
-from queryopt.cli import Command, Output, common_options
+from queryopt.cli import Command, Output, common_options, main_argument
 from queryopt.codes import check_bits
 from queryopt.errors import MissingError, UsageError
 from queryopt.text import display_path, install_extra, json_text
@@ -20,6 +20,7 @@ __all__ = ["command"]
 
 
 @click.command("flops", cls=Command, short_help="Parameters and multiply-adds of a network.")
+@main_argument("[RUN]", "ckpt")
 @click.option("--ckpt", metavar="RUN_OR_FILE", help="Count the network of a run folder or checkpoint.")
 @click.option("--bits", type=int, help="Code length, 1 to 64, of a network that need not be trained.")
 @click.option("--backbone", metavar="NAME", help="Its backbone.  [default: resnet50]")
@@ -38,7 +39,7 @@ def command(out: Output, ckpt: str | None, folder: str | None, **settings: Any) 
     \b
     Examples:
       qo-bench flops --bits 12
-      qo-bench flops --ckpt runs/a --out costs/
+      qo-bench flops runs/a --out costs/
     """
     chosen = {name: value for name, value in settings.items() if value is not None}
     _check(ckpt, chosen)
@@ -59,7 +60,7 @@ def _check(ckpt: str | None, chosen: dict[str, Any]) -> None:
     """Raise what can be said without torch, whose import takes seconds."""
     if ckpt is None:
         if "bits" not in chosen:
-            raise UsageError("nothing to count: give a checkpoint (--ckpt runs/a) or a code length (--bits 12)")
+            raise UsageError("nothing to count: give a run (qo-bench flops runs/a) or a code length (--bits 12)")
         check_bits(chosen["bits"])
         return
     if chosen:

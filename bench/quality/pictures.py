@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from queryopt.errors import DataError, MismatchError
+from queryopt.kinds import Kind, mistaken
 from queryopt.progress import Progress
 from queryopt.text import display_path, listed_paths, parse_json
 from queryopt.train.data import LabelledImages
@@ -83,9 +84,14 @@ class DataSource:
         """
         from queryopt.train.checkpoint import read_run_config
 
+        if not os.path.isdir(run) and (wrong := mistaken(run, Kind.RUN)):
+            raise DataError(wrong)
         config = read_run_config(Path(run))
         if config is None:
-            raise DataError(f"{display_path(run)}: no config.json in it: give the run folder of a qo-train")
+            raise DataError(
+                f"{display_path(run)}: no run folder (no config.json in it): give one of qo-train, or, for pictures, "
+                f"a model with --data {display_path(run)}"
+            )
         return cls.of_config(config, run, data)
 
     @classmethod

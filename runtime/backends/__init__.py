@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from queryopt.errors import ModelError
+from queryopt.kinds import Kind, kind_of, mistaken
 from queryopt.runtime.backends.base import Backend, BackendOutput
 from queryopt.runtime.backends.choose import BACKENDS, BackendChoice, choose_backend, has_gpu
 from queryopt.text import display_path
@@ -25,12 +26,12 @@ def open_backend(model: str | os.PathLike[str], backend: str = "auto", threads: 
         from queryopt.runtime.backends.tensorrt import TensorRtBackend
 
         return TensorRtBackend(path)
-    if path.is_dir():
-        inside = path / "model.onnx"
-        hint = f": did you mean {display_path(inside)}?" if inside.is_file() else ": give a model.onnx"
-        raise ModelError(f"{display_path(path)}: a folder, not a model{hint}")
+    if kind_of(path) is Kind.FOLDER:
+        raise ModelError(f"{display_path(path)}: no model.onnx or model.plan in this folder: qo-export RUN makes one")
+    if wrong := mistaken(path, Kind.MODEL):
+        raise ModelError(wrong)
     if not path.is_file():
-        raise ModelError(f"{display_path(path)}: no such model: qo-export --ckpt RUN makes one")
+        raise ModelError(f"{display_path(path)}: no such model: qo-export RUN makes one")
     if name == "openvino":
         from queryopt.runtime.backends.openvino import OpenVinoBackend
 

@@ -10,6 +10,7 @@ import click
 from queryopt import __version__
 from queryopt.cli import Group, Output, common_options
 from queryopt.errors import ExitCode, UsageError
+from queryopt.kinds import Kind, kind_of
 from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
@@ -20,14 +21,26 @@ __all__ = ["main"]
 _index = click.argument("index", type=click.Path(path_type=Path))
 
 
-@click.group(cls=Group, name="qo-index")
+class _IndexGroup(Group):
+    """`qo-index photos.db` is `qo-index info photos.db`, and `qo-index photos.db verify` the command with its INDEX."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        first, *rest = args
+        if first not in self.commands and kind_of(first) is Kind.INDEX:
+            args = [rest[0], first, *rest[1:]] if rest and rest[0] in self.commands else ["info", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_IndexGroup, name="qo-index")
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
     """Look into an index of picture codes, check it, change it.
 
     \b
     Examples:
-      qo-index info photos.db
+      qo-index photos.db
       qo-index verify photos.db
       qo-index export photos.db codes.parquet
       qo-index backup photos.db copy.db

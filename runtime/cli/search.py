@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from queryopt.cli import Command, Output, common_options, option_group
+from queryopt.cli import Command, Output, common_options, main_argument, option_group
 from queryopt.errors import ExitCode, InputError, UsageError
+from queryopt.kinds import Kind, kind_of
 from queryopt.progress import Advance, no_progress
 from queryopt.runtime.cli.options import HasherOptions, hasher_options, model_option
 from queryopt.runtime.search.ranked import RANKS, Rank
@@ -118,7 +119,11 @@ _result_options = option_group(
 
 
 @click.command(cls=Command, name="qo-search")
-@click.argument("queries", metavar="IMAGE...", nargs=-1, required=True, type=_PICTURES)
+@main_argument(
+    "IMAGE... [INDEX]",
+    lambda given: "index_path" if kind_of(given) is Kind.INDEX else None,
+    **{"name": "queries", "nargs": -1, "expose_value": True, "type": _PICTURES},
+)
 @click.option(
     "--index",
     "index_path",
@@ -142,7 +147,7 @@ def main(
 
     \b
     Examples:
-      qo-search bird.jpg --index photos.db -k 10 --html hits.html
+      qo-search bird.jpg photos.db -k 10 --html hits.html
       qo-search queries/ --radius 2 --out hits.jsonl
       qo-search queries/ --out hits.csv
       qo-search bird.jpg --rank weighted
@@ -168,6 +173,8 @@ def main(
     from queryopt.runtime.index import HashIndex
     from queryopt.runtime.query import search_files
 
+    if not queries:
+        raise UsageError("give a picture to search with: qo-search PICTURE, or a folder of them")
     results.check(out)
     pictures = _pictures(out) if results.show else None
     paths = _query_paths(queries)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queryopt.cli import Command, Output, common_options, option_group
+from queryopt.cli import Command, Output, common_options, main_argument, option_group
 from queryopt.errors import ExitCode, InputError, MissingError
 from queryopt.runtime.cli.options import HasherOptions, hasher_options, model_option
 from queryopt.runtime.cli.search import default_index
@@ -81,7 +81,14 @@ _upload_options = option_group(
 
 
 @click.command(cls=Command, name="qo-serve")
-@click.argument("index_path", metavar="[INDEX]", required=False, type=click.Path(path_type=Path))
+@main_argument("[INDEX]", "index_path")
+@click.option(
+    "--index",
+    "index_path",
+    metavar="INDEX",
+    type=click.Path(path_type=Path),
+    help="The index.  [default: ./photos.db, else the only *.db here]",
+)
 @model_option("The model, for pictures that the index doesn't hold.  [default: the index's own]")
 @_listen_options
 @click.option(

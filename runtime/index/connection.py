@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from queryopt.errors import IndexFileError, InputError, QueryOptError, UsageError
 from queryopt.files import sync_folder, temporary_beside
+from queryopt.kinds import Kind, mistaken
 from queryopt.runtime.index.heads import CountedConnection, read_head
 
 __all__ = [
@@ -91,7 +92,7 @@ def check_header(path: Path) -> None:
     """Raise IndexFileError (InputError where there is no file) unless the file begins as an index does."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise IndexFileError(f"{path}: not a regular file, so not an index")
+            raise IndexFileError(mistaken(path, Kind.INDEX) or f"{path}: not a regular file, so not an index")
         header = read_head(path, 100)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no index here: make it with qo-infer FOLDER --index {path}") from None
@@ -101,7 +102,8 @@ def check_header(path: Path) -> None:
         raise IndexFileError(f"{path}: the file is empty (0 bytes), not an index: {REBUILD}")
     if not header.startswith(_MAGIC):
         raise IndexFileError(
-            f"{path}: not an index: an index is a SQLite file, and this one starts with {header[:16]!r}"
+            mistaken(path, Kind.INDEX)
+            or f"{path}: not an index: an index is a SQLite file, and this one starts with {header[:16]!r}"
         )
     if header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
         raise IndexFileError(f"{path}: a SQLite file, but not an index of queryopt (or its header is damaged)")

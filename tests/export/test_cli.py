@@ -144,7 +144,7 @@ def test_leaving_the_gate_out_is_said_aloud_and_so_is_what_was_replaced(network,
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "give --ckpt RUN, or --onnx FILE"),
+        ([], 2, "qo-export RUN"),
         (["--ckpt", "no/such/run"], 3, "no/such/run: no such file or folder"),
         (["--ckpt", "no/such/run", "--max-flip-rate", "2"], 2, "max-flip-rate"),
         (["--ckpt", "x", "--no-parity", "--images", "y"], 2, "drop one of them"),

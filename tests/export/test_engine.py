@@ -53,9 +53,9 @@ def test_of_a_model_on_a_machine_without_torch(onnx, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ((), "one of the two"),
+        ((), "qo-export RUN"),
         (("--ckpt", "a", "--onnx", "b"), "one of the two"),
-        (("--onnx", "a"), "give --engine too"),
+        (("--onnx", "a"), "--engine builds a TensorRT engine of it"),
         (("--onnx", "a", "--engine", "--explain"), "go with --ckpt"),
         (("--onnx", "a", "--engine", "--precision", "fp16"), "go with --ckpt"),
         (("--onnx", "a", "--engine", "--no-parity"), "go with --ckpt"),

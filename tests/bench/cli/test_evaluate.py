@@ -210,4 +210,4 @@ def test_it_works_where_torch_is_not_installed(here):
 
 
 def test_help_has_an_example():
-    assert "qo-eval --model runs/a/model.onnx --gallery photos/train --queries photos/test" in run("--help").stdout
+    assert "qo-eval runs/a/model.onnx --gallery photos/train --queries photos/test" in run("--help").stdout

@@ -104,7 +104,7 @@ def test_simple_errors_do_not_wait_for_torch(arguments: list[str], tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "--ckpt runs/a"),
+        ([], 2, "qo-bench flops runs/a"),
         (["--bits", "65"], 2, "1 to 64"),
         (["--bits", "12", "--backbone", "resnet5"], 2, "did you mean"),
         (["--bits", "12", "--branches", "0"], 2, "branches is 0"),

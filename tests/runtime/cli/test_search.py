@@ -389,7 +389,7 @@ def test_a_reader_that_goes_away_is_no_error(here):
 
 def test_help_has_an_example_and_is_quick_to_import():
     done = run("--help")
-    assert "qo-search bird.jpg --index photos.db -k 10 --html hits.html" in done.stdout
+    assert "qo-search bird.jpg photos.db -k 10 --html hits.html" in done.stdout
     heavy = "{'PIL', 'onnxruntime', 'rich', 'sqlite3'}"
     code = f"import sys, queryopt.runtime.cli.search; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -43,7 +43,7 @@ def test_a_port_that_is_taken_is_said_so(plain):
         (["photos.db", "--host", "203.0.113.7"], 2, "no address of this machine"),
         (["photos.db", "--bit-cards", "nothing.json"], 3, "qo-eval --bits-out"),
         (["photos.db", "--model", "nothing.onnx"], 3, "no such model"),
-        (["photos.db", "--port", "70000"], 2, "0<=x<=65535"),
+        (["photos.db", "--port", "70000"], 2, "from 0 to 65535"),
         (["pictures/finch/1.jpg"], 3, "not an index"),
     ],
 )

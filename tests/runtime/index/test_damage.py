@@ -40,7 +40,7 @@ def closed(index: HashIndex, fill: Callable[..., list[int]]) -> Path:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no index here: make it with qo-infer"):
         HashIndex.open(tmp_path / "nowhere.db")
-    with pytest.raises(IndexFileError, match="not a regular file"):
+    with pytest.raises(IndexFileError, match="a folder, not an index"):
         HashIndex.open(tmp_path)
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(IndexFileError, match="not a regular file"):

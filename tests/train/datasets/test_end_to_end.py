@@ -144,7 +144,7 @@ def test_other_counts_are_an_error_before_anything_is_written(cub, tmp_path):
     assert "3 classes, 24 training and 9 test pictures, but CUB-200-2011 has 200 classes" in done.stderr
     assert not (tmp_path / "run").exists()
     done = command(eval_main, "--run", tmp_path / "run")
-    assert (done.exit_code, "no config.json in it" in done.stderr) == (ExitCode.INPUT, True)
+    assert (done.exit_code, "no run folder (no config.json in it)" in done.stderr) == (ExitCode.INPUT, True)
     done = command(eval_main, "--model", "m.onnx", "--data", "cub200", "--root", cub)
     assert (done.exit_code, "has 200 classes" in done.stderr) == (ExitCode.INPUT, True)
 
@@ -172,7 +172,7 @@ def test_qo_train_refuses_what_makes_no_sense(arguments, said, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "--queries FOLDER, or --data or --run"),
+        ([], "qo-eval RUN, or --queries FOLDER"),
         (["--data", "cub200"], "--root DIR"),
         (["--data", "cub200", "--root", ".", "--queries", "q"], "leave --queries out"),
         (["--run", ".", "--gallery", "g", "--index", "i"], "leave --gallery and --index out"),
@@ -196,4 +196,4 @@ def test_qo_eval_of_a_run_that_set_nothing_aside_or_is_not_exported(run, tmp_pat
         True,
     )
     done = command(eval_main, "--run", folder)
-    assert (done.exit_code, "make it with qo-export --ckpt" in done.stderr) == (ExitCode.INPUT, True)
+    assert (done.exit_code, "make it with qo-export" in done.stderr) == (ExitCode.INPUT, True)
