@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.runtime.search.ranked import Rank
 from queryopt.text import display_path
 
 __all__ = ["HIT_FIELDS", "FailedQuery", "Hit", "HitField", "QueryResult", "code_hex", "differing_bits", "plain"]
@@ -23,7 +24,7 @@ class Hit:
     distance: int
     """Hamming distance, 0..bits."""
     score: int | None
-    """The sum of the query's weights (0..1023) over the bits that differ; None for a search by distance alone."""
+    """The sum of the query's weights (0..1023) over the bits that differ; None for a search by distance."""
     id: int
     path: bytes
     """Absolute, as of os.fsencode."""
@@ -79,7 +80,7 @@ def _attribute(name: str, kind: Any, about: str | None = None) -> HitField:
 HIT_FIELDS = (
     _attribute("rank", int, "From 1, in the order of the search."),
     _attribute("distance", int, "Bits that differ."),
-    _attribute("score", int | None, "Of a rank other than hamming: 0 to 1023 for each bit that differs."),
+    _attribute("score", int | None, "Of the ranks weighted and tiebreak: 0 to 1023 for each bit that differs."),
     _attribute("id", int),
     HitField("path", str, "Relative to the folder of the index.", attrgetter("path"), served=attrgetter("name")),
     _attribute("label", str | None),
@@ -123,7 +124,9 @@ class QueryResult:
     hits: tuple[Hit, ...]
     ties: int | None = 0
     """How many more pictures (within the radius, if there is one) are as near as the last hit: among equal distances,
-    ids decided what is shown. None for a search of another rank than by distance."""
+    margins or ids decided what is shown. None for a rank that weighs the bits that differ."""
+    rank: Rank = "margin"
+    """The order of the hits."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -132,6 +135,7 @@ class QueryResult:
             "label": plain(self.label),
             "code": code_hex(self.code),
             "stored": self.stored,
+            "rank": self.rank,
             "ties": self.ties,
             "hits": [hit.to_dict() for hit in self.hits],
         }

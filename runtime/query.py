@@ -18,7 +18,7 @@ from queryopt.runtime.search import Rank, SearchResult
 if TYPE_CHECKING:
     from queryopt.runtime.hasher import Hasher
 
-__all__ = ["Found", "Query", "find_hits", "first_hits", "make_hits", "search_files"]
+__all__ = ["Found", "Query", "by_distance", "find_hits", "first_hits", "make_hits", "search_files"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ def search_files(
     k: int | None = 10,
     radius: int | None = None,
     exclude_self: bool = False,
-    rank: Rank = "hamming",
+    rank: Rank = "margin",
     batch: int = 256,
 ) -> Iterator[QueryResult | FailedQuery]:
     """Search for each picture file, in the order given.
@@ -54,7 +54,7 @@ def search_files(
     k: the most hits of a query, None for all within `radius`.
     radius: the largest distance of a hit, None for any.
     exclude_self: leave a picture that is in the index out of its own hits.
-    rank: the order of the hits, as for `HammingIndex.search`; the weights of a stored code are those of its margins.
+    rank: the order of the hits, as for `HashIndex.search`; of a stored code, its margins are what is known of logits.
     batch: queries that are held at once.
     """
     if k is None and radius is None:
@@ -95,7 +95,7 @@ def _unchanged(path: bytes, image: IndexedImage) -> bool:
 
 @dataclass(frozen=True)
 class Found:
-    """What was found for a query, a list each, in the order of the search. Scores are None for the rank 'hamming'."""
+    """What was found for a query, a list each, in the order of the search. Scores are None unless bits are weighed."""
 
     ids: list[int]
     distances: list[int]
@@ -108,7 +108,7 @@ def _search(
     if not queries:
         return
     # More than asked for: the query itself may be among them, and the next one says whether others are as near.
-    most = None if k is None else min(k + exclude_self + (rank == "hamming"), len(index))
+    most = None if k is None else min(k + exclude_self + by_distance(rank), len(index))
     for query, matches in zip(queries, find_hits(index, queries, most, radius, rank), strict=True):
         shown, ties = first_hits(index, query, matches, k, exclude_self, rank)
         yield QueryResult(
@@ -121,7 +121,13 @@ def _search(
             stored=query.stored,
             hits=tuple(make_hits(index, query.code, shown)),
             ties=ties,
+            rank=rank,
         )
+
+
+def by_distance(rank: Rank) -> bool:
+    """Whether a rank is an order by distance first, where ties at the last one shown may be counted."""
+    return rank in ("margin", "id")
 
 
 def first_hits(
@@ -130,13 +136,13 @@ def first_hits(
     """(id, score) of the first k of what was found (None: of all), and how many others are as near as the last of them.
 
     matches: of a search for k and one more, and for yet another with `exclude_self`, which leaves the picture of the
-    query out. The number of the others is None for a rank other than 'hamming'.
+    query out. The number of the others, at the same distance, is None for the ranks that weigh bits.
     """
     own = query.image.id if query.image is not None else None
     kept = [i for i, id in enumerate(matches.ids) if not (exclude_self and id == own)]
     shown = kept[:k]
     ties = None
-    if rank == "hamming":
+    if by_distance(rank):
         last = matches.distances[shown[-1]] if shown else -1
         ties = sum(matches.distances[i] == last for i in kept[len(shown) :])
         if ties:
@@ -157,29 +163,33 @@ def find_hits(
 ) -> Iterator[Found]:
     """The first k of each query, or all within the radius, or the first k of these."""
     codes, logits = np.stack([query.code for query in queries]), np.stack([query.logits for query in queries])
-    if radius is not None and (k is None or rank != "hamming"):
-        near = index.search_radius(codes, radius)
-        for i, ids in enumerate(np.split(near.ids, near.offsets[1:-1])):
-            if rank == "hamming":
-                distances = near.distances[near.offsets[i] : near.offsets[i + 1]]
-                yield Found(ids.tolist(), distances.tolist(), [None] * len(ids))
+    margins = np.stack([query.margins for query in queries]) if rank == "margin" else None
+    if radius is not None and (k is None or not by_distance(rank)):
+        near = index.search_radius(codes, radius, margins=margins)
+        for i in range(len(queries)):
+            row, query = slice(*near.offsets[i : i + 2]), slice(i, i + 1)
+            ids = near.ids[row]
+            if by_distance(rank):
+                yield Found(ids.tolist(), near.distances[row].tolist(), [None] * len(ids))
                 continue
             # A code of a low score may lie beyond the radius: only those within it are ranked.
             most = len(ids) if k is None else min(k, len(ids))
-            row = slice(i, i + 1)
-            yield from _rows(index.search(codes[row], most, logits=logits[row], rank=rank, allow=ids), index.bits)
+            ranked = index.search(codes[query], most, logits=logits[query], rank=rank, allow=ids)
+            yield from _rows(ranked, index.bits, rank)
         return
     assert k is not None
-    yield from _rows(
-        index.search(codes, k, logits=logits, rank=rank), index.bits if radius is None else min(radius, index.bits)
-    )
+    if margins is None:
+        result = index.search(codes, k, logits=logits, rank=rank)
+    else:
+        result = index.search(codes, k, margins=margins)
+    yield from _rows(result, index.bits if radius is None else min(radius, index.bits), rank)
 
 
-def _rows(result: SearchResult, radius: int) -> Iterator[Found]:
+def _rows(result: SearchResult, radius: int, rank: Rank) -> Iterator[Found]:
     for i, distances in enumerate(result.distances):
         # Rows are filled up with id -1, at a distance beyond all.
         kept = distances <= radius
-        scores = None if result.scores is None else result.scores[i, kept].tolist()
+        scores = None if result.scores is None or by_distance(rank) else result.scores[i, kept].tolist()
         yield Found(result.ids[i, kept].tolist(), distances[kept].tolist(), scores or [None] * int(kept.sum()))
 
 

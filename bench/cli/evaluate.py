@@ -251,7 +251,7 @@ _evaluation_options = option_group(
     click.option(
         "--rank",
         type=click.Choice((*RANKS, "all")),
-        default="hamming",
+        default="id",
         show_default=True,
         help="What to rank by, as in qo-search; all: the three side by side, with ratios between models by distance.",
     ),

@@ -57,7 +57,7 @@ class EvaluationOptions:
     ks: tuple[int, ...] = (1, 10, 100)
     radii: tuple[int, ...] = (0, 1, 2)
     protocol: Protocol | Literal["both"] = "deployed"
-    rank: Rank | Literal["all"] = "hamming"
+    rank: Rank | Literal["all"] = "id"
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
@@ -65,7 +65,7 @@ class EvaluationOptions:
 
     @property
     def ranks(self) -> tuple[Rank, ...]:
-        return RANKS if self.rank == "all" else (self.rank,)
+        return tuple(rank for rank in RANKS if rank != "margin") if self.rank == "all" else (self.rank,)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Evaluation:
     own: int
     absent: tuple[str, ...]
     per_class: tuple[ClassScore, ...]
-    rank: Rank = "hamming"
+    rank: Rank = "id"
     protocol: Protocol = "deployed"
     part: Part = "seen"
 
@@ -234,7 +234,7 @@ class EvaluationReport:
             display_path(model.model)
             + (f", {one.part}" if "unseen" in parts else "")
             + (f", {one.protocol}" if protocols != {"deployed"} else "")
-            + (f", {one.rank}" if ranks != {"hamming"} else ""): one
+            + (f", {one.rank}" if ranks != {"id"} else ""): one
             for model, one in every
         }
 
@@ -328,7 +328,7 @@ def evaluate(
     queries: LabelledCodes,
     ks: Sequence[int] = (1, 10, 100),
     radii: Sequence[int] = (0, 1, 2),
-    rank: Rank = "hamming",
+    rank: Rank = "id",
     protocol: Protocol = "deployed",
     part: Part = "seen",
 ) -> Evaluation:
@@ -343,7 +343,7 @@ def evaluate(
     if gallery.bits != queries.bits:
         raise MismatchError(f"the gallery has codes of {gallery.bits} bits and the queries of {queries.bits}")
     bit_keys = None
-    if rank != "hamming":
+    if rank != "id":
         if queries.logits is None:
             raise UsageError(f"rank {rank!r} needs the queries' logits: hash them")
         bit_keys = ranked.bit_keys(ranked.quantise(queries.logits, queries.bits), rank)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from queryopt.cli import Output
 from queryopt.runtime.hits import HIT_FIELDS, FailedQuery, Hit, HitField, QueryResult, code_hex
+from queryopt.runtime.search.ranked import Rank
 from queryopt.runtime.terminal import Captioned, TerminalPictures, why_not_shown
 from queryopt.text import counted, display_path, from_here
 
@@ -62,7 +63,7 @@ def _table(result: QueryResult) -> Iterator[RenderableType]:
     """A line on the query, its hits as a table, and an empty line."""
     title = Text().append(display_path(result.path), "bold")
     title.append(f"  {display_path(result.label)}" if result.label is not None else "")
-    title.append(f"  {code_hex(result.code)}{' (stored)' if result.stored else ''}", "dim")
+    title.append(f"  {code_hex(result.code)}{' (stored)' if result.stored else ''}  rank {result.rank}", "dim")
     yield title
     if not result.hits:
         yield Text("no hits\n", "dim")
@@ -79,18 +80,17 @@ def _table(result: QueryResult) -> Iterator[RenderableType]:
         table.add_row(*(_cell(hit, column) for column in shown))
     yield table
     if result.ties:
-        yield Text(_ties(result.ties, result.hits[-1].distance), "dim")
+        yield Text(_ties(result.ties, result.hits[-1].distance, result.rank), "dim")
     yield Text("")
 
 
-def _ties(more: int, distance: int) -> str:
-    """What a person should know about hits that only their ids put before others."""
-    why = (
-        "with the very same code, in the order of ids"
-        if distance == 0
-        else "equal distances are in the order of ids (--rank tiebreak orders them by the query's logits)"
+def _ties(more: int, distance: int, rank: Rank) -> str:
+    """What a person should know about hits that something other than their distance puts before others."""
+    which = "with the very same code," if distance == 0 else "equal distances are"
+    order = (
+        "nearest margins first" if rank == "margin" else "in the order of ids (--rank margin: nearest margins first)"
     )
-    return f"and {more:,} more at distance {distance}: {why}"
+    return f"and {more:,} more at distance {distance}: {which} {order}"
 
 
 def _cell(hit: Hit, field: HitField) -> Text:

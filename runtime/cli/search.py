@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -16,7 +16,7 @@ from queryopt.errors import ExitCode, InputError, UsageError
 from queryopt.kinds import Kind, kind_of
 from queryopt.progress import Advance, no_progress
 from queryopt.runtime.cli.options import HasherOptions, hasher_options, model_option
-from queryopt.runtime.search.ranked import RANKS, Rank
+from queryopt.runtime.search.ranked import RANKS, Rank, check_rank
 from queryopt.text import counted, display_path
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Sink: TypeAlias = Callable[[QueryResult | FailedQuery], object]
 
-__all__ = ["default_index", "main"]
+__all__ = ["RankType", "default_index", "main"]
 
 _DEFAULT_K = 10
 _PICTURES = click.Path(path_type=bytes, readable=False)
@@ -35,6 +35,16 @@ _PICTURES = click.Path(path_type=bytes, readable=False)
 _STDOUT = Path("-")
 _PAGE_QUERIES = 500
 """Queries that a page shows: with 10 hits each it has some 50 MB then, about what a browser still opens gladly."""
+
+
+_TIES = {"margin": "equal distances by margins", "id": "equal distances by id"}
+
+
+class RankType(click.Choice[str]):
+    """A rank by its name. The former name of 'id', 'hamming', is not shown, but taken."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(check_rank("hamming") if value == "hamming" else value, param, ctx)
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,10 @@ class SearchOptions:
     @property
     def text(self) -> str:
         """In words: "the 10 nearest within 2 bits"."""
-        ranked = self.rank != "hamming"
+        ranked = self.rank in ("weighted", "tiebreak")
         wanted = "all" if self.k is None else f"the first {self.k}" if ranked else f"the {self.k} nearest"
         within = "" if self.radius is None else f" within {counted(self.radius, 'bit', 'bits')}"
-        return wanted + within + (f", ranked {self.rank}" if ranked else "")
+        return wanted + within + (f", ranked {self.rank}" if ranked else f", {_TIES[self.rank]}")
 
 
 _search_options = option_group(
@@ -68,11 +78,11 @@ _search_options = option_group(
     click.option("--radius", type=click.IntRange(0), help="Show only pictures that differ in at most RADIUS bits."),
     click.option(
         "--rank",
-        type=click.Choice(RANKS),
-        default="hamming",
+        type=RankType(RANKS),
+        default="margin",
         show_default=True,
-        help="The order: by distance; by how sure the query was of the bits that differ; or that among equal "
-        "distances.",
+        help="The order: by distance, equal ones by how near their margins are, or by id; by how sure the query was of "
+        "the bits that differ; or that among equal distances.",
     ),
     click.option("--exclude-self", is_flag=True, help="Leave a query that is in the index out of its own hits."),
 )
@@ -153,10 +163,11 @@ def main(
       qo-search bird.jpg --rank weighted
       qo-search bird.jpg --show
 
-    The distance is the number of bits that differ; equal ones are in the order of the index, and a line below the table
-    says how many more pictures are as near as its last. The table names the bits that differ: +3 is one that the hit
-    has and the query has not, -3 the reverse. A picture that is in the index, unchanged, is searched with its stored
-    code, without the model.
+    The distance is the number of bits that differ. Equal ones are in the order of their margins: first the picture for
+    which the model was as sure of each bit as it was for the query; with --rank id, in the order of the index. A line
+    below the table says how many more pictures are as near as its last. The table names the bits that differ: +3 is one
+    that the hit has and the query has not, -3 the reverse. A picture that is in the index, unchanged, is searched with
+    its stored code, without the model.
 
     With --rank weighted or tiebreak, a hit's score is the sum, over the bits that differ, of how sure the query was of
     them: its logits, from 0 to 1023 for the surest. Of a stored code they are known in 127 steps (its margins), so its

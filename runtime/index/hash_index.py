@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.card import ModelCard
+from queryopt.codes import check_codes
 from queryopt.errors import InputError, MismatchError, UsageError
 from queryopt.progress import Progress, no_progress
 from queryopt.runtime.index import merge as merging
@@ -27,14 +28,15 @@ from queryopt.runtime.index.connection import Access, wal_bytes
 from queryopt.runtime.index.merge import MergeReport
 from queryopt.runtime.index.meta import Meta
 from queryopt.runtime.index.root import RootReport
-from queryopt.runtime.index.rows import IndexedImage, read_margins, read_page
+from queryopt.runtime.index.rows import IndexedImage, encode_margins, read_margins, read_page
 from queryopt.runtime.index.schema import SCHEMA_VERSION
 from queryopt.runtime.index.searcher import Searcher
 from queryopt.runtime.index.store import CHOOSE, Store
 from queryopt.runtime.index.update import ImageHasher, UpdateReport
 from queryopt.runtime.index.verify import VerifyReport
 from queryopt.runtime.outputs import CodeRows, writing_codes
-from queryopt.runtime.search import Explanation, RadiusResult, Rank, SearchResult
+from queryopt.runtime.search import Explanation, RadiusResult, Rank, RankName, SearchResult
+from queryopt.runtime.search.ranked import check_rank
 
 __all__ = ["HashIndex", "IndexInfo"]
 
@@ -297,33 +299,56 @@ class HashIndex:
         k: int,
         *,
         logits: npt.ArrayLike | None = None,
-        rank: Rank = "hamming",
+        margins: npt.ArrayLike | None = None,
+        rank: RankName | None = None,
         allow: npt.ArrayLike | None = None,
         deny: npt.ArrayLike | None = None,
     ) -> SearchResult:
-        """The first k images of each code, exactly: in (distance, id) order, the nearest, or in that of another rank.
-        Where there are fewer, id -1 at distance bits + 1 fills up.
+        """The first k images of each code, exactly: the nearest, or the first in the order of another rank. Where there
+        are fewer, id -1 at distance bits + 1 fills up.
 
         codes: uint8 [queries, ceil(bits / 8)] or uint64 [queries], made with the model of this index.
-        logits, rank: 'weighted' and 'tiebreak' go by the queries' logits, see `HammingIndex.search`.
+        logits: of the queries, float [queries, bits], as the model gave them with the codes.
+        margins: of the queries, int8 [queries, bits], in place of logits: those of images of an index.
+        rank: the order. 'margin' is (distance, squared distance of the margins, id), with these squares as scores; an
+            image's own logits find it at distance and score 0. 'id' is (distance, id). 'weighted' and 'tiebreak' weigh
+            the bits that differ, see `HammingIndex.search`. If None, 'margin' where logits or margins are given, else
+            'id'.
         allow: only images of these ids may be found (integers [m]). deny: these may not.
 
         The first searches scan all codes; when about a thousand queries have come, the quicker structure of
         HammingIndex is built (see `prepare`).
         """
+        chosen = _choose_rank(rank, logits, margins)
+        if chosen == "margin":
+            own = self._query_margins(codes, logits, margins)
+            return self._searcher.search_by_margins(
+                _count(codes), lambda index: index.search(codes, k, margins=own, rank="margin", allow=allow, deny=deny)
+            )
+        logits = margins if logits is None else logits
         searcher = self._searcher.current(_count(codes))
-        return searcher.search(codes, k, logits=logits, rank=rank, allow=allow, deny=deny)
+        return searcher.search(codes, k, logits=logits, rank=chosen, allow=allow, deny=deny)
 
     def search_radius(
         self,
         codes: npt.ArrayLike,
         radius: int,
         *,
+        logits: npt.ArrayLike | None = None,
+        margins: npt.ArrayLike | None = None,
         allow: npt.ArrayLike | None = None,
         deny: npt.ArrayLike | None = None,
     ) -> RadiusResult:
-        """All images at a Hamming distance <= radius of each code, in (distance, id) order; the rest as in `search`."""
-        return self._searcher.current(_count(codes)).search_radius(codes, radius, allow=allow, deny=deny)
+        """All images at a Hamming distance <= radius of each code; the rest as in `search`.
+
+        In the order of rank 'margin' where logits or margins of the queries are given, else in that of 'id'.
+        """
+        if logits is None and margins is None:
+            return self._searcher.current(_count(codes)).search_radius(codes, radius, allow=allow, deny=deny)
+        own = self._query_margins(codes, logits, margins)
+        return self._searcher.search_by_margins(
+            _count(codes), lambda index: index.search_radius(codes, radius, margins=own, allow=allow, deny=deny)
+        )
 
     def prepare(self) -> Explanation:
         """Read the codes and build the structure for many searches now (seconds for ten million images).
@@ -427,6 +452,16 @@ class HashIndex:
             created_by=meta.created_by,
         )
 
+    def _query_margins(
+        self, codes: npt.ArrayLike, logits: npt.ArrayLike | None, margins: npt.ArrayLike | None
+    ) -> npt.NDArray[np.int8]:
+        """Those given, or those that images with these logits would have."""
+        if logits is None:
+            return np.asarray(margins)
+        if margins is not None:
+            raise UsageError("both logits and margins are given: they say the same, so give one of them")
+        return encode_margins(check_codes(codes, self.bits), logits, self.bits, self.card.logit_scale)
+
     def _id_of(self, item: Any) -> int | None:
         """The id of an image given by id or path, if it is in the index."""
         if _is_id(item):
@@ -448,6 +483,16 @@ class HashIndex:
             if relative not in (b".", b"..") and not relative.startswith(b"../"):
                 return relative
         raise UsageError(f"{os.fsdecode(path)}: not below {self.root}, the folder of the index {self.path}")
+
+
+def _choose_rank(rank: str | None, logits: npt.ArrayLike | None, margins: npt.ArrayLike | None) -> Rank:
+    known = logits is not None or margins is not None
+    if rank is None:
+        return "margin" if known else "id"
+    chosen = check_rank(rank)
+    if chosen == "margin" and not known:
+        raise UsageError("rank 'margin' needs the queries' logits or margins: give logits= or margins=")
+    return chosen
 
 
 def _absolute(path: StrPath) -> Path:

@@ -25,6 +25,7 @@ __all__ = [
     "file_stamp",
     "insert_row",
     "read_margins",
+    "read_margins_of",
     "read_page",
     "read_range",
     "read_row",
@@ -35,6 +36,8 @@ _COLUMNS = "id, path, size, mtime_ns, code, margins, label, stale, crc"
 SELECT = f"SELECT {_COLUMNS} FROM images"
 """Reads whole rows, as `decode_row` takes them."""
 _PAGE = 1000
+_SPARSE = 8
+"""Reading a row by its id takes as long as reading about so many in a row."""
 _LATEST = (1 << 63) - 1
 """SQLite's largest integer: in nanoseconds since 1970, a day of the year 2262."""
 
@@ -178,16 +181,36 @@ def read_margins(
     connection: sqlite3.Connection, after: int, bits: int, source: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
     """Ids above `after`, ascending int64 [n], and their margins, int8 [n, bits]; some thousands at a time."""
-    rows = connection.execute(
-        "SELECT id, margins FROM images WHERE id > ? ORDER BY id LIMIT ?", (after, 4 * _PAGE)
-    ).fetchall()
+    query = "SELECT id, margins FROM images WHERE id > ? ORDER BY id LIMIT ?"
+    return _join_margins(connection.execute(query, (after, 4 * _PAGE)).fetchall(), after, bits, source)
+
+
+def read_margins_of(
+    connection: sqlite3.Connection, ids: npt.NDArray[np.int64], bits: int, source: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+    """As `read_margins`, of these ids (ascending int64 [m]), those that are there, and perhaps of some between them."""
+    rows: list[tuple[int, bytes]] = []
+    for start in range(0, len(ids), _PAGE):
+        some = ids[start : start + _PAGE].tolist()
+        span = some[-1] - some[0] + 1
+        if span <= _SPARSE * len(some):
+            query = "SELECT id, margins FROM images WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+            rows += connection.execute(query, (some[0], some[-1], span))
+        else:
+            for id in some:
+                rows += connection.execute("SELECT id, margins FROM images WHERE id = ? LIMIT 1", (id,))
+    return _join_margins(rows, -1, bits, source)
+
+
+def _join_margins(
+    rows: list[tuple[int, bytes]], after: int, bits: int, source: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
     _check_ascending([id for id, _ in rows], after, source)
     for id, margins in rows:
-        if not isinstance(margins, bytes) or len(margins) != bits:
+        if not isinstance(margins, bytes) or len(margins) != bits or 0 in margins:
             raise IndexFileError(f"{source}: the row of image {id} is damaged: qo-index verify names all that are")
-    ids = np.array([id for id, _ in rows], np.int64)
     joined = np.frombuffer(b"".join(margins for _, margins in rows), np.int8)
-    return ids, joined.reshape(len(rows), bits)
+    return np.array([id for id, _ in rows], np.int64), joined.reshape(len(rows), bits)
 
 
 def read_range(connection: sqlite3.Connection, first: int, end: int) -> list[tuple[Any, ...]]:

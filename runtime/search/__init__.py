@@ -3,7 +3,8 @@
 from queryopt.runtime.search.device import DeviceChoice
 from queryopt.runtime.search.explain import Cost, Explanation, SegmentExplanation
 from queryopt.runtime.search.hamming import HammingIndex
-from queryopt.runtime.search.ranked import Rank
+from queryopt.runtime.search.margins import UnknownMarginsError
+from queryopt.runtime.search.ranked import Rank, RankName
 from queryopt.runtime.search.results import RadiusResult, SearchResult
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "HammingIndex",
     "RadiusResult",
     "Rank",
+    "RankName",
     "SearchResult",
     "SegmentExplanation",
+    "UnknownMarginsError",
 ]

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 def paths() -> list[str]: ...
+def set_margins(table: npt.NDArray[np.int8], rows: npt.NDArray[np.int64], margins: npt.NDArray[np.int8]) -> None: ...
 
 class Index:
     @overload
@@ -40,6 +41,31 @@ class Index:
         threads: int = 1,
         allowed: npt.NDArray[np.uint64] | None = None,
     ) -> bool: ...
+    def search_by_margins(
+        self,
+        codes: Any,
+        margins: Any,
+        k: int,
+        table: npt.NDArray[np.int8],
+        ids: npt.NDArray[np.int64],
+        distances: npt.NDArray[np.int32],
+        scores: npt.NDArray[np.int32],
+        threads: int = 1,
+        allowed: npt.NDArray[np.uint64] | None = None,
+    ) -> bool | npt.NDArray[np.int64]: ...
+    def search_radius_by_margins(
+        self,
+        codes: Any,
+        margins: Any,
+        radius: int,
+        table: npt.NDArray[np.int8],
+        threads: int = 1,
+        allowed: npt.NDArray[np.uint64] | None = None,
+    ) -> (
+        tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]
+        | npt.NDArray[np.int64]
+        | bool
+    ): ...
     def search_radius(
         self, codes: Any, radius: int, threads: int = 1, allowed: npt.NDArray[np.uint64] | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32]] | None: ...

@@ -4,7 +4,7 @@ Rows 0 .. n - 1 have ascending ids. Packed codes are uint8 [n, ceil(bits / 8)]; 
 r % 64 of word r // 64, uint64 [ceil(n / 64)]. Arguments are checked by the callers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -15,6 +15,7 @@ from queryopt.codes import code_bytes
 from queryopt.errors import FormatError
 from queryopt.runtime.search import ranked, scan
 from queryopt.runtime.search.core import NUMPY, load_core
+from queryopt.runtime.search.margins import Margins, by_margins
 
 if TYPE_CHECKING:
     from queryopt.runtime.search import _core
@@ -110,6 +111,66 @@ class NumpyEngine:
             distances[i, : len(rows)] = near
         return True
 
+    def search_by_margins(
+        self,
+        codes: Packed,
+        margins: Margins,
+        k: int,
+        table: Margins,
+        ids: Ids,
+        distances: npt.NDArray[np.int32],
+        scores: npt.NDArray[np.int32],
+        threads: int = 1,
+        allowed: Mask | None = None,
+    ) -> bool | Ids:
+        """The nearest k, equal distances by margins, with the squares as scores; or the ids whose margins are missing.
+
+        margins: of the queries, int8 [queries, bits]. table: of the rows, see `MarginTable.values`.
+        """
+        words, _ = self._allowed(allowed)
+        last = [
+            int(near[-1]) if len(near) else -1 for _, near in scan.nearest(words, scan.to_words(codes), k, self._bits)
+        ]
+        ids[:], distances[:], scores[:] = -1, self._bits + 1, -1
+        missing: list[Ids] = []
+        for i, (found, near, squares, unknown) in enumerate(self._by_margins(codes, last, margins, table, allowed)):
+            count = min(k, len(found))
+            ids[i, :count], distances[i, :count], scores[i, :count] = found[:k], near[:k], squares[:k]
+            missing.append(unknown)
+        return True if not any(map(len, missing)) else np.concatenate(missing)
+
+    def search_radius_by_margins(
+        self,
+        codes: Packed,
+        margins: Margins,
+        radius: int,
+        table: Margins,
+        threads: int = 1,
+        allowed: Mask | None = None,
+    ) -> tuple[Ids, Ids, npt.NDArray[np.int32], npt.NDArray[np.int32]] | Ids | bool:
+        """Offsets, ids, distances and squares of all within the radius; or the ids whose margins are missing."""
+        offsets = np.zeros(len(codes) + 1, np.int64)
+        all_hits = list(self._by_margins(codes, [radius] * len(codes), margins, table, allowed))
+        np.cumsum([len(ids) for ids, *_ in all_hits], out=offsets[1:])
+        if any(len(unknown) for *_, unknown in all_hits):
+            return np.concatenate([unknown for *_, unknown in all_hits])
+        ids = np.concatenate([np.empty(0, np.int64), *(ids for ids, *_ in all_hits)])
+        distances = np.concatenate([np.empty(0, np.int32), *(near for _, near, *_ in all_hits)])
+        return offsets, ids, distances, np.concatenate([np.empty(0, np.int32), *(s for *_, s, _ in all_hits)])
+
+    def _by_margins(
+        self, codes: Packed, limits: list[int], margins: Margins, table: Margins, allowed: Mask | None
+    ) -> Iterator[tuple[Ids, npt.NDArray[np.int32], npt.NDArray[np.int32], Ids]]:
+        """All within a distance of each query, in order: ids, distances, squares, and ids without margins."""
+        words, to_ids = self._allowed(allowed)
+        own = table if allowed is None else table[_rows_of(allowed, len(self._words))]
+        for query, limit, of_query in zip(scan.to_words(codes), limits, margins, strict=True):
+            ((rows, near),) = scan.within(words, query[None], limit)
+            order, squares, unknown = by_margins(rows, near, own, of_query)
+            rows, near = rows[order], near[order]
+            ids = rows if to_ids is None else to_ids[rows]
+            yield ids, near.astype(np.int32), squares, unknown if to_ids is None else to_ids[unknown]
+
     def search_ranked(
         self,
         codes: Packed,
@@ -171,8 +232,12 @@ class NumpyEngine:
         """The words that may be found, and the ids of these rows (None: the row numbers)."""
         if mask is None:
             return self._words, self._ids
-        rows = np.flatnonzero(np.unpackbits(mask.view(np.uint8), count=len(self._words), bitorder="little"))
+        rows = _rows_of(mask, len(self._words))
         return self._words[rows], rows if self._ids is None else self._ids[rows]
+
+
+def _rows_of(mask: Mask, count: int) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(np.unpackbits(mask.view(np.uint8), count=count, bitorder="little"))
 
 
 def _bytes_of(words: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

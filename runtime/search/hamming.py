@@ -29,6 +29,7 @@ from queryopt.runtime.search.core import core_path
 from queryopt.runtime.search.device import DeviceChoice, Devices
 from queryopt.runtime.search.engines import Ids, NumpyEngine, Packed
 from queryopt.runtime.search.explain import Cost, Explanation, SegmentExplanation
+from queryopt.runtime.search.margins import UnknownMarginsError, check_margins
 from queryopt.runtime.search.results import RadiusResult, SearchResult
 from queryopt.runtime.search.saved import SavedIndex
 from queryopt.runtime.search.segment import Part, Segment, merged
@@ -148,7 +149,8 @@ class HammingIndex:
         k: int,
         *,
         logits: npt.ArrayLike | None = None,
-        rank: ranked.Rank = "hamming",
+        margins: npt.ArrayLike | None = None,
+        rank: ranked.RankName = "id",
         allow: npt.ArrayLike | None = None,
         deny: npt.ArrayLike | None = None,
         device: str = "cpu",
@@ -156,31 +158,52 @@ class HammingIndex:
         """The first k codes of each query, exactly; where fewer can be found, id -1 at distance bits + 1 fills up.
 
         codes: uint8 [queries, ceil(bits / 8)] or uint64 [queries]. k >= 0.
-        rank: the order of the results. 'hamming' is (distance, id). For the others, a bit weighs as much as the query
-            was sure of it, and w is the sum over the bits that differ: 'weighted' is (w, distance, id), 'tiebreak'
-            (distance, w, id); the result has w as its scores. See `ranked.quantise` for the weights.
+        rank: the order of the results. 'id' (or 'hamming') is (distance, id). 'margin' is (distance, m, id), with m the
+            squared L2 distance of the code's margins (see `set_margins`) to the query's. For the others, a bit weighs
+            as much as the query was sure of it, and w is the sum over the bits that differ: 'weighted' is
+            (w, distance, id), 'tiebreak' (distance, w, id). The result has m or w as its scores. See `ranked.quantise`
+            for the weights.
         logits: of the queries, real numbers [queries, bits]; 'weighted' and 'tiebreak' need them.
+        margins: of the queries, int8 [queries, bits]; 'margin' needs them.
         allow: only these ids may be found (int [m]; those that are not there don't matter). deny: these may not.
         device: 'cpu'; 'cuda', where a GPU gets a copy of the codes at the first such search; or 'auto', which takes the
             GPU for many queries at once in many codes where there is one, and logs what it took (see `choose_device`).
             The results are the same. Other ranks and filters are the CPU's.
         """
         # A look-up takes a few microseconds, as much as careful checks: the core says whether it can take the codes.
-        core = self._state.core
-        plain = rank == "hamming" and allow is None and deny is None and device == "cpu"
+        state = self._state
+        core = state.core
+        plain = allow is None and deny is None and device == "cpu"
         if core is not None and plain and type(codes) is np.ndarray and codes.ndim:
             count = len(codes)
             if type(k) is int and 0 <= k * count <= MAX_RESULTS:
                 shape = (count, k)
                 ids, distances = np.empty(shape, np.int64), np.empty(shape, np.int32)
-                if core.search(codes, k, ids, distances, self._threads):
-                    return SearchResult.of(ids, distances)
+                if rank == "id":
+                    if core.search(codes, k, ids, distances, self._threads):
+                        return SearchResult.of(ids, distances)
+                elif rank == "margin":
+                    scores, table = np.empty(shape, np.int32), state.segments[0].margins.values
+                    done = core.search_by_margins(codes, margins, k, table, ids, distances, scores, self._threads)
+                    if done is True:
+                        return SearchResult.of(ids, distances, scores)
+                    if done is not False:
+                        raise UnknownMarginsError(done)
+        rank = ranked.check_rank(rank)
         packed = check_codes(codes, self._bits)
         k = check_results(k, len(packed))
-        weights = _check_rank(rank, logits, len(packed), self._bits)
+        own = check_margins(margins, len(packed), self._bits) if rank == "margin" else None
+        weights = _check_weights(rank, logits, len(packed), self._bits)
         if device != "cpu" and self.choose_device(device, len(packed), _cpu_only(rank, allow, deny)).device == "cuda":
             return self._devices.copy_of(self._state.segments, self._bits).search(packed, k)
-        results = [part.search(packed, k, weights, rank, self._threads) for part in self._parts(allow, deny)]
+        if own is not None:
+            missing: list[Ids] = []
+            parts = self._parts(allow, deny)
+            results = [part.search_by_margins(packed, own, k, self._threads, missing) for part in parts]
+            if missing:
+                raise UnknownMarginsError(np.concatenate(missing))
+        else:
+            results = [part.search(packed, k, weights, rank, self._threads) for part in self._parts(allow, deny)]
         return results[0] if len(results) == 1 else _first(results, len(packed), k, self._bits, rank)
 
     def search_radius(
@@ -188,29 +211,30 @@ class HammingIndex:
         codes: npt.ArrayLike,
         radius: int,
         *,
+        margins: npt.ArrayLike | None = None,
         allow: npt.ArrayLike | None = None,
         deny: npt.ArrayLike | None = None,
         device: str = "cpu",
     ) -> RadiusResult:
-        """All codes at a distance <= radius (>= 0) of each query (the other arguments as in `search`)."""
+        """All codes at a distance <= radius (>= 0) of each query (the other arguments as in `search`).
+
+        margins: of the queries, int8 [queries, bits], for the rank 'margin'; without them the order is (distance, id).
+        """
         packed = check_codes(codes, self._bits)
         radius = min(check_count(radius, "radius"), self._bits)
-        if (
-            device != "cpu"
-            and self.choose_device(device, len(packed), _cpu_only("hamming", allow, deny)).device == "cuda"
-        ):
+        own = None if margins is None else check_margins(margins, len(packed), self._bits)
+        rank: ranked.Rank = "id" if own is None else "margin"
+        if device != "cpu" and self.choose_device(device, len(packed), _cpu_only(rank, allow, deny)).device == "cuda":
             return self._devices.copy_of(self._state.segments, self._bits).search_radius(packed, radius)
-        each = [part.search_radius(packed, radius, self._threads) for part in self._parts(allow, deny)]
-        if len(each) == 1:
-            return RadiusResult(*each[0])
-        counts = [np.diff(offsets) for offsets, _, _ in each]
-        query = np.concatenate([np.empty(0, np.int64), *(np.repeat(np.arange(len(packed)), c) for c in counts)])
-        ids = np.concatenate([np.empty(0, np.int64), *(ids for _, ids, _ in each)])
-        distances = np.concatenate([np.empty(0, np.int32), *(distances for _, _, distances in each)])
-        order = np.lexsort((ids, distances, query))
-        offsets = np.zeros(len(packed) + 1, np.int64)
-        np.cumsum(sum(counts, np.zeros(len(packed), np.int64)), out=offsets[1:])
-        return RadiusResult(offsets, ids[order], distances[order])
+        parts = self._parts(allow, deny)
+        if own is None:
+            each = [RadiusResult(*part.search_radius(packed, radius, self._threads)) for part in parts]
+        else:
+            missing: list[Ids] = []
+            each = [part.search_radius_by_margins(packed, own, radius, self._threads, missing) for part in parts]
+            if missing:
+                raise UnknownMarginsError(np.concatenate(missing))
+        return each[0] if len(each) == 1 else _joined(each, len(packed), own is not None)
 
     def choose_device(self, device: str, queries: int, cpu_only: str | None = None) -> DeviceChoice:
         """Where a search for so many queries at once runs, and why.
@@ -232,6 +256,21 @@ class HammingIndex:
         packed = check_codes(codes, self._bits)
         own_ids = None if ids is None else check_ids(ids, len(packed))
         return self._change(np.empty(0, np.int64), packed, own_ids)[1]
+
+    def set_margins(self, ids: npt.ArrayLike, margins: npt.ArrayLike) -> None:
+        """Give codes their margins: searches by them (rank 'margin') need those of every code that comes into question,
+        and raise UnknownMarginsError, which names the others.
+
+        ids: unique integers [n]; those that are not there don't matter. margins: int8 [n, bits], none 0, the sign of
+        each the bit. A code that has margins keeps them, as it does its bits: `replace` changes both. `save` leaves
+        them out.
+        """
+        wanted, order = ascending(check_ids(ids, np.size(ids)))
+        own = check_margins(margins, len(wanted), self._bits)
+        own = own if order is None else own[order]
+        with self._changing:
+            for segment in self._state.segments:
+                segment.set_margins(wanted, own)
 
     def remove(self, ids: npt.ArrayLike) -> int:
         """Remove codes by id; searches that begin from now on don't find them. Returns how many were there.
@@ -334,12 +373,14 @@ class HammingIndex:
         *,
         radius: int | None = None,
         logits: npt.ArrayLike | None = None,
-        rank: ranked.Rank = "hamming",
+        rank: ranked.RankName = "id",
     ) -> Explanation:
         """Which structures there are and why, and what searches for these codes cost.
 
-        codes, logits, rank: as in `search`; k, or `radius`: what is searched for. `print` shows it as a few lines.
+        codes, logits, rank: as in `search`; k, or `radius`: what is searched for. `print` shows it as a few lines. By
+        'margin' a search does what it does by 'id', and reads the margins of all that is as near as the last hit.
         """
+        rank = ranked.check_rank(rank)
         state = self._state
         costs: tuple[Cost, ...] = ()
         if codes is not None:
@@ -347,7 +388,7 @@ class HammingIndex:
             k = check_count(k, "k")
             limit = self._bits if radius is None else min(check_count(radius, "radius"), self._bits)
             nearest = None if radius is not None else k
-            weights = None if radius is not None else _check_rank(rank, logits, len(packed), self._bits)
+            weights = None if radius is not None else _check_weights(rank, logits, len(packed), self._bits)
             spent = [
                 s.engine.explain(packed, nearest, limit, s.live)
                 if weights is None
@@ -421,13 +462,11 @@ def _sorted(packed: Packed, ids: Ids) -> tuple[Packed, Ids]:
     return packed if order is None else packed[order], ids
 
 
-def _check_rank(
+def _check_weights(
     rank: ranked.Rank, logits: npt.ArrayLike | None, queries: int, bits: int
 ) -> npt.NDArray[np.uint16] | None:
-    """The weights that a rank needs; None for 'hamming'."""
-    if rank not in ranked.RANKS:
-        raise UsageError(f"rank is {rank!r}: it is one of {', '.join(ranked.RANKS)}")
-    if rank == "hamming":
+    """The weights that a rank needs; None for 'id' and 'margin', which need none."""
+    if rank in ("id", "margin"):
         return None
     if logits is None:
         raise UsageError(f"rank {rank!r} needs the queries' logits: give logits=")
@@ -442,15 +481,28 @@ def _first(results: Sequence[SearchResult], queries: int, k: int, bits: int, ran
     if not results:
         shape = (queries, k)
         ids, distances = np.full(shape, -1, np.int64), np.full(shape, bits + 1, np.int32)
-        return SearchResult(ids, distances, None if rank == "hamming" else np.full(shape, -1, np.int32))
+        return SearchResult(ids, distances, None if rank == "id" else np.full(shape, -1, np.int32))
     ids = np.concatenate([result.ids for result in results], axis=1)
     distances = np.concatenate([result.distances for result in results], axis=1)
-    if rank == "hamming":
+    if rank == "id":
         # Where there are too few, -1 comes at bits + 1: last.
         return SearchResult(*_reordered(k, (ids, distances), ids, distances))
     scores = np.concatenate([result.scores for result in results if result.scores is not None], axis=1)
     keys = (ids, distances, scores) if rank == "weighted" else (ids, scores, distances)
     return SearchResult(*_reordered(k, (*keys, ids < 0), ids, distances, scores))
+
+
+def _joined(each: Sequence[RadiusResult], queries: int, by_margins: bool) -> RadiusResult:
+    """The hits of several searches (none, too) for the same queries, that have no id in common."""
+    counts = [np.diff(one.offsets) for one in each]
+    query = np.concatenate([np.empty(0, np.int64), *(np.repeat(np.arange(queries), c) for c in counts)])
+    ids = np.concatenate([np.empty(0, np.int64), *(one.ids for one in each)])
+    distances = np.concatenate([np.empty(0, np.int32), *(one.distances for one in each)])
+    scores = np.concatenate([np.empty(0, np.int32), *(one.scores for one in each if one.scores is not None)])
+    order = np.lexsort((ids, scores, distances, query) if by_margins else (ids, distances, query))
+    offsets = np.zeros(queries + 1, np.int64)
+    np.cumsum(sum(counts, np.zeros(queries, np.int64)), out=offsets[1:])
+    return RadiusResult(offsets, ids[order], distances[order], scores[order] if by_margins else None)
 
 
 def _reordered(k: int, keys: tuple[npt.NDArray[Any], ...], *arrays: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
@@ -469,7 +521,7 @@ def _total(spent: Iterable[tuple[int, int, int, bool]]) -> Cost:
 
 def _cpu_only(rank: str, allow: object, deny: object) -> str | None:
     """What of a search a GPU can't do."""
-    if rank != "hamming":
+    if rank != "id":
         return f"rank={rank!r}"
     return None if allow is None and deny is None else "a filter"
 

@@ -1,4 +1,4 @@
-"""Ranking by how much a query minds each bit: the definitions, and exact scans in NumPy.
+"""Names of ranks; ranking by how much a query minds each bit: the definitions, and exact scans in NumPy.
 
 A logit near zero is a bit that the network was unsure of. Its magnitude, as an integer weight, says how much it costs
 a code to differ there: a code's score w is the sum of the weights of the bits in which it differs from the query.
@@ -21,13 +21,27 @@ import numpy.typing as npt
 from queryopt.errors import UsageError
 from queryopt.runtime.search.scan import Words
 
-__all__ = ["MAX_WEIGHT", "RANKS", "Rank", "bit_keys", "nearest", "quantise", "split_keys"]
+__all__ = [
+    "MAX_WEIGHT",
+    "RANKS",
+    "Rank",
+    "RankName",
+    "bit_keys",
+    "check_rank",
+    "nearest",
+    "quantise",
+    "split_keys",
+]
 
-Rank = Literal["hamming", "weighted", "tiebreak"]
+Rank = Literal["margin", "id", "weighted", "tiebreak"]
 
-RANKS: Final = ("hamming", "weighted", "tiebreak")
-"""What a search can order by: the distance alone, the weights of the bits that differ, or these among equal distances;
-what is equal then is in the order of ids."""
+RankName = Literal["margin", "id", "weighted", "tiebreak", "hamming"]
+"""What `check_rank` takes."""
+
+RANKS: Final[tuple[Rank, ...]] = ("margin", "id", "weighted", "tiebreak")
+"""What a search can order by: the distance, what is equally far by the distance of its margins (see `margins`); the
+distance alone; the weights of the bits that differ; or these among equal distances. What is equal then is in the order
+of ids."""
 
 MAX_WEIGHT: Final = 1023
 """The weight of a query's surest bit."""
@@ -42,6 +56,16 @@ _ROW_BITS = 40
 """Below a key (at most 23 bits) in a 64-bit integer there is room for so many bits of a row number."""
 
 _Keys = npt.NDArray[np.int32]
+
+
+def check_rank(rank: str) -> Rank:
+    """The rank of this name; 'hamming' is the former one of 'id'. UsageError."""
+    for known in RANKS:
+        if rank == known:
+            return known
+    if rank == "hamming":
+        return "id"
+    raise UsageError(f"rank is {rank!r}: it is one of {', '.join(RANKS)}")
 
 
 def quantise(logits: npt.ArrayLike, bits: int) -> npt.NDArray[np.uint16]:

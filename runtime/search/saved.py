@@ -24,6 +24,7 @@ from queryopt.codes import MAX_BITS
 from queryopt.errors import FormatError, UsageError
 from queryopt.files import replacing
 from queryopt.runtime.search.engines import Ids, Mask, Stored, restore
+from queryopt.runtime.search.margins import MarginTable
 from queryopt.runtime.search.segment import Segment, full_mask
 from queryopt.text import parse_json
 
@@ -177,7 +178,7 @@ def _segment(
             raise FormatError("its mask of removed codes is longer than its codes")
     engine = restore(Stored(described["structure"], bits, count, unique, sections), ids, search_path)
     alive = count if live is None else int(np.bitwise_count(live).sum())
-    return Segment(engine, bits, count, ids, live, alive)
+    return Segment(engine, bits, count, ids, MarginTable(count, bits), live, alive)
 
 
 def _section(described: Any, data: npt.NDArray[np.uint8], verify: bool) -> tuple[str, npt.NDArray[np.uint8]]:

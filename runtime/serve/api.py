@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 
 from queryopt import __version__
 from queryopt.errors import ImageError
+from queryopt.runtime.search.ranked import check_rank
 from queryopt.runtime.serve import metrics
 from queryopt.runtime.serve.errors import BadRequestError, LargeBodyError, NotFoundError
 from queryopt.runtime.serve.gallery import MAX_PAGE, Gallery, SearchTerms
@@ -267,7 +268,7 @@ def _search(gallery: Gallery, terms: SearchRequest, upload: Upload | None) -> Se
     else:
         name, uploaded = gallery.upload(upload.file, upload.name)
         query = gallery.query_of_upload(uploaded)
-    how = SearchTerms(terms.k, terms.radius, terms.rank, terms.exclude_self, terms.label)
+    how = SearchTerms(terms.k, terms.radius, check_rank(terms.rank), terms.exclude_self, terms.label)
     results = gallery.search(query, how, terms.offset, terms.limit)
     return SearchResponse.of(results, gallery.index.bits, name)
 

@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -25,7 +25,7 @@ from queryopt.runtime.hits import Hit, plain
 from queryopt.runtime.index import HashIndex, IndexedImage
 from queryopt.runtime.index.rows import encode_margins
 from queryopt.runtime.query import Query, find_hits, first_hits, make_hits
-from queryopt.runtime.search import Rank
+from queryopt.runtime.search.ranked import Rank
 from queryopt.runtime.serve.bit_cards import BitMeaning
 from queryopt.runtime.serve.errors import BadRequestError, BusyError, NotFoundError, UnavailableError
 from queryopt.runtime.serve.metrics import Metrics
@@ -93,7 +93,7 @@ class SearchTerms:
 
     k: int = 10
     radius: int | None = None
-    rank: Rank = "hamming"
+    rank: Rank = "margin"
     exclude_self: bool = False
     label: str | None = None
 
@@ -104,7 +104,7 @@ class Results:
 
     query: what was searched for. hits: from number `offset` on. total: hits there are, at most k. found: those of any
     label. labels: of these, with how many have each, the most frequent first. ties: pictures beyond them that
-    are as near as the last; None for another rank than by distance.
+    are as near as the last; None for a rank that weighs bits.
     """
 
     query: Query
@@ -289,13 +289,18 @@ class Gallery:
         if not 0 <= value < 1 << bits:
             raise BadRequestError(f"code {text[:40]!r}: codes of this index have {bits} bits")
         code = np.frombuffer(value.to_bytes(code_bytes(bits), "little"), np.uint8)
-        # Each bit as sure as any other: what a rank by margins makes of it is the rank by distance.
+        # Each bit as sure as any other: what a rank by weights makes of it is the rank by distance.
         signs = np.unpackbits(code, bitorder="little", count=bits).astype(np.int8) * 2 - 1
         return Query(b"", code, signs, signs.astype(np.float32), None, stored=False)
 
     def search(self, query: Query, terms: SearchTerms, offset: int = 0, limit: int = MAX_PAGE) -> Results:
-        """Up to `limit` of the hits, from number `offset` on. BadRequestError."""
-        k, radius, rank = terms.k, terms.radius, terms.rank
+        """Up to `limit` of the hits, from number `offset` on. BadRequestError.
+
+        A code alone, whose margins nobody knows, is searched by 'id' in place of 'margin', as the results' terms say.
+        """
+        if terms.rank == "margin" and not query.path:
+            terms = replace(terms, rank="id")
+        k, radius = terms.k, terms.radius
         _check(k, "k", 1, MAX_K)
         _check(offset, "offset", 0, MAX_K)
         index = self.index
@@ -304,8 +309,8 @@ class Gallery:
         with self.metrics.searching():
             # One more than asked for, for the query itself, and one to say whether others are as near as the last.
             most = min(k + terms.exclude_self + 1, len(index))
-            found = next(find_hits(index, [query], most, radius, rank))
-            kept, ties = first_hits(index, query, found, k, terms.exclude_self, rank)
+            found = next(find_hits(index, [query], most, radius, terms.rank))
+            kept, ties = first_hits(index, query, found, k, terms.exclude_self, terms.rank)
             names = index.labels([id for id, _ in kept])
             labels = Counter(str(plain(label)) for id, _ in kept if (label := names.get(id)) is not None)
             found_in_all = len(kept)

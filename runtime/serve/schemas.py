@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from queryopt.runtime.hits import HIT_FIELDS, code_hex
+from queryopt.runtime.search.ranked import Rank, RankName
 from queryopt.runtime.serve.gallery import MAX_K, MAX_PAGE, Results
 
 __all__ = [
@@ -38,12 +39,13 @@ class SearchRequest(BaseModel):
     k: Annotated[int, Field(ge=1, le=MAX_K, description="The most hits.")] = 10
     radius: Annotated[int | None, Field(ge=0, le=64, description="The largest distance of a hit, in bits.")] = None
     rank: Annotated[
-        Literal["hamming", "weighted", "tiebreak"],
+        RankName,
         Field(
-            description="The order: by distance and id; by how sure the query was of the bits that differ; or that "
-            "among equal distances."
+            description="The order: by distance, equal ones by the distance of their margins (of a code alone, by id) "
+            "or by id; by how sure the query was of the bits that differ; or that among equal distances. hamming is "
+            "the former name of id."
         ),
-    ] = "hamming"
+    ] = "margin"
     offset: Annotated[int, Field(ge=0, le=MAX_K, description="Hits to pass over.")] = 0
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="The most hits in this answer.")] = MAX_PAGE
     label: Annotated[str | None, Field(description="Of the k hits, only those with this label.")] = None
@@ -69,13 +71,14 @@ class SearchResponse(BaseModel):
     bits: int
     code: Annotated[str, Field(description="The query's code.")]
     margins: Annotated[list[int] | None, Field(description="The query's margins; null for a code alone.")]
-    rank: str
+    rank: Annotated[Rank, Field(description="The order of the hits.")]
     k: int
     radius: int | None
     offset: int
     total: Annotated[int, Field(description="Hits in all pages.")]
     ties: Annotated[
-        int | None, Field(description="Pictures beyond them that are as near as the last; null for other ranks.")
+        int | None,
+        Field(description="Pictures beyond them that are as near as the last; null for weighted and tiebreak."),
     ]
     hits: list[HitOut]
 

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse
 
 from queryopt.runtime.pages import Markup, render, templates
 from queryopt.runtime.result_files import served_csv
-from queryopt.runtime.search import Rank
+from queryopt.runtime.search.ranked import Rank, RankName, check_rank
 from queryopt.runtime.serve.api import Served, reading_form, tagged
 from queryopt.runtime.serve.errors import BadRequestError, NotFoundError
 from queryopt.runtime.serve.gallery import MAX_K, Gallery, Results, SearchTerms
@@ -41,9 +41,10 @@ _FILES = {
     "icon.svg": ("queryopt.runtime.serve", "static/icon.svg", "image/svg+xml"),
 }
 _ORDERS: dict[Rank, str] = {
-    "hamming": "distance",
+    "margin": "distance, equal ones by margins",
+    "id": "distance, equal ones by id",
     "weighted": "margins of bits that differ",
-    "tiebreak": "distance, ties by margins",
+    "tiebreak": "distance, then margins of bits that differ",
 }
 _ERROR_TITLES = {404: "Not found", 413: "Too large", 500: "The server failed", 503: "Too busy"}
 
@@ -74,7 +75,7 @@ class QuerySource:
     @property
     def orders(self) -> dict[Rank, str]:
         """The ranks that make a difference, with words for them."""
-        return _ORDERS if self.code is None else {"hamming": _ORDERS["hamming"]}
+        return _ORDERS if self.code is None else {"id": _ORDERS["id"]}
 
 
 site_routes = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
@@ -142,10 +143,10 @@ async def _asked(
     code: str | None = None,
     k: Annotated[int, Query(ge=1, le=MAX_K)] = _DEFAULT_K,
     radius: str = "",
-    rank: Rank = "hamming",
+    rank: RankName = "margin",
     label: str = "",
 ) -> _Asked:
-    terms = SearchTerms(k, _radius(radius), rank, exclude_self=True, label=label or None)
+    terms = SearchTerms(k, _radius(radius), check_rank(rank), exclude_self=True, label=label or None)
     return _Asked(QuerySource(query, image, code), terms)
 
 
@@ -235,7 +236,7 @@ def results_page(gallery: Gallery, source: QuerySource, results: Results, number
     address = source.fields | {
         "k": terms.k,
         "radius": terms.radius,
-        "rank": None if terms.rank == "hamming" else terms.rank,
+        "rank": None if terms.rank == next(iter(source.orders)) else terms.rank,
         "label": terms.label,
     }
     return _page(

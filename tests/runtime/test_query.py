@@ -49,7 +49,6 @@ def test_a_picture_of_the_index_is_searched_with_its_stored_code(index):
     assert (result.stored, result.label, result.bits) == (True, "finch", 12)
     assert result.code.tobytes().hex() == EXPECTED["pictures"]["finch/1.jpg"]["code"]
     assert [hit.distance for hit in result.hits] == sorted(distance("finch/1.jpg", n) for n in EXPECTED["pictures"])
-    assert [(hit.distance, hit.id) for hit in result.hits] == sorted((hit.distance, hit.id) for hit in result.hits)
     assert [hit.rank for hit in result.hits] == list(range(1, 9))
     assert [hit.score for hit in result.hits] == [None] * 8
     for hit in result.hits:
@@ -98,6 +97,28 @@ def test_radius_gives_all_within_it_or_the_nearest_of_them(index, k):
     assert [hit.distance for hit in result.hits] == [d for d in near if d <= 4][:k]
     [alone] = search_files(index, paths(index, "finch/2.jpg"), never, k=k, radius=0, exclude_self=True)
     assert alone.hits == ()
+
+
+@pytest.mark.parametrize("rank", ["margin", "id"])
+@pytest.mark.parametrize("hashed", [False, True])
+def test_equal_distances_are_in_the_order_of_margins_or_ids(index, hasher, tmp_path, rank, hashed):
+    given = index.root / "finch" / "2.jpg"
+    own = index.find("finch/2.jpg").margins.astype(int)
+    if hashed:  # whose logits become the same margins
+        given = shutil.copy(given, tmp_path / "new.jpg")
+    expected = []
+    for image in index:
+        square = int(((image.margins - own) ** 2).sum())
+        expected.append((distance("finch/2.jpg", os.fsdecode(image.relative)), rank == "margin" and square, image.id))
+    expected.sort()
+    by_id = sorted((d, id) for d, _, id in expected)
+    assert ([id for *_, id in expected] == [id for _, id in by_id]) == (rank == "id")
+    for k, radius in ((8, None), (3, None), (None, 6), (2, 6)):
+        [result] = search_files(index, [os.fsencode(given)], lambda: hasher, k=k, radius=radius, rank=rank)
+        assert (result.stored, result.rank) == (not hashed, rank)
+        within = [id for d, _, id in expected if radius is None or d <= radius][:k]
+        assert [hit.id for hit in result.hits] == within
+    assert expected[0] == (0, 0, index.find("finch/2.jpg").id)
 
 
 def score(weights, one, other):

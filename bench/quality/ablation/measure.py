@@ -47,7 +47,7 @@ def measure_run(run: Path, *, threads: int | None = None, progress: Progress | N
         return hash_network(network, images, progress or no_progress, what, threads=threads)
 
     codes = hash_pictures(pictures, codes_of, solved=solved)
-    by_distance, by_weights = (codes.evaluate(EvaluationOptions(rank=rank)) for rank in ("hamming", "weighted"))
+    by_distance, by_weights = (codes.evaluate(EvaluationOptions(rank=rank)) for rank in ("id", "weighted"))
     result = {
         "unseen" if one.part == "unseen" else one.protocol: _figures(one, weighted)
         for one, weighted in zip(by_distance, by_weights, strict=True)

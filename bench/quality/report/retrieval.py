@@ -50,7 +50,7 @@ def protocols(study: Study) -> Section:
         for name, figure in figures[0].items()
         if not name.startswith(_NOT_SHOWN)
     ]
-    drawn = {name: one for name, one in evaluations.items() if one.rank == "hamming"}
+    drawn = {name: one for name, one in evaluations.items() if one.rank == "id"}
     curve, radius = new_figure(), new_figure()
     draw_curve(curve.subplots(), drawn, legend=True)
     draw_radius(radius.subplots(), drawn)

@@ -1,6 +1,7 @@
 #include "batch.h"
 
 #include <algorithm>
+#include <mutex>
 
 #include "parallel.h"
 
@@ -54,7 +55,7 @@ void each(const Request& request, std::uint64_t k, int limit, Done done) {
     // A lone query, and the others of its thread, keep their memory from call to call.
     static thread_local Query one;
     const auto alone = [&](std::size_t i) {
-        done(i, one.run(index, request.kernels, request.queries[i], k, limit, request.allowed));
+        done(i, one.run(index, request.kernels, request.queries[i], k, limit, request.allowed, request.margins, i));
         one.shrink();
     };
     if (count == 1) return alone(0);
@@ -68,7 +69,7 @@ void each(const Request& request, std::uint64_t k, int limit, Done done) {
         together.reserve(end - begin);
         Query query;
         for (std::size_t i = begin; i < end; ++i) {
-            query.start(index, request.kernels, request.queries[i], k, limit, request.allowed);
+            query.start(index, request.kernels, request.queries[i], k, limit, request.allowed, request.margins, i);
             if (query.look_up(false)) {
                 done(i, query.finish());
                 continue;
@@ -104,8 +105,11 @@ void each_hit(const Index& index, const Query::Found& found, Visit visit) {
 
 }  // namespace
 
-void nearest(const Request& request, std::uint64_t k, std::int64_t* ids, std::int32_t* distances) {
-    if (k == 0) return;
+std::vector<std::int64_t> nearest(const Request& request, std::uint64_t k, std::int64_t* ids, std::int32_t* distances,
+                                  std::int32_t* squares) {
+    std::vector<std::int64_t> unknown;
+    std::mutex adding;
+    if (k == 0) return unknown;
     const int bits = request.index.bits;
     each(request, k, bits, [&](std::size_t query, const Query::Found& found) {
         std::int64_t* to = ids + query * k;
@@ -116,7 +120,14 @@ void nearest(const Request& request, std::uint64_t k, std::int64_t* ids, std::in
         });
         std::fill(to + found.count, to + k, -1);
         std::fill(near + found.count, near + k, bits + 1);
+        if (squares == nullptr) return;
+        std::copy_n(found.squares, found.count, squares + query * k);
+        std::fill(squares + query * k + found.count, squares + (query + 1) * k, -1);
+        if (found.unknown.empty()) return;
+        const std::lock_guard<std::mutex> lock(adding);
+        for (const std::uint32_t row : found.unknown) unknown.push_back(request.id(row));
     });
+    return unknown;
 }
 
 std::vector<Hits> within(const Request& request, int radius) {
@@ -129,6 +140,9 @@ std::vector<Hits> within(const Request& request, int radius) {
             hits.ids[at] = request.id(row);
             hits.distances[at] = distance;
         });
+        if (request.margins.rows == nullptr) return;
+        hits.squares.assign(found.squares, found.squares + found.count);
+        for (const std::uint32_t row : found.unknown) hits.unknown.push_back(request.id(row));
     });
     return all;
 }

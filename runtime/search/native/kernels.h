@@ -44,6 +44,12 @@ constexpr std::size_t kMaxSums = 2048;  // of 8 tables of bytes, which take more
 using Weigh = std::size_t (*)(Column column, std::size_t begin, std::size_t end, const std::uint32_t* sums,
                               std::uint32_t limit, std::uint32_t* positions, std::uint32_t* found);
 
+// The squared L2 distances between the margins of these rows (see margins.h) and the query's, of which there are as many,
+// the padding included.
+using Squares = void (*)(const std::int8_t* margins, std::size_t stride, const std::uint32_t* rows, std::size_t count,
+                         const std::int8_t* query, std::uint32_t* squares);
+constexpr std::size_t kMarginStep = 16;  // what the stride is a multiple of
+
 struct Kernels {
     const char* name;
     Filter filter[kKinds];
@@ -51,6 +57,7 @@ struct Kernels {
     std::size_t block[kKinds];  // entries of one block of probe
     Weigh weigh[kKinds];
     int group;  // bits of one look-up of weigh
+    Squares squares;
 };
 
 extern const Kernels kPlainKernels;

@@ -191,6 +191,7 @@ const Kernels kAvx2Kernels = {
     {0, kBlock<U8>, kBlock<U16>, kBlock<U32>, kBlock<U48>, kBlock<U64>},
     {nullptr, weigh<LookNarrow<1>>, weigh<LookNarrow<2>>, weigh<LookNarrow<4>>, weigh<Look48>, weigh<Look64>},
     Look::group,
+    squares,
 };
 
 }  // namespace qo

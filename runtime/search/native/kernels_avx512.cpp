@@ -202,6 +202,7 @@ const Kernels kAvx512Kernels = {
     {0, kBlock<U8>, kBlock<U16>, kBlock<U32>, kBlock<U48>, kBlock<U64>},
     {nullptr, weigh<Look8>, weigh<Look16>, weigh<Look32>, weigh<Look48>, weigh<Look64>},
     Look::group,
+    squares,
 };
 
 }  // namespace qo

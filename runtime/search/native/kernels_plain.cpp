@@ -80,6 +80,19 @@ std::size_t weigh(Column column, std::size_t begin, std::size_t end, const std::
     return count;
 }
 
+void squares(const std::int8_t* margins, std::size_t stride, const std::uint32_t* rows, std::size_t count,
+             const std::int8_t* query, std::uint32_t* found) {
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::int8_t* of_row = margins + rows[i] * stride;
+        int sum = 0;
+        for (std::size_t b = 0; b < stride; ++b) {
+            const int difference = of_row[b] - query[b];
+            sum += difference * difference;
+        }
+        found[i] = static_cast<std::uint32_t>(sum);
+    }
+}
+
 }  // namespace
 
 const Kernels kPlainKernels = {
@@ -92,6 +105,7 @@ const Kernels kPlainKernels = {
     {nullptr, weigh<One<std::uint8_t>, 1>, weigh<One<std::uint16_t>, 2>, weigh<One<std::uint32_t>, 4>, weigh<U48, 6>,
      weigh<One<std::uint64_t>, 8>},
     8,
+    squares,
 };
 
 }  // namespace qo

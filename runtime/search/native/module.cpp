@@ -187,35 +187,54 @@ class CoreIndex {
         return true;
     }
 
+    // As search, equal distances by margins int8 [queries, bits], those of the rows as in margins.h; scores are the
+    // squares. Where margins of rows are unknown, the ids int64 [m] of these, and nothing was found.
+    nb::object search_by_margins(nb::handle codes, nb::handle margins, std::uint64_t k, nb::handle rows, nb::handle ids,
+                                 nb::handle distances, nb::handle scores, unsigned threads, nb::object allowed) const {
+        std::vector<std::uint64_t> queries;
+        if (!read(codes, queries)) return nb::cast(false);
+        const Buffer of(margins, kRead), table(rows, kRead), to(ids, kWrite), near(distances, kWrite);
+        const Buffer squares(scores, kWrite), mask(allowed, kRead);
+        const auto columns = static_cast<Py_ssize_t>(k);
+        if (!fits(of, table, queries.size()) || !to.is(2, 8, kSigned64) || !has_shape(to, queries.size(), columns) ||
+            !near.is(2, 4, "i") || !has_shape(near, queries.size(), columns) || !squares.is(2, 4, "i") ||
+            !has_shape(squares, queries.size(), columns)) {
+            return nb::cast(false);
+        }
+        qo::Request request = ask(queries, threads, allowed, mask);
+        request.margins = margins_of(of, table);
+        std::vector<std::int64_t> unknown;
+        {
+            const nb::gil_scoped_release unlocked;
+            unknown = qo::nearest(request, k, to.data<std::int64_t>(), near.data<std::int32_t>(),
+                                  squares.data<std::int32_t>());
+        }
+        return unknown.empty() ? nb::cast(true) : to_numpy(std::move(unknown));
+    }
+
     // (offsets, ids, distances), or None where `codes` is not what it must be.
     nb::object search_radius(nb::handle codes, int radius, unsigned threads, nb::object allowed) const {
         std::vector<std::uint64_t> queries;
         if (!read(codes, queries)) return nb::none();
         const Buffer mask(allowed, kRead);
-        const qo::Request request = ask(queries, threads, allowed, mask);
-        std::vector<std::int64_t> offsets(queries.size() + 1), ids;
-        std::vector<std::int32_t> distances;
-        {
-            const nb::gil_scoped_release unlocked;
-            std::vector<qo::Hits> all = qo::within(request, radius);
-            for (std::size_t i = 0; i < all.size(); ++i) {
-                offsets[i + 1] = offsets[i] + static_cast<std::int64_t>(all[i].ids.size());
-            }
-            if (all.size() == 1) {
-                ids = std::move(all[0].ids);
-                distances = std::move(all[0].distances);
-            } else {
-                ids.reserve(static_cast<std::size_t>(offsets.back()));
-                distances.reserve(static_cast<std::size_t>(offsets.back()));
-                for (qo::Hits& hits : all) {
-                    ids.insert(ids.end(), hits.ids.begin(), hits.ids.end());
-                    distances.insert(distances.end(), hits.distances.begin(), hits.distances.end());
-                    hits = qo::Hits();
-                }
-            }
-        }
-        return nb::make_tuple(to_numpy(std::move(offsets)), to_numpy(std::move(ids)),
-                              to_numpy(std::move(distances)));
+        Joined found(ask(queries, threads, allowed, mask), radius);
+        return nb::make_tuple(to_numpy(std::move(found.offsets)), to_numpy(std::move(found.ids)),
+                              to_numpy(std::move(found.distances)));
+    }
+
+    // As search_radius, by margins: (offsets, ids, distances, scores), or what search_by_margins returns in place of them.
+    nb::object search_radius_by_margins(nb::handle codes, nb::handle margins, int radius, nb::handle rows,
+                                        unsigned threads, nb::object allowed) const {
+        std::vector<std::uint64_t> queries;
+        if (!read(codes, queries)) return nb::cast(false);
+        const Buffer of(margins, kRead), table(rows, kRead), mask(allowed, kRead);
+        if (!fits(of, table, queries.size())) return nb::cast(false);
+        qo::Request request = ask(queries, threads, allowed, mask);
+        request.margins = margins_of(of, table);
+        Joined found(request, radius);
+        if (!found.unknown.empty()) return to_numpy(std::move(found.unknown));
+        return nb::make_tuple(to_numpy(std::move(found.offsets)), to_numpy(std::move(found.ids)),
+                              to_numpy(std::move(found.distances)), to_numpy(std::move(found.squares)));
     }
 
     // A tuple (buckets, codes, shells, scanned) a query.
@@ -239,12 +258,11 @@ class CoreIndex {
         if (!read(codes, queries)) return false;
         const Buffer of(weights, kRead), to(ids, kWrite), near(distances, kWrite), sums(scores, kWrite);
         const Buffer mask(allowed, kRead);
-        const auto shape = [&](const Buffer& buffer, Py_ssize_t columns) {
-            return buffer.shape(0) == static_cast<Py_ssize_t>(queries.size()) && buffer.shape(1) == columns;
-        };
+        const std::size_t count = queries.size();
         const auto columns = static_cast<Py_ssize_t>(k);
-        if (!of.is(2, 2, "H") || !shape(of, index_.bits) || !to.is(2, 8, kSigned64) || !shape(to, columns) ||
-            !near.is(2, 4, "i") || !shape(near, columns) || !sums.is(2, 4, "i") || !shape(sums, columns)) {
+        if (!of.is(2, 2, "H") || !has_shape(of, count, index_.bits) || !to.is(2, 8, kSigned64) ||
+            !has_shape(to, count, columns) || !near.is(2, 4, "i") || !has_shape(near, count, columns) ||
+            !sums.is(2, 4, "i") || !has_shape(sums, count, columns)) {
             return false;
         }
         const std::optional<qo::Weights> given = weights_of(of, rank);
@@ -291,6 +309,52 @@ class CoreIndex {
     const char* kernels() const { return kernels_.name; }
 
   private:
+    // All hits within a radius, of one query after another.
+    struct Joined {
+        std::vector<std::int64_t> offsets, ids, unknown;
+        std::vector<std::int32_t> distances, squares;
+
+        Joined(const qo::Request& request, int radius) : offsets(request.queries.size() + 1) {
+            const nb::gil_scoped_release unlocked;
+            std::vector<qo::Hits> all = qo::within(request, radius);
+            for (std::size_t i = 0; i < all.size(); ++i) {
+                offsets[i + 1] = offsets[i] + static_cast<std::int64_t>(all[i].ids.size());
+            }
+            if (all.size() == 1) {
+                ids = std::move(all[0].ids);
+                distances = std::move(all[0].distances);
+                squares = std::move(all[0].squares);
+                unknown = std::move(all[0].unknown);
+                return;
+            }
+            const auto total = static_cast<std::size_t>(offsets.back());
+            ids.reserve(total);
+            distances.reserve(total);
+            if (request.margins.rows != nullptr) squares.reserve(total);
+            for (qo::Hits& hits : all) {
+                ids.insert(ids.end(), hits.ids.begin(), hits.ids.end());
+                distances.insert(distances.end(), hits.distances.begin(), hits.distances.end());
+                squares.insert(squares.end(), hits.squares.begin(), hits.squares.end());
+                unknown.insert(unknown.end(), hits.unknown.begin(), hits.unknown.end());
+                hits = qo::Hits();
+            }
+        }
+    };
+
+    static bool has_shape(const Buffer& buffer, std::size_t rows, Py_ssize_t columns) {
+        return buffer.shape(0) == static_cast<Py_ssize_t>(rows) && buffer.shape(1) == columns;
+    }
+
+    // Whether these are the margins of so many queries, and of the rows.
+    bool fits(const Buffer& queries, const Buffer& rows, std::size_t count) const {
+        return queries.is(2, 1, "b") && has_shape(queries, count, index_.bits) && rows.is(2, 1, "b") &&
+               has_shape(rows, index_.n, static_cast<Py_ssize_t>(qo::margin_stride(index_.bits)));
+    }
+
+    qo::Margins margins_of(const Buffer& queries, const Buffer& rows) const {
+        return {rows.data<const std::int8_t>(), qo::margin_stride(index_.bits), queries.data<const std::int8_t>()};
+    }
+
     void take_ids(nb::object ids, std::size_t n) {
         if (ids.is_none()) return;
         ids_.emplace(ids, kRead);
@@ -342,6 +406,22 @@ class CoreIndex {
     mutable qo::Array<std::uint32_t> numbers_;
 };
 
+// The margins int8 [count, bits] of these rows, int64 [count], into `table`; those that are known stay.
+void set_margins(nb::handle table, nb::handle rows, nb::handle margins) {
+    const Buffer to(table, kWrite), numbers(rows, kRead), from(margins, kRead);
+    if (!to.is(2, 1, "b") || !numbers.is(1, 8, kSigned64) || !from.is(2, 1, "b") || from.shape(1) < 1 ||
+        from.shape(0) != numbers.shape(0) || from.shape(1) > to.shape(1)) {
+        throw std::invalid_argument("margins are no int8 [count, bits], or rows no int64 [count]");
+    }
+    const auto stride = static_cast<std::size_t>(to.shape(1)), bits = static_cast<std::size_t>(from.shape(1));
+    const auto* row = numbers.data<const std::int64_t>();
+    for (std::size_t i = 0; i < static_cast<std::size_t>(numbers.shape(0)); ++i) {
+        if (row[i] < 0 || row[i] >= to.shape(0)) throw std::invalid_argument("a row is beyond the last");
+        qo::set_margins(to.data<std::int8_t>() + static_cast<std::size_t>(row[i]) * stride,
+                        from.data<const std::int8_t>() + i * bits, bits);
+    }
+}
+
 std::vector<std::string> paths() {
     std::vector<std::string> names;
     for (const qo::Kernels* kernels : qo::available_kernels()) names.emplace_back(kernels->name);
@@ -353,6 +433,7 @@ std::vector<std::string> paths() {
 NB_MODULE(_core, m) {
     m.doc() = "Exact search by Hamming distance: the native core of queryopt.runtime.search.";
     m.def("paths", &paths, "The instruction paths that can run here, fastest first.");
+    m.def("set_margins", &set_margins, nb::arg("table"), nb::arg("rows"), nb::arg("margins"));
     nb::class_<CoreIndex>(m, "Index")
         .def(nb::init<nb::object, int, nb::object, const std::string&, const std::string&, unsigned>(),
              nb::arg("codes"), nb::arg("bits"), nb::arg("ids").none(), nb::arg("structure"), nb::arg("path"),
@@ -366,6 +447,11 @@ NB_MODULE(_core, m) {
              nb::arg("threads") = 1, nb::arg("allowed") = nb::none())
         .def("search_radius", &CoreIndex::search_radius, nb::arg("codes"), nb::arg("radius"), nb::arg("threads") = 1,
              nb::arg("allowed") = nb::none())
+        .def("search_by_margins", &CoreIndex::search_by_margins, nb::arg("codes"), nb::arg("margins").none(), nb::arg("k"),
+             nb::arg("table"), nb::arg("ids"), nb::arg("distances"), nb::arg("scores"), nb::arg("threads") = 1,
+             nb::arg("allowed") = nb::none())
+        .def("search_radius_by_margins", &CoreIndex::search_radius_by_margins, nb::arg("codes"), nb::arg("margins"),
+             nb::arg("radius"), nb::arg("table"), nb::arg("threads") = 1, nb::arg("allowed") = nb::none())
         .def("explain", &CoreIndex::explain, nb::arg("codes"), nb::arg("k").none(), nb::arg("radius"),
              nb::arg("allowed") = nb::none())
         .def("search_ranked", &CoreIndex::search_ranked, nb::arg("codes"), nb::arg("weights"), nb::arg("k"),

@@ -52,8 +52,8 @@ void fetch(const Chunk& chunk, std::uint32_t bucket, bool halves) {
 }  // namespace
 
 Query::Found Query::run(const Index& index, const Kernels& kernels, std::uint64_t code, std::uint64_t k, int limit,
-                        Allowed allowed) {
-    start(index, kernels, code, k, limit, allowed);
+                        Allowed allowed, const Margins& margins, std::size_t number) {
+    start(index, kernels, code, k, limit, allowed, margins, number);
     if (!look_up(true)) {
         prepare_scan();
         if (index.words.size()) {
@@ -69,14 +69,15 @@ Query::Found Query::run(const Index& index, const Kernels& kernels, std::uint64_
 }
 
 void Query::start(const Index& index, const Kernels& kernels, std::uint64_t code, std::uint64_t k, int limit,
-                  Allowed allowed) {
+                  Allowed allowed, const Margins& margins, std::size_t number) {
     index_ = &index;
     kernels_ = &kernels;
     allowed_ = allowed;
     code_ = code;
     k_ = k;
     limit_ = std::min(limit, index.bits);
-    ordered_ = index.structure == Structure::scan;
+    nearest_.start(margins, number, index.bits, kernels.squares);
+    ordered_ = index.structure == Structure::scan && !nearest_.used();
     thin_at_ = 0;
     cost_ = 0;
     spent_ = {};
@@ -446,6 +447,7 @@ void Query::thin_out() {
 Query::Found Query::finish() {
     if (allowed_ != nullptr) weigh(limit_);
     rows_.clear();
+    squares_.clear();
     std::fill(std::begin(groups_), std::end(groups_), 0);
     // By distance, in the order found.
     std::size_t places[kMaxBits + 2] = {};
@@ -462,17 +464,23 @@ Query::Found Query::finish() {
     for (int d = 0; d <= limit_ && rows_.size() < k_; ++d) {
         if (places[d] < places[d + 1]) take(d, sorted_.data() + places[d], sorted_.data() + places[d + 1]);
     }
-    return {rows_.data(), rows_.size(), groups_};
+    return {rows_.data(), rows_.size(), groups_, squares_.data(), nearest_.unknown()};
 }
 
 void Query::shrink() {
-    if (candidates_.capacity() + sorted_.capacity() + rows_.capacity() + first_.capacity() > kKeptEntries) {
+    if (candidates_.capacity() + sorted_.capacity() + rows_.capacity() + squares_.capacity() + first_.capacity() +
+            nearest_.capacity() >
+        kKeptEntries) {
         *this = Query();
     }
 }
 
 // The first rows of these codes, all at one distance: as many as are still wanted.
 void Query::take(int distance, Candidate* begin, Candidate* end) {
+    if (nearest_.used()) {
+        if (index_->structure != Structure::scan) resolve(begin, end, limit_);
+        return take_by_margins(distance, begin, end);
+    }
     const std::size_t before = rows_.size();
     const std::uint64_t wanted = k_ - before;
     if (index_->structure == Structure::scan) {
@@ -486,6 +494,28 @@ void Query::take(int distance, Candidate* begin, Candidate* end) {
     for (const Candidate* c = begin; c < end; ++c) first_.add_code(*index_, c->unique, allowed_);
     const std::vector<std::uint32_t>& group = first_.sorted();
     rows_.insert(rows_.end(), group.begin(), group.end());
+    groups_[distance] = group.size();
+}
+
+void Query::take_by_margins(int distance, const Candidate* begin, const Candidate* end) {
+    nearest_.start_group(k_ - rows_.size());
+    if (index_->structure == Structure::scan) {
+        for (const Candidate* c = begin; c < end; ++c) nearest_.add_row(c->unique);
+    } else {
+        for (const Candidate* c = begin; c < end; ++c) __builtin_prefetch(&index_->postings[index_->begin(c->unique)]);
+        for (const Candidate* c = begin; c < end; ++c) {
+            const std::uint32_t last = index_->end(c->unique);
+            for (std::uint32_t i = index_->begin(c->unique); i < last; ++i) {
+                const std::uint32_t row = index_->postings[i];
+                if (allowed_ == nullptr || allows(allowed_, row)) nearest_.add_row(row);
+            }
+        }
+    }
+    const std::vector<std::uint64_t>& group = nearest_.sorted();
+    for (const std::uint64_t key : group) {
+        rows_.push_back(FirstByMargins::row_of(key));
+        squares_.push_back(FirstByMargins::square_of(key));
+    }
     groups_[distance] = group.size();
 }
 

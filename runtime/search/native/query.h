@@ -7,6 +7,7 @@
 
 #include "first_rows.h"
 #include "index.h"
+#include "margins.h"
 
 namespace qo {
 
@@ -40,21 +41,24 @@ constexpr std::uint8_t kGone = 255;  // a distance beyond every limit: none of i
 // The search of one query. Reused for many: its memory stays.
 class Query {
   public:
-    // Rows [count] and, in `groups`, how many of them lie at each distance.
+    // Rows [count] and, in `groups`, how many of them lie at each distance. Of a search by margins also the squares, and the
+    // rows whose margins are unknown: where there are any, the rest is not what was searched for.
     struct Found {
         const std::uint32_t* rows;
         std::size_t count;
         const std::uint64_t* groups;  // [bits + 1]
+        const std::int32_t* squares;  // [count]
+        const std::vector<std::uint32_t>& unknown;
     };
 
-    // At most k rows (kAll: any number) at distances <= limit.
+    // At most k rows (kAll: any number) at distances <= limit. Equal distances by margins where there are some.
     Found run(const Index& index, const Kernels& kernels, std::uint64_t code, std::uint64_t k, int limit,
-              Allowed allowed = nullptr);
+              Allowed allowed = nullptr, const Margins& margins = {}, std::size_t number = 0);
     const Spent& spent() const { return spent_; }
 
     // The same in steps, for a scan that several queries share.
     void start(const Index& index, const Kernels& kernels, std::uint64_t code, std::uint64_t k, int limit,
-               Allowed allowed);
+               Allowed allowed, const Margins& margins = {}, std::size_t number = 0);
     // Look-ups in chunks; whether that was enough. `alone`: a scan would be this query's own, not shared with others.
     bool look_up(bool alone);
     // Forget the candidates but not how near the k-th is: every code is offered again.
@@ -92,6 +96,7 @@ class Query {
     void count(int distance, std::uint64_t rows);
     void thin_out();
     void take(int distance, Candidate* begin, Candidate* end);
+    void take_by_margins(int distance, const Candidate* begin, const Candidate* end);
 
     const Index* index_ = nullptr;
     const Kernels* kernels_ = nullptr;
@@ -111,6 +116,8 @@ class Query {
     std::vector<Candidate> candidates_, sorted_;
     std::vector<std::uint32_t> rows_;
     FirstRows first_;
+    FirstByMargins nearest_;
+    std::vector<std::int32_t> squares_;
     std::uint64_t groups_[kMaxBits + 1] = {};
 };
 

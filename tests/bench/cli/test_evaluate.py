@@ -78,7 +78,7 @@ def test_every_rank_side_by_side(here, collapsed):
     done = run("--model", MODEL, *FOLDERS, "--compare", collapsed, "--rank", "all", "--out", "eval.json")
     assert done.exit_code == 0, done.output
     value = json.loads(Path("eval.json").read_text())
-    ranks = ["hamming", "weighted", "tiebreak"]
+    ranks = ["id", "weighted", "tiebreak"]
     assert [(model["model"], model["rank"]) for model in value["models"]] == [
         (path, rank) for path in (MODEL, collapsed) for rank in ranks
     ]
@@ -92,7 +92,7 @@ def test_every_rank_side_by_side(here, collapsed):
     assert len({(model["map"], model["map_optimistic"]) for model in value["models"][3:]}) == 1
     assert value["ratios"] == {collapsed: pytest.approx(by_distance["map"] / value["models"][3]["map"])}
     ratio = weighted["map"] / by_distance["map"]
-    assert f"{MODEL}: the mAP of weighted is {ratio:.3f} x that of hamming." in done.stdout
+    assert f"{MODEL}: the mAP of weighted is {ratio:.3f} x that of id." in done.stdout
     alone = run("--model", MODEL, *FOLDERS, "--rank", "weighted", "--json")
     assert json.loads(alone.stdout)["models"] == [weighted]
     plain = run("--model", MODEL, *FOLDERS, "--json")

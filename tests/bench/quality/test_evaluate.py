@@ -37,7 +37,7 @@ def test_a_ranking_by_weights_asks_the_logits():
     # By weights: a (1), a (4), then b and b (9). By distance: b, a and b at 1, then a; with weights, a first of these.
     assert found["weighted"].metrics.map == 1
     assert found["tiebreak"].metrics.map == pytest.approx((1 + 2 / 4) / 2)
-    assert found["hamming"].metrics.map == pytest.approx(((1 + 1 / 2 + 1 / 3) / 3 + 2 / 4) / 2)
+    assert found["id"].metrics.map == pytest.approx(((1 + 1 / 2 + 1 / 3) / 3 + 2 / 4) / 2)
     assert found["weighted"].to_dict()["rank"] == "weighted"
     with pytest.raises(UsageError, match="'weighted' needs the queries' logits"):
         evaluate(gallery, codes([0], ["a"], [b"/q"]), rank="weighted")

@@ -56,7 +56,7 @@ def test_a_table_shows_rank_distance_label_bits_and_path(here):
     assert done.exit_code == 0, done.output
     assert "index: " in done.stderr
     assert "model: " not in done.stderr  # not needed: the code is stored
-    assert done.stdout.splitlines()[0] == "photos/finch/1.jpg  finch  0x018c (stored)"
+    assert done.stdout.splitlines()[0] == "photos/finch/1.jpg  finch  0x018c (stored)  rank margin"
     first, *others = rows(done.stdout)
     assert first == ["1", "0", "finch", "photos/finch/1.jpg"]
     assert [row[0] for row in others] == ["2", "3"]
@@ -117,6 +117,22 @@ def test_a_ranked_search_shows_scores(here, rank):
     assert f"{found[-1][0]} bits, score {found[-1][1]:,}" in page
     again = run("photos/finch/1.jpg", "--rank", rank, "--json")
     assert [(hit["distance"], hit["score"]) for hit in json.loads(again.stdout)["results"][0]["hits"]] == found
+
+
+def test_which_order_it_is_is_said(here):
+    for given, said, words in (
+        ([], "margin", "the 10 nearest, equal distances by margins"),
+        (["--rank", "id"], "id", "the 10 nearest, equal distances by id"),
+        (["--rank", "hamming"], "id", "the 10 nearest, equal distances by id"),
+    ):
+        [found] = json.loads(run("photos/finch/1.jpg", *given, "--json").stdout)["results"]
+        assert found["rank"] == said
+        assert {hit["score"] for hit in found["hits"]} == {None}
+        done = run("photos/finch/1.jpg", *given, "--html", "hits.html")
+        assert done.stdout.splitlines()[0].endswith(f"(stored)  rank {said}")
+        assert words in Path("hits.html").read_text()
+    wrong = run("photos/finch/1.jpg", "--rank", "best")
+    assert (wrong.exit_code, "'best' is not one of 'margin', 'id', 'weighted', 'tiebreak'" in wrong.stderr) == (2, True)
 
 
 def test_json_is_alone_on_stdout_and_has_everything(here):
@@ -207,7 +223,7 @@ def test_on_a_terminal_every_line_is_whole(here, out):
     assert f"model: {MODEL}" in lines
     assert any("10/10" in line for line in lines) == (out != "-")
     results = lines if out == "-" else Path("hits.jsonl").read_text().splitlines()
-    assert [len(json.loads(line)) for line in results if line.startswith("{")] == [7] * 4 + [7] * 4 + [2, 7]
+    assert [len(json.loads(line)) for line in results if line.startswith("{")] == [8] * 4 + [8] * 4 + [2, 8]
 
 
 def test_a_page_is_written_beside_the_table(here):
@@ -285,7 +301,7 @@ def test_pictures_as_near_as_the_last_hit_are_counted(here):
         index.update(Hasher(MODEL, threads=1))
     done = run("photos/finch/1.jpg", "-k", "2", "--html", "hits.html")
     assert done.stdout.splitlines()[-2:] == [
-        "and 4 more at distance 0: with the very same code, in the order of ids",
+        "and 4 more at distance 0: with the very same code, nearest margins first",
         "",
     ]
     assert "2 hits, 0 bits away; 4 more as near as the last" in Path("hits.html").read_text()
@@ -296,10 +312,9 @@ def test_pictures_as_near_as_the_last_hit_are_counted(here):
     [whole] = json.loads(run("photos/heron/1.jpg", "-k", "13", "--json").stdout)["results"]
     last = asked["hits"][-1]["distance"]
     assert asked["ties"] == sum(h["distance"] == last and h["path"] not in distances for h in whole["hits"]) > 0
-    assert (
-        f"and {asked['ties']} more at distance {last}: equal distances are in the order of ids (--rank tiebreak"
-        in table
-    )
+    assert f"and {asked['ties']} more at distance {last}: equal distances are nearest margins first" in table
+    table = run("photos/heron/1.jpg", "-k", "8", "--rank", "id").stdout
+    assert f"and {asked['ties']} more at distance {last}: equal distances are in the order of ids (--rank mar" in table
     assert whole["ties"] == 0
     assert "more at distance" not in run("photos/finch/1.jpg", "-k", "6").stdout
     ranked = json.loads(run("photos/finch/1.jpg", "-k", "2", "--rank", "tiebreak", "--json").stdout)

@@ -279,7 +279,7 @@ def test_what_can_not_be_ranked_is_refused(path: str) -> None:
             index.search(query.repeat(2, 0), 1, logits=[[1.0, 2.0, 3.0, 4.0], [1.0, bad, 0.0, 0.0]], rank="weighted")
     with pytest.raises(UsageError, match="'tiebreak' needs the queries' logits"):
         index.search(query, 1, rank="tiebreak")
-    with pytest.raises(UsageError, match="rank is 'best': it is one of hamming, weighted, tiebreak"):
+    with pytest.raises(UsageError, match="rank is 'best': it is one of margin, id, weighted, tiebreak"):
         index.search(query, 1, rank="best")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"logits are float64 \[1, 3\]: give real numbers \[queries, 4\]"):
         index.search(query, 1, logits=np.ones((1, 3)), rank="weighted")

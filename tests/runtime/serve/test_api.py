@@ -19,10 +19,13 @@ from .conftest import HTML_NAME, jpeg, serving
 BITS = 12
 
 
-def expected(index, code, k, without=()):
-    """(distance, id) of the nearest, by brute force."""
-    rows = [(int(np.bitwise_count(image.code ^ code).sum()), image.id) for image in index if image.id not in without]
-    return sorted(rows)[:k]
+def expected(index, code, k, margins=None):
+    """(distance, id) of the nearest, by brute force; equal distances by margins, where they are given."""
+    rows = []
+    for image in index:
+        square = 0 if margins is None else int(((image.margins.astype(int) - margins) ** 2).sum())
+        rows.append((int(np.bitwise_count(image.code ^ code).sum()), square, image.id))
+    return [(distance, id) for distance, _, id in sorted(rows)[:k]]
 
 
 def found(reply):
@@ -38,8 +41,13 @@ def test_a_file_finds_what_the_index_holds_nearest_to_its_code(client, index, fo
     path = folder / "pictures" / "heron" / "3.jpg"
     reply = client.upload(path.read_bytes(), k=5)
     assert int(reply.json()["code"], 16) == frozen_codes["heron/3.jpg"]["integer"]
-    assert found(reply) == expected(index, code_of(reply), 5)
     assert reply.json()["margins"] == index.find(path).margins.tolist()
+    assert reply.json()["rank"] == "margin"
+    assert found(reply) == expected(index, code_of(reply), 5, index.find(path).margins)
+    for rank in ("id", "hamming"):
+        reply = client.upload(path.read_bytes(), k=5, rank=rank)
+        assert reply.json()["rank"] == "id"
+        assert found(reply) == expected(index, code_of(reply), 5)
 
 
 def test_hits_say_which_bits_differ_and_name_no_path_of_the_machine(client, index, folder):
@@ -60,6 +68,7 @@ def test_a_code_is_text_or_a_number(client, index):
     for code in ("0x18c", "396", 396):
         reply = client.search(code=code, k=3)
         assert reply.json()["margins"] is None
+        assert reply.json()["rank"] == "id"
         assert found(reply) == expected(index, np.array([0x8C, 1], np.uint8), 3)
 
 
@@ -72,8 +81,7 @@ def test_pages_are_parts_of_the_whole(client):
 
 
 def test_a_radius_and_the_query_itself_leave_hits_out(client, index):
-    code = index[3].code
-    near = [pair for pair in expected(index, code, 99) if pair[0] <= 3]
+    near = [pair for pair in expected(index, index[3].code, 99, index[3].margins) if pair[0] <= 3]
     assert found(client.search(image=3, k=99, radius=3)) == near
     assert found(client.search(image=3, k=99, radius=3, exclude_self=True)) == [p for p in near if p[1] != 3]
 

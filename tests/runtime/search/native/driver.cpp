@@ -67,8 +67,11 @@ struct Gallery {
     std::vector<std::int64_t> ids;        // ascending, with gaps
     std::vector<std::uint64_t> allowed;   // every third row
     std::vector<std::uint16_t> weights;   // of each query's bits
+    std::size_t stride;
+    std::vector<std::int8_t> margins;         // of the rows, padded, small: many squares are equal
+    std::vector<std::int8_t> query_margins;   // of each query's bits
 
-    Gallery(int width, std::size_t n) : bits(width), codes(gallery(width, n)) {
+    Gallery(int width, std::size_t n) : bits(width), codes(gallery(width, n)), stride(qo::margin_stride(width)) {
         const int bytes = (bits + 7) / 8;
         for (const std::uint64_t code : codes) {
             for (int i = 0; i < bytes; ++i) packed.push_back(static_cast<std::uint8_t>(code >> (8 * i)));
@@ -83,6 +86,29 @@ struct Gallery {
         for (std::size_t i = 0; i < queries.size() * static_cast<std::size_t>(bits); ++i) {
             weights.push_back(static_cast<std::uint16_t>(random_word() % (qo::kMaxWeight + 1)));
         }
+        margins.resize(n * stride);
+        for (std::size_t i = 0; i < n; ++i) fill(margins.data() + i * stride, codes[i]);
+        query_margins.resize(weights.size());
+        for (std::size_t i = 0; i < queries.size(); ++i) {
+            fill(query_margins.data() + i * static_cast<std::size_t>(bits), queries[i]);
+        }
+    }
+
+    // Margins whose signs are a code's bits.
+    void fill(std::int8_t* to, std::uint64_t code) const {
+        for (int b = 0; b < bits; ++b) {
+            const int size = random_word() % 4 == 0 ? 127 : static_cast<int>(1 + random_word() % 2);
+            to[b] = static_cast<std::int8_t>(code >> b & 1 ? size : -size);
+        }
+    }
+
+    int square(std::size_t row, std::size_t query) const {
+        int sum = 0;
+        for (std::size_t b = 0; b < static_cast<std::size_t>(bits); ++b) {
+            const int difference = margins[row * stride + b] - query_margins[query * static_cast<std::size_t>(bits) + b];
+            sum += difference * difference;
+        }
+        return sum;
     }
 
     qo::Packed input() const { return {packed.data(), codes.size(), (bits + 7) / 8}; }
@@ -148,6 +174,42 @@ void check(const Gallery& gallery, const qo::Index& index, const qo::Kernels& ke
     }
 }
 
+void check_by_margins(const Gallery& gallery, const qo::Index& index, const qo::Kernels& kernels) {
+    constexpr std::size_t k = 20;
+    for (const bool filtered : {false, true}) {
+        const qo::Request request{index,
+                                  kernels,
+                                  gallery.queries,
+                                  gallery.ids.data(),
+                                  filtered ? gallery.allowed.data() : nullptr,
+                                  2,
+                                  {gallery.margins.data(), gallery.stride, gallery.query_margins.data()}};
+        std::vector<std::int64_t> ids(gallery.queries.size() * k);
+        std::vector<std::int32_t> distances(ids.size()), squares(ids.size());
+        const bool known = qo::nearest(request, k, ids.data(), distances.data(), squares.data()).empty();
+        const int radius = gallery.bits / 2;
+        const std::vector<qo::Hits> near = qo::within(request, radius);
+        for (std::size_t q = 0; q < gallery.queries.size(); ++q) {
+            std::vector<Scored> all, within;
+            for (const Hit& hit : gallery.hits(gallery.queries[q], filtered)) {
+                all.emplace_back(hit.first, gallery.square(static_cast<std::size_t>(hit.second - 5) / 3, q), hit.second);
+            }
+            std::sort(all.begin(), all.end());
+            const Scored none{gallery.bits + 1, -1, -1};
+            for (std::size_t i = 0; i < k; ++i) {
+                const Scored found{distances[q * k + i], squares[q * k + i], ids[q * k + i]};
+                expect(known && found == (i < all.size() ? all[i] : none), gallery, index, kernels, "by margins", k);
+            }
+            for (std::size_t i = 0; i < near[q].ids.size(); ++i) {
+                within.emplace_back(near[q].distances[i], near[q].squares[i], near[q].ids[i]);
+            }
+            while (!all.empty() && std::get<0>(all.back()) > radius) all.pop_back();
+            expect(within == all && near[q].unknown.empty(), gallery, index, kernels, "radius by margins",
+                   static_cast<std::uint64_t>(radius));
+        }
+    }
+}
+
 void check_ranked(const Gallery& gallery, const qo::Index& index, const qo::Kernels& kernels) {
     qo::Costs costs = qo::calibrate_ranked(index, kernels);
     costs.share = index.costs.share;
@@ -209,6 +271,7 @@ void check_all(int bits, std::size_t n) {
             for (const double share : {0.0, index.costs.share, 1e30}) {
                 index.costs.share = share;
                 check(gallery, index, *kernels);
+                check_by_margins(gallery, index, *kernels);
             }
             check_ranked(gallery, index, *kernels);
             qo::Index again = restored(index);
@@ -219,6 +282,30 @@ void check_all(int bits, std::size_t n) {
             expect(codes == gallery.packed, gallery, again, *kernels, "codes of all", n);
         }
     }
+}
+
+// One thread gives the rows their margins while others search by them.
+void check_setting(const Gallery& gallery, const qo::Index& index, const qo::Kernels& kernels) {
+    const std::size_t n = gallery.codes.size(), k = 10;
+    std::vector<std::int8_t> table(gallery.margins.size());
+    const std::vector<std::uint64_t>& queries = gallery.queries;
+    const qo::Request request{
+        index, kernels, queries, nullptr, nullptr, 1, {table.data(), gallery.stride, gallery.query_margins.data()}};
+    std::vector<std::vector<std::int64_t>> ids(2, std::vector<std::int64_t>(queries.size() * k));
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        threads.emplace_back([&, i] {
+            std::vector<std::int32_t> distances(ids[i].size()), squares(ids[i].size());
+            while (!qo::nearest(request, k, ids[i].data(), distances.data(), squares.data()).empty()) {
+            }
+        });
+    }
+    for (std::size_t row = 0; row < n; ++row) {
+        qo::set_margins(table.data() + row * gallery.stride, gallery.margins.data() + row * gallery.stride,
+                        static_cast<std::size_t>(gallery.bits));
+    }
+    for (std::thread& thread : threads) thread.join();
+    expect(ids[0] == ids[1], gallery, index, kernels, "margins that come meanwhile", k);
 }
 
 // Builds and searches of several threads at once, each with threads of its own.
@@ -240,14 +327,18 @@ void check_threads(std::size_t n) {
         for (std::size_t i = 0; i < ids.size(); ++i) {
             threads.emplace_back([&, i] {
                 std::vector<std::int32_t> distances(ids[i].size()), scores(ids[i].size());
-                if (i % 2 == 0) return qo::nearest(request, k, ids[i].data(), distances.data());
-                qo::nearest_ranked(request, {weights.data(), qo::Rank::weighted}, costs, k, ids[i].data(),
-                                   distances.data(), scores.data());
+                if (i % 2 == 0) {
+                    qo::nearest(request, k, ids[i].data(), distances.data());
+                } else {
+                    qo::nearest_ranked(request, {weights.data(), qo::Rank::weighted}, costs, k, ids[i].data(),
+                                       distances.data(), scores.data());
+                }
             });
         }
         for (std::thread& thread : threads) thread.join();
         for (std::size_t i = 0; i < ids.size(); ++i) expect(ids[i] == ids[0], gallery, index, kernels, "thread", i);
     }
+    check_setting(gallery, index, kernels);
 }
 
 }  // namespace
