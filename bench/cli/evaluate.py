@@ -29,6 +29,7 @@ from queryopt.kinds import Kind, kind_of
 from queryopt.runtime.cli.options import backend_option
 from queryopt.runtime.search.ranked import RANKS
 from queryopt.text import counted, display_path, install_extra, listed
+from queryopt.train.sources import official_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -160,7 +161,7 @@ class SubjectOptions:
             raise MissingError(f"--run needs torch, which is not installed: {install_extra('train')}; or give --data")
         return DataSource.of_run(self.run, self.data)
 
-    def depth(self, model: str, index: "HashIndex | None") -> int:
+    def depth(self, model: "Callable[[], str]", index: "HashIndex | None") -> int:
         """How many folders name a class: what was asked for, else what the run, the index or the model has."""
         if self.run is not None:
             assert self.source is not None
@@ -173,7 +174,9 @@ class SubjectOptions:
             return own
         if self.label_depth is not None:
             return self.label_depth
-        return index.card.label_depth if index is not None else _card_of(model).label_depth
+        if self.source is not None and official_source(self.source.data) is not None:
+            return 1  # its lists say what a class is
+        return index.card.label_depth if index is not None else _card_of(model()).label_depth
 
     def folders(self, depth: int, out: Output) -> EvaluationPictures:
         """The pictures of --queries and --gallery."""
@@ -412,12 +415,11 @@ def main(
     results.check(options)
     with ExitStack() as stack:
         index = stack.enter_context(subject.open_index())
-        paths = models.paths(subject.run, index)
-        measured = _measured_on(subject, subject.depth(paths[0], index), options, results, out)
-        pictures, solved, attributes = measured
+        depth = subject.depth(lambda: models.paths(subject.run, index)[0], index)
+        pictures, solved, attributes = _measured_on(subject, depth, options, results, out)
         write = stack.enter_context(results.open(out))
         evaluated = []
-        for path in paths:
+        for path in models.paths(subject.run, index):
             with Hasher(path, backend, threads, batch) as hasher:
                 out.log(f"model: {display_path(path)} ({hasher.card.precision}, {hasher.backend})")
                 one = evaluate_model(path, hasher, pictures, options, out.progress, solved=solved, index=index)

@@ -85,7 +85,8 @@ def test_the_same_codes_as_qo_infer_in_the_official_split(run, cub, tmp_path):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(images.path(index), target)
     model = run[0] / "model.onnx"
-    folders = ("--gallery", tmp_path / "gallery", "--queries", tmp_path / "queries", "--json")
+    # A class is the first folder below what was given.
+    folders = ("--gallery", tmp_path / "gallery" / "images", "--queries", tmp_path / "queries" / "images", "--json")
     mine = json.loads(command(eval_main, "--model", model, *folders).stdout)
     official = json.loads(command(eval_main, "--run", run[0], "--json").stdout)
     assert mine["models"] == official["models"]
