@@ -153,6 +153,14 @@ def test_another_network_s_graph_is_refused(make_network, graph, tmp_path):
         check(make_network(seed=1), graph, tmp_path)
 
 
+def test_a_graph_whose_codes_are_right_and_whose_logits_are_not_is_refused(make_network, graph, tmp_path):
+    other = make_network()
+    with torch.no_grad():
+        other.head.weight *= 1.01
+    with pytest.raises(ParityError, match="0 sure bits flipped"):
+        check(other, graph, tmp_path)
+
+
 def test_more_branches_than_distinct_rolls_are_no_false_alarm(make_network, graph, tmp_path):
     # 70 rolls of a width of 32 name the query itself again; the graph is the same whatever the branches.
     assert check(make_network(branches=70), graph, tmp_path).branches == 70

@@ -28,6 +28,7 @@ def test_validation_tells_both_galleries_apart():
     good = pack_codes(np.array([[0] * 8, [0] * 8, [1] * 8, [1] * 8]))
     useless = pack_codes(np.zeros((4, 8), int))
     supervised = torch.from_numpy(np.repeat([[-1.0], [-1.0], [1.0], [1.0]], 16, axis=1))
+    supervised[:, 8:] = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])  # of another branch: they don't count
     result = validate(good, useless, supervised, 8, labels, labels)
     assert result.map_paper == 1.0
     assert result.map == pytest.approx(result.chance)

@@ -121,6 +121,23 @@ def test_every_trainable_parameter_gets_a_gradient() -> None:
     assert [name for name in without if not name.endswith("attention.key.bias")] == []
 
 
+def test_weights_start_as_the_paper_says() -> None:
+    """Queries N(0, 1), positions U(0, 1); convolutions by Kaiming's rule over what goes out."""
+    network = tiny(bits=64, dim=128)
+    assert network.queries is not None
+    assert network.queries.mean().item() == pytest.approx(0, abs=0.05)
+    assert network.queries.std().item() == pytest.approx(1, abs=0.05)
+    assert network.positions is not None
+    for part in (network.positions.column, network.positions.row):
+        assert (part.min().item() >= 0, part.max().item() <= 1) == (True, True)
+        assert part.mean().item() == pytest.approx(0.5, abs=0.05)
+    wide = QueryOpt(NetworkConfig(12, dim=64, feedforward=64))  # ResNet-50: 3 x 3 convolutions of 256 to 256 channels
+    assert wide.fusion is not None
+    for module in (m for m in wide.fusion.modules() if isinstance(m, torch.nn.Conv2d)):
+        fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1] // module.groups
+        assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
+
+
 # Logits and attention
 
 

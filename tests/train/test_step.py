@@ -6,7 +6,10 @@ import torch
 
 from queryopt.train import preset_config
 from queryopt.train.inputs import to_input
+from queryopt.train.loss import hashing_loss
 from queryopt.train.methods import find_method, method_names
+from queryopt.train.methods.base import TrainingBatch
+from queryopt.train.solver import solve_codes
 from queryopt.train.step import STEP_PARTS, TrainingStep
 
 LABELS = np.arange(24, dtype=np.int64) % 4
@@ -104,3 +107,33 @@ def test_bf16_changes_training_by_rounding_and_nothing_else(method):
         assert {p.grad.dtype for p in step.network.parameters() if p.grad is not None} == {torch.float32}
     gradients = [torch.cat([p.grad.flatten() for p in s.network.parameters()]) for s in (exact, rounded)]
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+def test_optimisers_take_the_rate_the_decay_and_the_papers_momentum():
+    sgd, adamw = (TrainingStep(config_of(optimizer=name, weight_decay=0.02), LABELS) for name in ("sgd", "adamw"))
+    weight = sgd.parameters[0]
+    start = weight.detach().clone()
+    for _ in range(2):  # of a gradient that stays the same: 1, then 1 and 0.9 of the first
+        weight.grad = torch.ones_like(weight)
+        sgd.optimizer.step()
+    first = 1 + 0.02 * start
+    second = 1 + 0.02 * (start - 3e-3 * first) + 0.9 * first
+    torch.testing.assert_close(weight.detach(), start - 3e-3 * (first + second))
+    assert [group["weight_decay"] for group in adamw.optimizer.param_groups] == [0.02]
+
+
+def test_gamma_is_scaled_to_the_pictures_wherever_it_counts():
+    config = config_of(scale_gamma=True, gamma=3000.0)
+    gamma = config.effective_gamma(len(LABELS))
+    assert gamma < 100
+    method = find_method("queryopt")(config, LABELS)
+    rng = torch.Generator().manual_seed(0)
+    index, labels = torch.arange(len(LABELS)), torch.from_numpy(LABELS)
+    columns = config.network.bits * config.network.branches
+    codes = torch.randn(len(LABELS), columns, generator=rng).sign()
+    outputs = torch.tanh(torch.randn(len(LABELS), columns, generator=rng))
+    loss = method.loss(outputs, TrainingBatch(index, labels, codes, labels, 0))
+    assert loss.quantisation == hashing_loss(outputs, codes, labels, labels, index, gamma).quantisation
+    solved = method.solve(codes, outputs, index, labels, outer=10)
+    assert torch.equal(solved, solve_codes(codes, outputs, index, labels, gamma))
+    assert not torch.equal(solved, solve_codes(codes, outputs, index, labels, 3000.0))

@@ -4,7 +4,7 @@ import torch
 
 from queryopt.errors import UsageError
 from queryopt.train.class_codes import minimum_distance
-from queryopt.train.visual_codes import pool_features, visual_codes
+from queryopt.train.visual_codes import _between, pool_features, visual_codes
 
 
 def pictures_of(traits, each, width=24, noise=0.5, seed=0):
@@ -87,3 +87,13 @@ def test_pooled_are_mean_maximum_and_the_means_of_both_halves():
     expected = [5.5, 17.5, 11, 23, 2.5, 14.5, 8.5, 20.5]
     assert pooled.tolist() == [expected]
     assert pool_features(torch.ones(3, 5, 7, 7)).shape == (3, 20)
+
+
+def test_classes_lie_as_far_apart_as_they_differ_in_units_of_what_varies_within():
+    """Of one feature: the distance of two means over the standard deviation within classes, whatever the scale."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 5000)
+    for between, within in ((6.0, 1.0), (6.0, 3.0)):
+        features = 100 * (between * labels + within * rng.standard_normal(10_000))[:, None]
+        directions = _between(features, labels, np.array([0, 1]), rng)
+        assert abs(directions[0, 0] - directions[1, 0]) == pytest.approx(between / within, rel=0.05)

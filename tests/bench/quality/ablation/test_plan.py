@@ -2,7 +2,7 @@
 
 import pytest
 
-from queryopt.bench.quality.ablation.paper import paper_map
+from queryopt.bench.quality.ablation.paper import _TABLES, paper_map
 from queryopt.bench.quality.ablation.plan import arm_config, only_arms, plan_runs
 from queryopt.bench.quality.ablation.studies import STUDIES, find_study, select_arms
 from queryopt.errors import UsageError
@@ -108,3 +108,16 @@ def test_all_rows_come_before_the_second_seed_and_only_chooses_some() -> None:
 )
 def test_the_papers_figures(data_set: str, arm: str, bits: int, figure: float | None) -> None:
     assert paper_map(data_set, arm, bits) == figure
+
+
+def test_all_of_the_papers_figures_are_there() -> None:
+    """The sums of what its tables print: by data set, of tables 1, 2 and 3."""
+
+    def total(table: str, data_set: str) -> float:
+        rows = _TABLES[table][data_set].values()
+        return round(sum(sum(row) if isinstance(row, list) else row for row in rows), 2)
+
+    sums = {"cub200": 638.59, "aircraft": 571.15, "food101": 683.06, "nabirds": 229.91, "vegfru": 509.9}
+    assert {name: total("methods", name) for name in _TABLES["methods"]} == sums
+    assert total("modules", "cub200") == 1002.18
+    assert {name: total("branches", name) for name in _TABLES["branches"]} == {"cub200": 371.35, "aircraft": 411.69}
