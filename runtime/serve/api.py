@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import numpy.typing as npt
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -35,6 +36,7 @@ __all__ = ["Served", "Upload", "api_routes", "described", "reading_form", "tagge
 
 _MOST_TEXT = 1 << 16
 """Bytes of a body, or of a field of a form, that is no file."""
+_HEALTH = CapacityLimiter(1)
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,12 @@ def bits(
 
 
 @api_routes.get("/healthz", summary="Whether the server works")
-def healthz(gallery: Served) -> Health:
+async def healthz(gallery: Served) -> Health:
+    # In a thread of its own: pictures may hold all of those that requests are answered in.
+    return await to_thread.run_sync(_health, gallery, limiter=_HEALTH)
+
+
+def _health(gallery: Gallery) -> Health:
     return Health(
         status="ok",
         version=__version__,

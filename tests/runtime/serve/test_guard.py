@@ -9,6 +9,7 @@ import pytest
 from queryopt.runtime import Hasher, HashIndex
 from queryopt.runtime.serve import Gallery, ServeSettings, create_app
 from queryopt.runtime.serve.guard import HEADERS
+from queryopt.runtime.serve.pictures import Jpeg
 
 from .conftest import jpeg, served
 
@@ -209,3 +210,23 @@ def test_many_at_once_get_their_own_answers(client, index):
     for thread in threads:
         thread.join()
     assert replies == dict.fromkeys((1, 2, 3, 4, 5, 6), 0)
+
+
+def test_health_is_told_while_pictures_hold_every_thread(folder, monkeypatch):
+    """Some pictures take seconds to decode; who watches the server must not take it for dead."""
+    gallery = Gallery(HashIndex.open(folder / "photos.db", readonly=True), None, ServeSettings())
+    free = threading.Event()
+    monkeypatch.setattr(gallery, "jpeg", lambda *args: free.wait(60) and Jpeg(b"", "tag"))
+    with served(create_app(gallery)) as client:
+        waiting = [threading.Thread(target=client.get, args=("/image/1",)) for _ in range(50)]
+        for thread in waiting:
+            thread.start()
+        try:
+            time.sleep(0.3)
+            assert client.get("/healthz").status == 200
+            assert not free.is_set()
+        finally:
+            free.set()
+            for thread in waiting:
+                thread.join()
+    gallery.close()
