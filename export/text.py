@@ -20,18 +20,50 @@ __all__ = ["engine_values", "export_values", "print_engine", "print_export"]
 
 
 def print_export(out: Output, result: "ExportResult") -> None:
-    """Print what was written, stripped, folded, quantised and compared."""
+    """Print what was written, what the gate says of it and what comes next: five lines; with -v all that is known."""
     card, strip = result.card, result.strip
+    replaced = ""
     if result.replaced is not None:
         same = "the same checkpoint" if result.replaced == card.fingerprint else "another checkpoint"
-        out.print(f"replaced: a model of {same} (fingerprint {result.replaced[:12]}…)")
+        replaced = f", in place of one of {same}"
     out.print(
-        f"model:    {display_path(result.path)}  ({result.size / 1e6:,.1f} MB, {card.precision}, "
-        f"fingerprint {card.fingerprint[:12]}…)"
+        f"model:    {display_path(result.path)}  ({result.size / 1e6:,.1f} MB, {card.precision}, fingerprint "
+        f"{card.fingerprint[:12]}…){replaced}"
     )
     size = card.preprocessing.image_size
     method = "" if card.method == "queryopt" else f" ({card.method})"
     out.print(f"code:     {card.bits} bits of {card.backbone}{method} at {size} x {size} pixels")
+    stripped = f"{' and '.join(strip.stripped) or 'nothing'} stripped"
+    folded = (
+        "" if result.fold is None else f", folded ({100 * (1 - result.fold.after / result.fold.before):.1f} % fewer)"
+    )
+    out.print(f"network:  {strip.multiply_adds:,} multiply-adds a picture; {stripped}{folded}")
+    if out.verbose:
+        _print_strip(out, result)
+        if result.quantisation is not None:
+            _print_quantisation(out, result.quantisation)
+        _print_parities(out, result)
+    else:
+        out.print(f"parity:   {_verdict(result)}")
+    out.print(f"next:     qo-infer FOLDER --model {display_path(result.path)}")
+
+
+def _verdict(result: "ExportResult") -> str:
+    """What the gate found, over all that can run the model here."""
+    if result.parity is None:
+        return "not checked (--no-parity)"
+    worst = max(result.parities, key=lambda report: report.flipped)
+    backends = " and ".join(report.backend.split()[0] for report in result.parities)
+    change = "" if worst.map is None else f", mAP {100 * worst.map.reference:.2f} -> {100 * worst.map.model:.2f}"
+    some = "" if len(result.parities) == 1 else "at most "
+    return (
+        f"passed: {some}{worst.flipped:,} of {worst.bits_compared:,} bits flipped against {worst.reference.split()[0]} "
+        f"on {backends}{change}"
+    )
+
+
+def _print_strip(out: Output, result: "ExportResult") -> None:
+    strip, card = result.strip, result.card
     out.print("stripped: " + ("; ".join(f"{name} ({size})" for name, size in strip.stripped.items()) or "nothing"))
     branches = counted(strip.branches, "branch", "branches")
     out.print(
@@ -40,13 +72,10 @@ def print_export(out: Output, result: "ExportResult") -> None:
         f"{strip.max_logit_difference:.1e}"
     )
     if result.fold is None:
-        why = f"nothing to rewrite in a network of {card.method}" if method else "--no-fold"
+        why = "--no-fold" if card.method == "queryopt" else f"nothing to rewrite in a network of {card.method}"
         out.print(f"folded:   no ({why})")
     else:
         _print_fold(out, result.fold)
-    if result.quantisation is not None:
-        _print_quantisation(out, result.quantisation)
-    _print_parities(out, result)
 
 
 def _print_fold(out: Output, fold: "FoldReport") -> None:

@@ -40,8 +40,21 @@ def trained(tmp_path_factory):
     return root / "run"
 
 
+def test_an_export_says_in_five_lines_what_was_written_how_it_was_checked_and_what_is_next(trained):
+    result = invoke(trained)
+    assert result.exit_code == 0, result.output
+    model, code, network, parity, following = result.stdout.splitlines()
+    assert model.startswith(f"model:    {trained / 'model.onnx'}  (0.2 MB, fp32, fingerprint ")
+    assert code == "code:     12 bits of tiny at 32 x 32 pixels"
+    assert network == "network:  1,149,312 multiply-adds a picture; auxiliary branch stripped, folded (1.1 % fewer)"
+    assert parity.startswith(
+        "parity:   passed: at most 0 of 20,004 bits flipped against torch on onnxruntime and openvino"
+    )
+    assert following == f"next:     qo-infer FOLDER --model {trained / 'model.onnx'}"
+
+
 def test_a_trained_run_exports_on_its_validation_pictures(trained):
-    result = invoke("--ckpt", trained)
+    result = invoke("--ckpt", trained, "-v")
     assert result.exit_code == 0, result.output
     assert f"model:    {trained / 'model.onnx'}" in result.stdout
     assert "0 of 20,004 bits flipped against torch on onnxruntime" in result.stdout
@@ -72,7 +85,7 @@ def test_a_run_that_stopped_early_is_exported_with_a_warning(trained, tmp_path):
 
 
 def test_the_network_s_own_parts_are_kept_on_request(network, save_run):
-    result = invoke("--ckpt", save_run(network), "--no-parity", "--no-fold")
+    result = invoke("--ckpt", save_run(network), "--no-parity", "--no-fold", "-v")
     assert result.exit_code == 0, result.output
     assert "in the plain graph" in result.stdout
     assert "folded:   no (--no-fold)" in result.stdout
@@ -112,7 +125,7 @@ def test_unreadable_pictures_are_named_and_exit_1(network, save_run, pictures, t
     folder.mkdir()
     (folder / "good.jpg").write_bytes(pictures[0].read_bytes())
     (folder / "bad.jpg").write_text("no picture")
-    result = invoke("--ckpt", save_run(network), "--images", folder)
+    result = invoke("--ckpt", save_run(network), "--images", folder, "-v")
     assert result.exit_code == 1
     assert f"warning: {folder / 'bad.jpg'}: " in result.stderr
     assert "1,667 views of 1 picture (the given folder)" in result.stdout
@@ -138,7 +151,7 @@ def test_leaving_the_gate_out_is_said_aloud_and_so_is_what_was_replaced(network,
     assert result.exit_code == 0
     assert "warning: --no-parity" in result.stderr
     assert "not checked (--no-parity)" in result.stdout
-    assert "replaced: a model of the same checkpoint" in result.stdout
+    assert ", in place of one of the same checkpoint" in result.stdout
 
 
 @pytest.mark.parametrize(
