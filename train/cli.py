@@ -1,6 +1,7 @@
 """qo-train: pictures in class folders -> a run folder."""
 
 import contextlib
+import copy
 import functools
 import importlib.util
 import os
@@ -35,11 +36,13 @@ _EPILOG = f"""\b
 Examples:
   qo-train photos/
   qo-train photos/ --bits 24 --out runs/a
-  qo-train photos/ --preset small --out runs/cpu
-  qo-train synthetic:birds --preset demo --out runs/birds
-  qo-train photos/ --method adsh --out runs/adsh
-  qo-train cub200 --root ~/data --preset paper-cub200 --out runs/cub
+  qo-train unlabelled:photos/ --method linear
+  qo-train cub200 --root ~/data --preset paper-cub200
   qo-train --out runs/a --resume
+
+\b
+  qo-train synthetic:birds --preset demo
+  qo-train photos/ --method adsh --out runs/adsh
   torchrun --nproc-per-node 2 -m queryopt.train photos/ --out runs/two
 
 \b
@@ -68,17 +71,39 @@ Presets:
 _NO_DATA = "no pictures to train on: qo-train FOLDER, which has one sub-folder a class; or synthetic:birds"
 
 
+_ALL = "queryopt.train.help_all"
+
+
+def _show_all(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta[_ALL] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
 class _TrainCommand(Command):
-    """Started several times by torchrun, it speaks once. Its --help has a section for each group of options."""
+    """Started several times by torchrun, it speaks once. Its --help fits a screen; --help-all has all, in sections."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        shown = copy.copy(self)
+        if _ALL not in ctx.meta:
+            shown.help, shown.epilog = ((text or "").partition("\n\n")[0] for text in (self.help, self.epilog))
+        super(_TrainCommand, shown).format_help(ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        records = {parameter.name: parameter.get_help_record(ctx) for parameter in self.get_params(ctx)}
+        left = {each.name: each for each in self.get_params(ctx) if isinstance(each, click.Option)}
+        basic = [left.pop(name) for name in options.BASIC]
         sections = {
-            title: [records.pop(each.name) for each in fields(group)] for title, group in options.SECTIONS.items()
+            title: [left.pop(each.name) for each in fields(group) if each.name in left]
+            for title, group in options.SECTIONS.items()
         }
-        for title, lines in {**sections, "Options": list(records.values())}.items():
+        shown = {"Basic": basic, **(sections if _ALL in ctx.meta else {}), "Options": list(left.values())}
+        for title, parameters in shown.items():
             with formatter.section(title):
-                formatter.write_dl([line for line in lines if line is not None])
+                formatter.write_dl([record for each in parameters if (record := each.get_help_record(ctx))])
+        if _ALL not in ctx.meta:
+            with formatter.section("More, which --help-all explains, with what each preset sets"):
+                formatter.write_dl([(title, " ".join(each.opts[0] for each in of)) for title, of in sections.items()])
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         self._stderr = sys.stderr
@@ -101,6 +126,9 @@ class _TrainCommand(Command):
 @options.code_options
 @options.picture_options
 @options.speed_options
+@click.option(
+    "--help-all", is_flag=True, is_eager=True, expose_value=False, callback=_show_all, help="Show all options and exit."
+)
 @common_options
 def main(
     data: options.DataOptions,
@@ -112,7 +140,7 @@ def main(
     speed: options.SpeedOptions,
     out: Output,
 ) -> ExitCode:
-    """Train codes on labelled pictures and write a run folder.
+    """Train codes on labelled pictures and write a run folder, which qo-export makes a model of.
 
     The run folder holds best.safetensors (what qo-export takes), last.pt (what --resume takes), config.json,
     metrics.jsonl and curves.png. The checkpoint is chosen on a part of the training pictures, never on the test part;
@@ -136,7 +164,7 @@ def main(
     with joined(config.device) as processes:
         splits = processes.first_on_machine(lambda: _load(config, data.download, out))
         if chosen is not None:
-            out.log(f"preset: {chosen} ({PRESETS[chosen].summary}) Others: qo-train --help")
+            out.log(f"preset: {chosen} ({PRESETS[chosen].summary}) Others: qo-train --help-all")
         if chosen == "small" and not config.data.startswith("synthetic:"):
             there = has_wheel(PRESETS["pictures"].network["backbone"])
             out.log(

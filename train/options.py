@@ -12,6 +12,7 @@ from queryopt.errors import UsageError
 from queryopt.train.method_rules import method_names
 
 __all__ = [
+    "BASIC",
     "SECTIONS",
     "CodeOptions",
     "DataOptions",
@@ -58,7 +59,7 @@ data_options = option_group(
         "--data",
         metavar="DATA",
         help="A folder with one sub-folder a class (or train/ and test/ with those), unlabelled:FOLDER (of --method "
-        "linear), the name of an official data set (see below), or synthetic:birds.",
+        "linear), the name of an official data set, or synthetic:birds.",
     ),
     click.option("--root", type=click.Path(), help="The folder of an official data set, or the one that holds it."),
     click.option("--any-size", is_flag=True, help="Take a part of an official data set: its counts are not checked."),
@@ -106,8 +107,8 @@ run_options = option_group(
     ),
     click.option(
         "--preset",
-        help="Where the other options start from; see below.  [default: on a GPU default, or paper-NAME for an "
-        "official data set; on a CPU pictures, or small where its weights are not installed or have no use]",
+        help="Settings that the others are changes of: default (on a GPU; paper-NAME for an official data set), "
+        "pictures (on a CPU), small (where its weights are not installed), demo, …",
     ),
     click.option(
         "--resume", is_flag=True, help="Continue the run in --out, if there is one; its own options are kept."
@@ -297,16 +298,19 @@ speed_options = option_group(
 )
 
 
+BASIC = ("data", "folder", "preset", "method", "bits", "resume", "device")
+"""The options that --help explains: the others are in their sections of --help-all."""
+
 SECTIONS: dict[str, type] = {
     "Data": DataOptions,
     "Run": RunOptions,
-    "Method and network": NetworkOptions,
+    "Network": NetworkOptions,
     "Learning": LearningOptions,
-    "Loss and codes": CodeOptions,
+    "Codes and solver": CodeOptions,
     "Pictures": PictureOptions,
     "Speed": SpeedOptions,
 }
-"""Of --help: a title and whose options stand below it."""
+"""Of --help-all: a title and whose options stand below it."""
 
 
 def settings_of(*groups: Any) -> dict[str, Any]:

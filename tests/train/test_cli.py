@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -281,7 +282,7 @@ def test_unreadable_pictures_are_named_and_change_the_exit_code(labelled_folder,
 
 
 def test_help_names_every_preset_and_imports_no_torch(tmp_path):
-    code = "import sys; from queryopt.train.cli import main; main(['--help'], standalone_mode=False)"
+    code = "import sys; from queryopt.train.cli import main; main(['--help-all'], standalone_mode=False)"
     code += "; assert 'torch' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == ExitCode.DONE, result.stderr
@@ -291,6 +292,16 @@ def test_help_names_every_preset_and_imports_no_torch(tmp_path):
     (row,) = (line.split() for line in result.stdout.splitlines() if line.split()[:2] == ["small", "24"])
     values = (small.network.backbone, small.network.image_size, small.iterations, small.epochs, small.samples)
     assert row[2:] == [str(v) for v in (*values, small.batch, small.optimizer, small.lr)]
+
+
+def test_the_short_help_fits_a_screen_and_names_every_option(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    short, full = (qo_train(option).stdout for option in ("--help", "--help-all"))
+    assert len(short.splitlines()) <= 50
+    assert short.index("Basic:") < short.index("--bits") < short.index("More, which --help-all explains")
+    flags = set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", full.partition("Basic:")[2], re.M))
+    assert len(flags) > 50
+    assert flags <= set(re.findall(r"--[\w-]+", short))
 
 
 def test_without_a_gpu_the_default_is_a_trunk_that_knows_pictures(labelled_folder, tmp_path):
