@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,8 @@ def search_files(
             for path, code, margin, logits in rows:
                 queries[path] = Query(path, code, margin, logits, images[path], stored=False)
             failures = {os.fsencode(path): reason for path, reason in hashed.failures.items()}
-        results = _search(index, [queries[path] for path in chunk if path in queries], k, radius, exclude_self, rank)
+        asked = [queries[path] for path in chunk if path in queries]
+        results = iter(index.in_one_state(partial(_search, index, asked, k, radius, exclude_self, rank)))
         for path in chunk:
             yield next(results) if path in queries else FailedQuery(path, failures[path])
 
@@ -104,25 +106,29 @@ class Found:
 
 def _search(
     index: HashIndex, queries: list[Query], k: int | None, radius: int | None, exclude_self: bool, rank: Rank
-) -> Iterator[QueryResult]:
+) -> list[QueryResult]:
     if not queries:
-        return
+        return []
+    results = []
     # More than asked for: the query itself may be among them, and the next one says whether others are as near.
     most = None if k is None else min(k + exclude_self + by_distance(rank), len(index))
     for query, matches in zip(queries, find_hits(index, queries, most, radius, rank), strict=True):
         shown, ties = first_hits(index, query, matches, k, exclude_self, rank)
-        yield QueryResult(
-            path=query.path,
-            bits=index.bits,
-            code=query.code,
-            margins=query.margins,
-            label=query.image.label if query.image is not None else None,
-            id=query.image.id if query.image is not None else None,
-            stored=query.stored,
-            hits=tuple(make_hits(index, query.code, shown)),
-            ties=ties,
-            rank=rank,
+        results.append(
+            QueryResult(
+                path=query.path,
+                bits=index.bits,
+                code=query.code,
+                margins=query.margins,
+                label=query.image.label if query.image is not None else None,
+                id=query.image.id if query.image is not None else None,
+                stored=query.stored,
+                hits=tuple(make_hits(index, query.code, shown)),
+                ties=ties,
+                rank=rank,
+            )
         )
+    return results
 
 
 def by_distance(rank: Rank) -> bool:

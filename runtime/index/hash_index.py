@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,7 @@ __all__ = ["HashIndex", "IndexInfo"]
 _EXPORTED = 8192
 """Images that `export` holds at a time."""
 
+Answer = TypeVar("Answer")
 StrPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
@@ -349,6 +350,18 @@ class HashIndex:
         return self._searcher.search_by_margins(
             _count(codes), lambda index: index.search_radius(codes, radius, margins=own, allow=allow, deny=deny)
         )
+
+    def in_one_state(self, work: Callable[[], Answer]) -> Answer:
+        """What `work` finds by several searches and reads, all of them of one state of the index.
+
+        It is done again, and others' commits are not seen meanwhile, where one came in between.
+        """
+        revision = self.revision
+        answer = work()
+        if self.revision == revision:
+            return answer
+        with self._store.read(snapshot=True):
+            return work()
 
     def prepare(self) -> Explanation:
         """Read the codes and build the structure for many searches now (seconds for ten million images).

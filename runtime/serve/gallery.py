@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
@@ -300,23 +301,25 @@ class Gallery:
         """
         if terms.rank == "margin" and not query.path:
             terms = replace(terms, rank="id")
-        k, radius = terms.k, terms.radius
-        _check(k, "k", 1, MAX_K)
+        _check(terms.k, "k", 1, MAX_K)
         _check(offset, "offset", 0, MAX_K)
         index = self.index
-        if radius is not None:
-            _check(radius, "radius", 0, index.bits)
+        if terms.radius is not None:
+            _check(terms.radius, "radius", 0, index.bits)
         with self.metrics.searching():
-            # One more than asked for, for the query itself, and one to say whether others are as near as the last.
-            most = min(k + terms.exclude_self + 1, len(index))
-            found = next(find_hits(index, [query], most, radius, terms.rank))
-            kept, ties = first_hits(index, query, found, k, terms.exclude_self, terms.rank)
-            names = index.labels([id for id, _ in kept])
-            labels = Counter(str(plain(label)) for id, _ in kept if (label := names.get(id)) is not None)
-            found_in_all = len(kept)
-            if terms.label is not None:
-                kept = [(id, score) for id, score in kept if plain(names.get(id)) == terms.label]
-            hits = tuple(make_hits(index, query.code, kept[offset : offset + limit], offset))
+            return index.in_one_state(partial(self._search, index, query, terms, offset, limit))
+
+    def _search(self, index: HashIndex, query: Query, terms: SearchTerms, offset: int, limit: int) -> Results:
+        # One more than asked for, for the query itself, and one to say whether others are as near as the last.
+        most = min(terms.k + terms.exclude_self + 1, len(index))
+        found = next(find_hits(index, [query], most, terms.radius, terms.rank))
+        kept, ties = first_hits(index, query, found, terms.k, terms.exclude_self, terms.rank)
+        names = index.labels([id for id, _ in kept])
+        labels = Counter(str(plain(label)) for id, _ in kept if (label := names.get(id)) is not None)
+        found_in_all = len(kept)
+        if terms.label is not None:
+            kept = [(id, score) for id, score in kept if plain(names.get(id)) == terms.label]
+        hits = tuple(make_hits(index, query.code, kept[offset : offset + limit], offset))
         return Results(query, terms, hits, offset, len(kept), found_in_all, tuple(labels.most_common()), ties)
 
     # Pictures

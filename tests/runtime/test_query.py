@@ -220,3 +220,26 @@ def test_ties_are_the_pictures_that_ids_alone_put_behind_the_last_hit(index, has
             assert result.ties == sum(hit.distance == last for hit in all_.hits[len(result.hits) :])
             seen.add(result.ties)
     assert seen >= {0, 1, 2, 3}
+
+
+def test_hits_are_of_one_state_though_others_write_meanwhile(index, monkeypatch):
+    """Distances and order come from a search, paths and codes from rows read after it."""
+    query = index[1]
+    search, others = HashIndex.search, [image for image in index if image.id != query.id]
+
+    def interrupted(self, *args, **options):
+        result = search(self, *args, **options)
+        if others:  # right after the search, another process gives all the others the codes of each other
+            images, turned = list(others), [*others[1:], others[0]]
+            others.clear()
+            with HashIndex.open(index.path) as writer:
+                codes, margins = (np.stack([getattr(image, name) for image in turned]) for name in ("code", "margins"))
+                writer.add([image.path for image in images], codes, margins * (index.card.logit_scale / 127))
+        return result
+
+    monkeypatch.setattr(HashIndex, "search", interrupted)
+    [result] = search_files(index, paths(index, query.relative.decode()), never)
+    assert not others
+    distances = [hit.distance for hit in result.hits]
+    assert distances == sorted(distances)
+    assert distances != [0] * len(distances)
