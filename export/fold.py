@@ -8,8 +8,10 @@ There is no tanh to drop: the network's logits are those before it. The division
 same in every model. Not worth it, also by count: merging an attention's output projection with its values a head.
 """
 
+import contextlib
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -58,11 +60,15 @@ class FoldStep:
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What folding did: multiply-adds of one picture before and after (torch's count), and each step in its order."""
+    """What folding did: multiply-adds of one picture before and after (torch's count), and each step in its order.
+
+    norms_left: names of the BatchNorms that are still in it: no convolution before them could take them in.
+    """
 
     before: int
     after: int
     steps: tuple[FoldStep, ...]
+    norms_left: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -81,7 +87,8 @@ def fold(network: "QueryOpt", rewrites: Mapping[str, Rewrite] | None = None) -> 
         now = folded_multiply_adds(folded) if done else count
         steps.append(FoldStep(name, done, count - now))
         count = now
-    return folded.float().requires_grad_(False), FoldReport(before, count, tuple(steps))
+    left = tuple(name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d))
+    return folded.float().requires_grad_(False), FoldReport(before, count, tuple(steps), left)
 
 
 def query_forms(network: "QueryOpt", queries: Tensor) -> tuple[npt.NDArray[np.float64], ...]:
@@ -100,44 +107,38 @@ def query_forms(network: "QueryOpt", queries: Tensor) -> tuple[npt.NDArray[np.fl
 
 def folded_multiply_adds(network: FoldedNetwork) -> int:
     """Multiply-adds of one picture as torch's FlopCounterMode / 2 counts them; nothing is computed for it."""
-    shapes = {name: value.to("meta") for name, value in (*network.named_parameters(), *network.named_buffers())}
-    size = network.config.image_size
-    dtype = next(network.parameters()).dtype
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        functional_call(network, shapes, (torch.empty(1, size, size, 3, dtype=dtype, device="meta"),))
+    with FlopCounterMode(display=False) as counter:
+        _run_shapes(network)
     return int(counter.get_total_flops()) // 2
 
 
 def fold_batch_norms(network: FoldedNetwork) -> bool:
-    """BatchNorm's scale and shift into the convolution before it (transposed ones too)."""
-    for module in list(network.modules()):
-        children = dict(module.named_children())
-        pairs = (
-            zip(children, list(children)[1:], strict=False)
-            if isinstance(module, nn.Sequential)
-            else [(name, name.replace("conv", "bn")) for name in children if name.startswith("conv")]
-        )
-        for conv, norm in pairs:
-            before, after = children[conv], children.get(norm)
-            if isinstance(before, nn.Conv2d | nn.ConvTranspose2d) and isinstance(after, nn.BatchNorm2d):
-                transposed = isinstance(before, nn.ConvTranspose2d)
-                setattr(module, conv, fuse_conv_bn_eval(before, after, transposed))
-                setattr(module, norm, nn.Identity())
-    left = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    if left:
-        raise RuntimeError(f"BatchNorm that follows no convolution which fold_batch_norms knows: {', '.join(left)}")
-    return True
+    """BatchNorm's scale and shift into the convolution before it (transposed ones too); of timm's norms with an
+    activation inside, that stays.
+
+    A norm that follows no convolution (before the activation that is before one, or alone in a branch) is left.
+    """
+    place = {child: (module, name) for module in network.modules() for name, child in module.named_children()}
+    pairs = _norms_after_convolutions(network)
+    for conv, norm in pairs:
+        fused = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
+        setattr(*place[conv], fused)
+        setattr(*place[norm], getattr(norm, "act", nn.Identity()))
+    return bool(pairs)
 
 
 def scale_pixels(network: FoldedNetwork) -> bool:
-    """Both divisions of the normalisation into the first convolution.
+    """Both divisions of the normalisation into the first convolution, or all that see the pixels.
 
     The mean can't follow them: at the border, a convolution pads with zeros, which have to mean the mean.
     """
     pixels = network.pixels
     assert isinstance(pixels, NormalisedPixels)
-    first = next(module for module in network.backbone.modules() if isinstance(module, nn.Conv2d))
-    first.weight.data /= 255 * pixels.std[:, None, None]
+    layers = _readers(network, pixels)
+    if not layers or not all(map(_is_convolution, layers)):
+        return False
+    for layer in layers:
+        layer.weight.data /= 255 * pixels.std[:, None, None]
     network.pixels = CentredPixels(255 * pixels.mean)
     return True
 
@@ -309,6 +310,65 @@ REWRITES: Mapping[str, Rewrite] = {
     "head: divide by the length last": divide_last,
 }
 """All rewrites by name, in the order in which they are done."""
+
+
+def _run_shapes(network: FoldedNetwork) -> None:
+    """Run a network on the shapes of one picture and of its own weights: the meta device computes nothing."""
+    shapes = {name: value.to("meta") for name, value in (*network.named_parameters(), *network.named_buffers())}
+    size = network.config.image_size
+    dtype = next(network.parameters()).dtype
+    with torch.no_grad():
+        functional_call(network, shapes, (torch.empty(1, size, size, 3, dtype=dtype, device="meta"),))
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    """Whether a module's output is linear in its `weight`: timm has convolutions that standardise theirs."""
+    return type(module) in (nn.Conv2d, nn.ConvTranspose2d) or type(module).__name__ == "Conv2dSame"
+
+
+def _readers(network: FoldedNetwork, maker: nn.Module) -> list[Any]:
+    """The modules without parts that are given what `maker` returned, as it was."""
+    return [reader for made, reader in _data_flow(network) if made is maker]
+
+
+def _norms_after_convolutions(network: FoldedNetwork) -> list[tuple[Any, nn.BatchNorm2d]]:
+    """Convolutions and the BatchNorms that follow them, where each of the two runs once."""
+    flow = _data_flow(network)
+    makers, readers = (Counter(modules) for modules in zip(*flow, strict=True))
+    return [
+        (conv, norm)
+        for conv, norm in flow
+        if isinstance(norm, nn.BatchNorm2d)
+        and norm.running_mean is not None
+        and conv is not None
+        and _is_convolution(conv)
+        and makers[conv] == readers[norm] == 1
+    ]
+
+
+def _data_flow(network: FoldedNetwork) -> list[tuple[nn.Module | None, nn.Module]]:
+    """Each run of a layer (a module without parts, or a norm with an activation inside), and the layer that made what
+    it is given: None where none did, or where it was changed in place since.
+    """
+    made: dict[int, tuple[Tensor, int, nn.Module]] = {}  # by the tensor's id: it is kept, so that no other gets it
+    flow: list[tuple[nn.Module | None, nn.Module]] = []
+
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        tensor, version, maker = made.get(id(inputs[0]) if inputs else 0, (None, 0, None))
+        flow.append((maker if tensor is not None and tensor._version == version else None, module))
+
+    def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor):
+            made[id(output)] = (output, output._version, module)
+
+    with contextlib.ExitStack() as hooks:
+        for module in network.modules():
+            layer = isinstance(module, nn.BatchNorm2d) or not list(module.children())
+            if layer and not isinstance(module, nn.Identity):
+                hooks.enter_context(module.register_forward_pre_hook(before))
+                hooks.enter_context(module.register_forward_hook(after))
+        _run_shapes(network)
+    return flow
 
 
 def _matrix(conv: nn.Conv2d) -> Tensor:

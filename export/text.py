@@ -9,7 +9,7 @@ from queryopt.export.parity import MIN_BITS, ParityReport
 from queryopt.runtime.tensorrt.flavours import load_flavour
 from queryopt.runtime.tensorrt.manifest import manifest_path
 from queryopt.runtime.tensorrt.profile import Profile
-from queryopt.text import counted, display_path
+from queryopt.text import counted, display_path, listed
 
 if TYPE_CHECKING:
     from queryopt.export.fold import FoldReport
@@ -86,6 +86,9 @@ def _print_fold(out: Output, fold: "FoldReport") -> None:
     for step in sorted(fold.steps, key=lambda step: -step.saved):
         if step.saved:
             out.print(f"          {step.saved:>13,}  {step.name}")
+    if fold.norms_left:
+        left = counted(len(fold.norms_left), "batch norm follows", "batch norms follow")
+        out.print(f"          {left} no convolution alone, and stay as they are: {listed(fold.norms_left)}")
 
 
 def _print_quantisation(out: Output, report: "QuantisationReport") -> None:

@@ -30,7 +30,11 @@ CASES = {
 @pytest.fixture(scope="module", params=CASES)
 def shaken(request, make_network):
     """A float64 network none of whose weights, biases and statistics is 0 or 1. Not to be changed."""
-    network = make_network(**CASES[request.param]).double()
+    return shake(make_network(**CASES[request.param]))
+
+
+def shake(network):
+    network.double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in network.state_dict().items():
@@ -47,7 +51,7 @@ def pixels_for(network, count=2):
 @torch.no_grad()
 def outputs_of(network):
     """Logits and attention (None without queries) of a trained network in its own dtype."""
-    preprocessing = Preprocessing.for_size(network.config.image_size)
+    preprocessing = network.config.preprocessing
     mean, std = (torch.tensor(v, dtype=torch.float64) for v in (preprocessing.mean, preprocessing.std))
     x = ((pixels_for(network).double() / 255 - mean) / std).permute(0, 3, 1, 2).to(network.head.weight.dtype)
     return (network(x), None) if network.queries is None else network.forward_with_attention(x)
@@ -180,8 +184,29 @@ def test_what_is_cheaper_depends_on_the_number_of_queries(bits, scores, values):
     assert isinstance(folded.decoder.values, GatheredMemory) is values
 
 
-def test_a_batch_norm_that_could_not_be_folded_is_an_error(make_network):
-    folded = FoldedNetwork(make_network())
-    folded.backbone.stem.insert(0, nn.BatchNorm2d(3))
-    with pytest.raises(RuntimeError, match=r"follows no convolution .*: backbone\.stem\.0"):
-        REWRITES["batch norms into convolutions"](folded)
+@pytest.mark.parametrize(
+    ("backbone", "left"),
+    [
+        ("tf_efficientnet_lite0", 0),  # depthwise convolutions, activations inside the norms, another padding
+        ("mobilenetv3_small_050", 0),  # squeeze-and-excite between them
+        ("vit_tiny_patch16_224", 0),  # no BatchNorm
+        ("repvgg_a0", 17),  # branches that are a norm alone
+        ("nf_resnet26", 0),  # standardised convolutions: nothing may go into their weights
+    ],
+)
+def test_trunks_of_timm_are_folded_exactly(make_network, backbone, left):
+    network = shake(make_network(bits=3, backbone=backbone, image_size=64, dim=16)).float()
+    folded, report = fold(network)
+    assert_same(folded_outputs_of(folded), outputs_of(network), 1e-4)
+    assert len(report.norms_left) == left
+    assert report.after < report.before
+
+
+def test_a_batch_norm_that_follows_no_convolution_stays_and_is_named(make_network):
+    network = make_network().double()
+    network.backbone.stem.insert(0, nn.BatchNorm2d(3).double().eval())
+    network.backbone.stem.insert(3, nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(8).double().eval()))
+    folded, report = fold(network)
+    assert report.norms_left == ("backbone.stem.0", "backbone.stem.3.1")
+    assert next(step.name for step in report.steps if not step.done).startswith("scale of the pixels")
+    assert_same(folded_outputs_of(folded), outputs_of(network), 1e-5)

@@ -85,12 +85,20 @@ def test_a_timm_models_own_file_is_taken_with_its_head_and_its_names(tmp_path):
         load_backbone_weights(network, tmp_path / "other.pth")
 
 
-@pytest.mark.parametrize("name", [LITE, "convnext_atto", "vit_tiny_patch16_224"])
-def test_trunks_of_timm_export_behind_the_gate(labelled_folder, tmp_path, name):
-    config = preset_config(
-        "tiny", method="linear", backbone=name, weights="none", bits=64, image_size=64, threads=1, resize="pad"
-    )
-    train(config, str(labelled_folder), tmp_path / "run")
-    result = export_onnx(tmp_path / "run", threads=1)
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("linear", LITE),
+        ("linear", "convnext_atto"),
+        ("linear", "vit_tiny_patch16_224"),
+        ("queryopt", LITE),
+        ("queryopt", "vit_tiny_patch16_224"),
+    ],
+)
+def test_trunks_of_timm_export_behind_the_gate(labelled_folder, tmp_path, method, name):
+    network = {"backbone": name, "weights": "none", "bits": 64, "image_size": 64, "threads": 1, "resize": "pad"}
+    steps = {"iterations": 0} if method == "queryopt" else {}
+    train(preset_config("tiny", method=method, **network, **steps), str(labelled_folder), tmp_path / "run")
+    result = export_onnx(tmp_path / "run", threads=1, explain=method == "queryopt")
     assert result.parity.flipped <= 2
     assert result.card.backbone == name
