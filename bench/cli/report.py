@@ -188,5 +188,5 @@ def _exported(path: str, backend: str, threads: int | None, batch: int) -> "Hash
     from queryopt.runtime import Hasher
 
     if not Path(path).is_file():
-        raise DataError(f"{display_path(path)}: no such model: make one with qo-export --ckpt RUN")
+        raise DataError(f"{display_path(path)}: no such model: make one with qo-export RUN")
     return Hasher(path, backend, threads, batch)

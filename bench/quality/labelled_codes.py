@@ -87,7 +87,7 @@ class SolvedGallery:
             run = display_path(self.run)
             raise MismatchError(
                 f"{display_path(model)}: not the model of the run in {run} as it is now, so the codes that this solved "
-                f"are not its: export it again (qo-export --ckpt {run}), or use --protocol deployed"
+                f"are not its: export it again (qo-export {run}), or use --protocol deployed"
             )
         return iteration
 

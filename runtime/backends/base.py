@@ -124,9 +124,7 @@ class SessionBackend:
 
     def explain(self, images: npt.NDArray[np.uint8]) -> BackendOutput:
         if self.tokens is None:
-            raise UsageError(
-                f"{self._where}: has no attention to show: qo-export --ckpt RUN --explain makes a model that has"
-            )
+            raise UsageError(f"{self._where}: has no attention to show: qo-export RUN --explain makes a model that has")
         return self._run(images, ["codes", "logits", "attention"])
 
     def close(self) -> None:

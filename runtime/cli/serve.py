@@ -166,7 +166,7 @@ def _introduce(
     url = url_of(listener)
     out.log(f"index: {display_path(index.path)} ({counted(len(index), 'picture', 'pictures')})")
     if hasher is not None and not gallery.explains:
-        out.log("this model shows no attention: qo-export --ckpt RUN --explain makes one that does")
+        out.log("this model shows no attention: qo-export RUN --explain makes one that does")
     if not is_loopback(listener):
         out.warn(
             f"whoever reaches this machine can see the pictures of {display_path(index.root)} and search them: "

@@ -226,15 +226,17 @@ class Store:
         """Raise MismatchError, ending in `remedy`, unless codes made with `card` belong here. Precision and backend may
         differ.
         """
+        model = f", {self._meta.model_path}" if self._meta.model_path else ""
         if card.bits != self.bits:
             raise MismatchError(
-                f"{what} makes codes of {card.bits} bits, and {self.path} holds codes of {self.bits}: {remedy}"
+                f"{what} makes codes of {card.bits} bits, and {self.path} holds those of another model ({self.bits} "
+                f"bits{model}): {remedy}"
             )
         if card.fingerprint != self.card.fingerprint:
-            ours = f"{self.card.fingerprint[:12]}" + (f", {self._meta.model_path}" if self._meta.model_path else "")
             raise MismatchError(
-                f"{what} is another model (fingerprint {card.fingerprint[:12]}) than that of {self.path} ({ours}), and "
-                f"their codes can't be compared: {remedy}"
+                f"{what} is another model (fingerprint {card.fingerprint[:12]}) than that of {self.path} "
+                f"({self.card.fingerprint[:12]}{model}), and their codes "
+                f"can't be compared: {remedy}"
             )
 
 

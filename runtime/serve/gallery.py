@@ -411,7 +411,7 @@ class Gallery:
         """Raise UnavailableError where the model doesn't say where bits look."""
         if not self.explains:
             raise UnavailableError(
-                "the model of this server has no attention output: export it with qo-export --ckpt RUN --explain, and "
+                "the model of this server has no attention output: export it with qo-export RUN --explain, and "
                 "start qo-serve with that model (the index stays as it is)"
             )
 

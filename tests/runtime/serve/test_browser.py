@@ -427,7 +427,7 @@ def test_a_model_without_attention_says_how_to_export_it(visit, make_index, froz
         page = visitor.go("/results?image=1")
         page.click(f".card:nth-child(2) {_BIRD}")
         page.wait_for_selector("#lens[open]")
-        assert "qo-export --ckpt RUN --explain" in page.inner_text("#lens")
+        assert "qo-export RUN --explain" in page.inner_text("#lens")
         assert visitor.maps() == 0
         assert "--explain" in visitor.go("/browse/1").inner_text("main")
 
