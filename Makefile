@@ -15,7 +15,7 @@ $(VENV)/.dependencies: pyproject.toml
 	@echo "== setup: $(VENV) and what pyproject.toml asks for (PyTorch is large: a minute or more)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "queryopt needs Python 3.11 or newer; say which with: make PYTHON=python3.12 …")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet '.[cpu,train,weights,parquet,report,serve,show,watch,dev]'
+	@$(BIN)/python -m pip install --quiet '.[cpu,train,weights,heic,parquet,report,serve,show,watch,dev]'
 	@touch $@
 
 # A real install, not an editable one: what is tested is what users get. The build's folder is kept: after a change to

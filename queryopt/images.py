@@ -18,7 +18,7 @@ import stat
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -29,19 +29,22 @@ import numpy.typing as npt
 from queryopt.card import Preprocessing
 from queryopt.errors import ImageError, InputError, UsageError
 from queryopt.kinds import Kind, kind_of_head
-from queryopt.text import counted, listed
+from queryopt.text import counted, display_path, install_extra, listed, listed_paths
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
     "FORMATS",
+    "HEIF_SUFFIXES",
     "MAX_PIXELS",
     "NOT_FOLLOWED",
+    "NO_HEIF",
     "SUFFIXES",
     "SYSTEM_FOLDERS",
     "ImageSource",
     "crop_box",
+    "failure_lines",
     "find_images",
     "is_hidden",
     "leads_elsewhere",
@@ -56,14 +59,18 @@ ImageSource: TypeAlias = str | bytes | os.PathLike[Any] | BinaryIO
 """A path (bytes are a path as of os.fsencode, never picture data) or a binary stream."""
 
 FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
-"""Pillow's names of the formats that are opened. Its other decoders are old, rare or call other programs (EPS)."""
+"""Pillow's names of the formats that are opened. Its other decoders are old, rare or call other programs (EPS). HEIC is
+opened where pillow-heif is installed.
+"""
 
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 SUFFIXES = frozenset(
     {
         ".apng",
         ".avif",
         ".bmp",
         ".gif",
+        *HEIF_SUFFIXES,
         ".jfif",
         ".jpe",
         ".jpeg",
@@ -80,6 +87,9 @@ SUFFIXES = frozenset(
     }
 )
 """Endings (lower case) of the files that a folder is searched for."""
+
+NO_HEIF = f"HEIC, which needs pillow-heif: {install_extra('heic')}"
+"""Why a picture of that kind can't be read where its decoder is missing."""
 
 MAX_PIXELS = 89_478_485
 """More are refused as a decompression bomb: 256 MiB of RGB, Pillow's own limit, where Pillow only warns."""
@@ -123,6 +133,18 @@ def open_rgb(source: ImageSource, at_least: int | None = None, max_pixels: int =
     if empty:
         raise ImageError("zero bytes")
     return _decode(file, at_least, min(max_pixels, MAX_PIXELS))
+
+
+def failure_lines(failures: Mapping[Any, str], note: str = "") -> list[str]:
+    """A line for each picture that can't be read, by its path, with the reason and a note; one for all that only lack
+    a decoder.
+    """
+    lines = [f"{display_path(path)}: {reason}{note}" for path, reason in failures.items() if reason != NO_HEIF]
+    lacking = [path for path, reason in failures.items() if reason == NO_HEIF]
+    if lacking:
+        kind = counted(len(lacking), "picture", "pictures")
+        lines.append(f"{kind} of the kind {NO_HEIF}{note}: {listed_paths(lacking)}")
+    return lines
 
 
 def read_bytes(path: str | bytes | os.PathLike[Any]) -> bytes:
@@ -355,7 +377,7 @@ def _reasons() -> Iterator[None]:
         text = " ".join(str(error).split())
         if isinstance(error, OSError) and error.errno:
             raise ImageError(_words(error)) from None
-        if "truncated" in text.lower() or isinstance(error, EOFError):
+        if "truncated" in text.lower() or "end of file" in text or isinstance(error, EOFError):
             raise ImageError(f"truncated: {text}") from None
         raise ImageError(f"not a picture that can be read ({text or type(error).__name__})") from None
 
@@ -377,7 +399,7 @@ def _opened(file: BinaryIO, max_pixels: int) -> "Image.Image":
     try:
         image: Image.Image = Image.open(file, formats=_formats())
     except UnidentifiedImageError:
-        raise ImageError(_unidentified(file)) from None
+        image = _open_heif(file)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"more than {MAX_PIXELS:,} pixels (a decompression bomb?)") from None
     try:
@@ -386,6 +408,23 @@ def _opened(file: BinaryIO, max_pixels: int) -> "Image.Image":
         image.close()
         raise
     return image
+
+
+def _open_heif(file: BinaryIO) -> "Image.Image":
+    """A HEIC file, which Pillow alone can't decode. It comes upright, and its EXIF data as it is given then says so.
+
+    ImageError for any other file, with what it may be.
+    """
+    file.seek(0)
+    # The brands of ISO/IEC 23008-12 for pictures that are coded in HEVC, and the two that leave it open.
+    if not re.fullmatch(rb".{4}ftyp(he[iv][cxms]|mif1|msf1)", file.read(12), re.DOTALL):
+        raise ImageError(_unidentified(file))
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise ImageError(NO_HEIF) from None
+    file.seek(0)
+    return HeifImageFile(file)  # type: ignore[no-untyped-call]
 
 
 def _check_size(image: "Image.Image", file: BinaryIO, max_pixels: int) -> None:
@@ -462,9 +501,7 @@ def _quiet_pillow() -> None:
 def _unidentified(file: BinaryIO) -> str:
     file.seek(0)
     start = file.read(512)
-    if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
-        kind = "HEIC; convert it to JPEG"
-    elif start[:4] == b"%PDF":
+    if start[:4] == b"%PDF":
         kind = "PDF"
     elif start and all(32 <= byte != 127 or byte in b"\t\n\r\f" for byte in start):
         kind = "text"

@@ -15,6 +15,7 @@ import click
 from queryopt.cli import Command, Output, common_options, main_argument
 from queryopt.codes import check_bits
 from queryopt.errors import ExitCode, MissingError, UsageError
+from queryopt.images import failure_lines
 from queryopt.text import counted, display_path, install_extra, listed_paths
 from queryopt.train import options
 from queryopt.train.datasets import dataset_names
@@ -207,8 +208,8 @@ def _train(config: "TrainConfig", splits: "DataSplits", run: options.RunOptions,
         if (run.folder / LAST).is_file():
             out.log(f"stopped; continue with: qo-train --out {display_path(run.folder)} --resume")
         raise
-    for path, reason in sorted(result.skipped.items()):
-        out.warn(f"{display_path(path)}: {reason}: left out")
+    for line in failure_lines(dict(sorted(result.skipped.items())), ": left out"):
+        out.warn(line)
     if result.skipped:
         out.warn(
             f"training finished without {counted(len(result.skipped), 'picture', 'pictures')} that can't be read, and "

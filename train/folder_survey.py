@@ -1,10 +1,11 @@
 """What lies in a folder of class folders, and what of it a person should hear of."""
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from queryopt.images import find_images
+from queryopt.images import HEIF_SUFFIXES, NO_HEIF, failure_lines, find_images
 from queryopt.labels import LabelRule, sub_folders
 from queryopt.text import counted, display_path, listed, listed_paths
 
@@ -48,6 +49,9 @@ class FolderSurvey:
         if self.empty:
             count = counted(len(self.empty), "class", "classes")
             said.append(f"{shown}: {count} without pictures, passed over: {listed_paths(self.empty)}")
+        if importlib.util.find_spec("pillow_heif") is None:
+            lacking = [path for path in self.labels if path.lower().endswith(HEIF_SUFFIXES)]
+            said += failure_lines(dict.fromkeys(lacking, NO_HEIF))
         return said
 
 

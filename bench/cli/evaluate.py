@@ -25,6 +25,7 @@ from queryopt.bench.quality.pictures import (
 from queryopt.cli import Command, Output, batch_option, common_options, main_argument, option_group, threads_option
 from queryopt.codes import MAX_BITS
 from queryopt.errors import DataError, ExitCode, MissingError, UsageError
+from queryopt.images import failure_lines
 from queryopt.kinds import Kind, kind_of
 from queryopt.runtime.cli.options import backend_option
 from queryopt.runtime.search.ranked import RANKS
@@ -488,8 +489,8 @@ def _writing(path: str | None, over: bytes) -> "AbstractContextManager[BinaryIO 
 
 
 def _warn(report: EvaluationReport, out: Output) -> None:
-    for path, reason in report.failures.items():
-        out.warn(f"{display_path(path)}: {reason}")
+    for line in failure_lines(report.failures):
+        out.warn(line)
     for label in report.models[0].evaluations[0].absent:
         out.warn(f"class {display_path(label)}: only queries have it: left out")
 

@@ -326,10 +326,10 @@ def _write_stream(
 
 def _name(summary: _Summary, out: Output) -> None:
     """Name what could not be read, a line each."""
-    for path, reason in summary.failed.items():
-        out.warn(f"{display_path(path)}: {reason}")
-    for path, reason in summary.stale.items():
-        out.warn(f"{display_path(path)}: {reason}; its code of before is kept")
+    from queryopt.images import failure_lines
+
+    for line in (*failure_lines(summary.failed), *failure_lines(summary.stale, "; its code of before is kept")):
+        out.warn(line)
 
 
 def _require_codes(summary: _Summary) -> None:

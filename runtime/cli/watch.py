@@ -55,11 +55,11 @@ def _say(event: "WatchEvent", index: "HashIndex", out: Output) -> None:
             out.log(f"{root}: the folder is there again")
         out.line(values | {"folder": str(index.root)})
         return
+    from queryopt.images import failure_lines
+
     report = event.report
-    for path, reason in report.failed.items():
-        out.warn(f"{display_path(path)}: {reason}")
-    for path, reason in report.stale.items():
-        out.warn(f"{display_path(path)}: {reason}; its code of before is kept")
+    for line in (*failure_lines(report.failed), *failure_lines(report.stale, "; its code of before is kept")):
+        out.warn(line)
     if event.refused:
         out.warn(event.refused)
     out.line(

@@ -345,7 +345,7 @@ class TestWhatCannotBeRead:
             ("schöne Grüße".encode(), "text"),
             (b"%PDF-1.7\n\x00", "PDF"),
             (bytes(4096), "only zero bytes"),
-            (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0", "Invalid input"),
             (b"\x7fELF\x02\x01\x01", "unknown"),
         ],
     )

@@ -1,9 +1,11 @@
 import os
+import sys
 
 import numpy as np
 import pytest
 
 from queryopt.errors import DataError, UsageError
+from queryopt.images import NO_HEIF
 from queryopt.train.data import LabelledImages, load_image_folder, split_validation
 from queryopt.train.presets import preset_config
 from queryopt.train.sources import load_data, load_run_data
@@ -135,6 +137,14 @@ def test_what_is_no_picture_of_a_class_is_named(flat):
         f"{flat}/: 1 class without pictures, passed over: dodo",
     ]
     assert splits.summary() == f"3 classes of 2 to 10 pictures (first folder below {flat}/)"
+
+
+def test_pictures_that_lack_a_decoder_are_named_before_the_work(flat, monkeypatch):
+    touch(flat / "owl", "IMG_1.HEIC", "IMG_2.heif")
+    assert load_image_folder(flat).survey.warnings() == []
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    [line] = load_image_folder(flat).survey.warnings()
+    assert line == f"2 pictures of the kind {NO_HEIF}: owl/IMG_1.HEIC, owl/IMG_2.heif"
 
 
 @pytest.fixture
