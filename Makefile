@@ -6,7 +6,7 @@ SOURCES := $(shell find queryopt train export runtime bench -name '*.py' -o -nam
 	CMakeLists.txt $(wildcard runtime/search/native/*)
 DEMO := demo
 
-.PHONY: setup demo test test-portable lint types unit format clean clean-demo
+.PHONY: setup demo test test-portable fuzz lint types unit format clean clean-demo
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.package
@@ -58,6 +58,10 @@ unit: setup $(VENV)/.browser
 # The tests again as other processors would run them, hours in all: see tests/portable.py.
 test-portable: setup $(VENV)/.browser
 	@$(BIN)/python -P tests/portable.py $(if $(SETTINGS),--settings "$(SETTINGS)") $(TESTS)
+
+# Many more steps of the tests that make up what they do, with another seed each time; minutes.
+fuzz: setup
+	@QUERYOPT_FUZZ_STEPS=10000 $(BIN)/pytest tests/runtime/index/test_state.py
 
 format: setup
 	@$(BIN)/ruff check --fix .
