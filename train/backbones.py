@@ -4,13 +4,17 @@ A backbone maps images [b, 3, s, s] to the outputs of its last two stages, [b, c
 g = ceil(s / stride).
 """
 
+import copy
+
+import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from queryopt.errors import UsageError
 from queryopt.train.trunks import BACKBONES, check_backbone, timm_features
 
-__all__ = ["Backbone", "build_backbone"]
+__all__ = ["Backbone", "build_backbone", "split_backbone"]
 
 _STEMS = ("conv_stem", "bn1", "stem", "stem_0", "stem_1", "conv1", "patch_embed")
 """What timm's models call their first layers."""
@@ -21,6 +25,10 @@ class Backbone(nn.Module):
 
     def frozen_layers(self) -> list[nn.Module]:
         """The first layers, which are not trained where the backbone starts from pretrained weights."""
+        return []
+
+    def parts(self) -> list[str]:
+        """Names of the modules that a picture goes through one after another; none where it isn't as simple as that."""
         return []
 
 
@@ -50,6 +58,9 @@ class ResNetBackbone(Backbone):
         """conv1, bn1 and layer1, as in the paper's runs."""
         return [self.conv1, self.bn1, self.layer1]
 
+    def parts(self) -> list[str]:
+        return ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
+
 
 class ResidualTrunk(Backbone):
     """Four stages of one residual block each, at strides 2, 4, 8 and 16; trained from scratch."""
@@ -74,6 +85,9 @@ class ResidualTrunk(Backbone):
         stage3: Tensor = self.stage3(self.stage2(self.stage1(self.stem(images))))
         stage4: Tensor = self.stage4(stage3)
         return stage3, stage4
+
+    def parts(self) -> list[str]:
+        return ["stem", "stage1", "stage2", "stage3", "stage4"]
 
 
 class ResidualBlock(nn.Module):
@@ -123,6 +137,15 @@ class TimmBackbone(Backbone):
         own = dict(self.trunk.named_modules())
         return [own[name] for stem in _STEMS for name in (stem, f"model.{stem}") if name in own]
 
+    def parts(self) -> list[str]:
+        """Of a vision transformer none: what is between its blocks and its input is no module."""
+        if self._one_grid:
+            return []
+        names = []
+        for name, module in self.trunk.named_children():
+            names += [f"trunk.{name}.{each}" for each, _ in module.named_children()] if name == "blocks" else [name]
+        return [name if name.startswith("trunk.") else f"trunk.{name}" for name in names]
+
 
 def build_backbone(name: str, image_size: int) -> Backbone:
     """A backbone with random weights, for pictures of image_size x image_size. UsageError for an unknown name."""
@@ -130,3 +153,33 @@ def build_backbone(name: str, image_size: int) -> Backbone:
     if name not in BACKBONES:
         return TimmBackbone(name, image_size)
     return ResNetBackbone(name) if spec.pretrained else ResidualTrunk(spec.stages)
+
+
+def split_backbone(backbone: Backbone, image_size: int, side: int) -> tuple[nn.Module, Backbone]:
+    """A backbone in two: what makes maps of at least side x side of normalised images, and a copy of it that makes its
+    two maps of those.
+
+    The first is the backbone's own modules; the copy has the names of its other weights. UsageError where a picture
+    does not go through its modules one after another.
+    """
+    images = torch.linspace(-1, 1, 3 * image_size * image_size).view(1, 3, image_size, image_size)
+    images = images.to(next(backbone.parameters()).device)
+    names: list[str] = []
+    backbone.eval()
+    with torch.no_grad():  # in inference mode the copy could not learn
+        maps = images
+        for count, name in enumerate(backbone.parts(), 1):
+            maps = backbone.get_submodule(name)(maps)
+            if maps.shape[2] >= side:
+                names = backbone.parts()[:count]
+        lower = nn.Sequential(*(backbone.get_submodule(name) for name in names))
+        upper = copy.deepcopy(backbone)
+        for name in names:
+            upper.set_submodule(name, nn.Identity())
+        same = all(map(torch.allclose, upper(lower(images)), backbone(images))) if names else False
+    if not same:
+        raise UsageError(
+            "this backbone can't be trained on from the closed form: its stages are not one after another, as those of "
+            "a ResNet or an EfficientNet are; leave --minutes and --iterations out"
+        )
+    return lower, upper

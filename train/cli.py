@@ -37,6 +37,7 @@ _EPILOG = f"""\b
 Examples:
   qo-train photos/
   qo-train photos/ --bits 24 --out runs/a
+  qo-train photos/ --preset pictures-trained --minutes 5 --out runs/b
   qo-train unlabelled:photos/ --method linear
   qo-train cub200 --root ~/data --preset paper-cub200
   qo-train --out runs/a --resume
@@ -54,7 +55,7 @@ Official data sets (--data NAME --root DIR; an option of a set follows a plus, a
 Presets:
 """ + "\n".join(
     [
-        *(f"  {name:16}{preset.summary}" for name, preset in PRESETS.items()),
+        *(f"  {name:18}{preset.summary}" for name, preset in PRESETS.items()),
         "\n\b\nWhat they set, where no option says otherwise:",
         *(f"  {line}" for line in preset_table()),
         "\n\b\nExit codes:",
@@ -294,16 +295,19 @@ def _load(config: "TrainConfig", download: bool, out: Output) -> "DataSplits":
 
 
 def _log_line(out: Output, line: dict[str, Any], config: "TrainConfig") -> None:
+    if "forecast" in line:
+        out.log(_forecast_line(line, config))
+        return
     # Where there is a bar, it says this already.
     if "seconds" not in line or sys.stderr.isatty():
         return
-    done = line["outer"] + 1
+    done, iterations = line["outer"] + 1, line.get("iterations", config.iterations)
     validation = f", validation mAP {line['map']:.3f}" if "map" in line else ""
-    left = line["seconds"] / done * (config.iterations - done)
+    left = line["seconds"] / done * (iterations - done)
     out.log(
-        f"iteration {done}/{config.iterations}: loss {line['loss']:.3f}{validation}, "
+        f"iteration {done}/{iterations}: loss {line['loss']:.3f}{validation}, "
         f"{line['images_per_second']:,.0f} images/s, {_duration(line['seconds'])} so far"
-        + (f", about {_duration(left)} left" if done < config.iterations else "")
+        + (f", about {_duration(left)} left" if done < iterations else "")
     )
 
 
@@ -324,6 +328,8 @@ def _print(out: Output, result: "TrainResult", tests: int) -> None:
             looked_at = counted(result.images + result.validation_images, "picture", "pictures")
             out.print(f"features: {looked_at}, {result.found:,} of them kept from before")
         out.print(_fit_line(result.fit))
+    if result.fine_tuning is not None:
+        out.print(_fine_tuning_line(result.fine_tuning))
     if result.validation_map is not None and result.chance is not None:
         best = f"best: iteration {result.best_iteration}, " if result.fit is None else ""
         out.print(
@@ -337,6 +343,24 @@ def _print(out: Output, result: "TrainResult", tests: int) -> None:
     out.print(f"next:    qo-export {where}")
     if tests:
         out.print(f"then:    qo-eval {where}  (with the pictures kept for tests)")
+
+
+def _forecast_line(line: dict[str, Any], config: "TrainConfig") -> str:
+    if not line["passes"]:
+        return f"forecast: {config.minutes:g} minutes are too few to train on in: the closed form is kept (--minutes)"
+    passes, views = counted(line["passes"], "pass", "passes"), counted(line["views"], "random view", "random views")
+    return (
+        f"forecast: {passes} over the pictures and {views} of each, {_duration(line['forecast'])} in all "
+        f"(--iterations {line['passes']} repeats it; Ctrl-C keeps the best so far)"
+    )
+
+
+def _fine_tuning_line(tuned: dict[str, Any]) -> str:
+    if not tuned["passes"]:
+        return "trained on: not at all; the closed form is kept"
+    maps = ", ".join(f"{name} {value:.3f}" for name, value in tuned["maps"].items())
+    passes = counted(tuned["passes"], "pass", "passes")
+    return f"trained on from there in {passes}: validation mAP of the {maps}; kept: the {tuned['kept']}"
 
 
 def _fit_line(fit: dict[str, Any]) -> str:

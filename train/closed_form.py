@@ -16,7 +16,7 @@ import numpy.typing as npt
 from queryopt.codes import check_bits
 from queryopt.errors import DataError, UsageError
 
-__all__ = ["Choice", "LinearCodes", "fit_labelled", "fit_unlabelled"]
+__all__ = ["Choice", "LinearCodes", "fit_labelled", "fit_unlabelled", "logit_unit"]
 
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
@@ -288,8 +288,13 @@ def _codes(
     whole = np.zeros((weight.shape[1], features.shape[1]))
     whole[:, place] = weight.T
     logits = features @ whole.T - cut
-    scale = max(float(np.quantile(np.abs(logits), _SCALE_QUANTILE)), _TINY)
-    return LinearCodes(whole / scale, -cut / scale, choice)
+    unit = logit_unit(logits)
+    return LinearCodes(whole / unit, -cut / unit, choice)
+
+
+def logit_unit(logits: npt.NDArray[np.floating]) -> float:
+    """What logits are divided by: nearly all are within 1 then."""
+    return max(float(np.quantile(np.abs(logits), _SCALE_QUANTILE)), _TINY)
 
 
 def _columns(names: Sequence[str], groups: Mapping[str, slice]) -> _Ints:

@@ -42,7 +42,11 @@ class TrainConfig:
     preset: str = "custom"
 
     iterations: int = 40
-    """Outer iterations; 0 writes the untrained network."""
+    """Outer iterations; 0 writes the untrained network. Of a method in closed form: passes over the pictures that train
+    on from there.
+    """
+    minutes: float = 0.0
+    """Of a method in closed form: how long a run may take, from which the iterations follow; 0 where they are given."""
     epochs: int = 30
     """Inner epochs of one outer iteration."""
     samples: int = 2000
@@ -118,8 +122,15 @@ class TrainConfig:
         _check_real("classification_weight", self.classification_weight, below=1e6)
         _check_real("validation_fraction", self.validation_fraction, below=1)
         _check_real("test_fraction", self.test_fraction, below=1)
-        if find_rules(self.method).closed_form and self.iterations:
-            raise UsageError(f"iterations is {self.iterations}, but the method {self.method} is fitted at once: 0")
+        _check_real("minutes", self.minutes)
+        if self.minutes and not find_rules(self.method).closed_form:
+            raise UsageError(
+                f"minutes is {self.minutes:g}, but the method {self.method} takes as long as its iterations"
+            )
+        if self.minutes and self.iterations:
+            raise UsageError(
+                f"minutes is {self.minutes:g} and iterations {self.iterations}: give one, and the other follows"
+            )
         if self.warm_up and self.codes != "visual":
             raise UsageError(
                 f"warm_up is {self.warm_up}, but the codes are {self.codes}: only visual ones are read after a warm-up"
@@ -171,7 +182,7 @@ class TrainConfig:
         So a run that uses none of it is written as it was before, and is read by those versions.
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("classification_weight", "compile", "method_options", "open_set", "warm_up"):
+        for name in ("classification_weight", "compile", "method_options", "minutes", "open_set", "warm_up"):
             if not values[name]:
                 del values[name]
         if self.amp == "none":

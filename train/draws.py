@@ -32,6 +32,8 @@ class Stream(IntEnum):
     """The noise that the gallery's codes start as."""
     GALLERY = 5
     """The training pictures that validation searches, where there are very many."""
+    KEPT_VIEWS = 6
+    """Which of the kept views of a picture a pass takes."""
     VALIDATION = 16
     """The pictures set aside to choose the checkpoint."""
     BIRD_CLASSES = 17

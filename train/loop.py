@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -40,8 +40,10 @@ from queryopt.train.data import DataSplits
 from queryopt.train.distributed import Processes, joined
 from queryopt.train.draws import epoch_order, iteration_samples
 from queryopt.train.feature_cache import FeatureCache, user_cache
+from queryopt.train.fine_tuning import CLOSED_FORM, FineTuning, Plan, check_fine_tuning
 from queryopt.train.measuring import Measuring, Validation
 from queryopt.train.methods import find_method
+from queryopt.train.methods.linear import LinearMethod, LinearNetwork
 from queryopt.train.open_set import hold_out_classes
 from queryopt.train.run_pictures import RunPictures, SharedBatch
 from queryopt.train.runs import OthersFolder, Position, RunFolder, RunState, check_unused
@@ -56,7 +58,7 @@ __all__ = ["Report", "TrainResult", "train"]
 _log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
-"""Called with every line of metrics.jsonl."""
+"""Called with every line of metrics.jsonl, and with the forecast of a run that has a budget in minutes."""
 
 _SAVE_SHARE = 0.03
 _SAVE_SECONDS = 300.0
@@ -72,6 +74,7 @@ class TrainResult:
     validation pictures, None where there are none. chance: the map of a random ranking. images, validation_images: how
     many pictures trained it and chose it. seconds: time spent, over all resumptions. skipped: unreadable pictures, by
     path, with the reason. already_finished: there was nothing left to do. fit: what a method in closed form chose.
+    fine_tuning: what training on from there came to.
     found: for how many pictures the features that it was fitted to were kept from an earlier run.
     """
 
@@ -87,6 +90,7 @@ class TrainResult:
     skipped: dict[str, str]
     already_finished: bool = False
     fit: dict[str, Any] | None = None
+    fine_tuning: dict[str, Any] | None = None
     found: int | None = None
 
 
@@ -207,6 +211,8 @@ class _Run:
         network = self.step.network
         self.processes.first_on_machine(lambda: load_backbone_weights(network, self.config.weights))
         self.processes.copy_first(network.state_dict().values())
+        if self._fine_tuned:
+            check_fine_tuning(network, self.pictures, self.processes)
         self.state.codes = self._shared(torch.from_numpy(self.step.method.start(self._start_context())))
         features = None
         if self.step.method.closed_form:
@@ -217,9 +223,49 @@ class _Run:
             self.processes.copy_first(network.state_dict().values())
         self.folder.write_config(self.config, self.about)
         self.folder.cut_metrics(Position())
-        if not self.config.iterations:
+        if not self.config.iterations or self._fine_tuned:  # whatever happens then, the run has a model
             self._keep_if_best(Position(0), self.measuring.validate(self.state.codes, features))
         self._save()
+        if self._fine_tuned:
+            self._fine_tune()
+
+    @property
+    def _fine_tuned(self) -> bool:
+        """Whether the run trains on from a closed form."""
+        return self.step.method.closed_form and bool(self.config.iterations or self.config.minutes)
+
+    def _fine_tune(self) -> None:
+        """Train on from the closed form, and keep what validation says is best. What Ctrl-C stops is not resumed."""
+        network, method, state = self.step.network, self.step.method, self.state
+        assert isinstance(network, LinearNetwork)
+        assert isinstance(method, LinearMethod)
+        device, stop, fit = self.step.device, self.interrupted.is_set, self.about["fit"]
+
+        def report(line: dict[str, Any]) -> None:
+            self._write_metrics({**line, "iterations": plan.passes, "seconds": round(state.seconds, 3)})
+
+        with _interruptible(self.interrupted):
+            tuning = FineTuning(network, method, fit, self.pictures, device, self.progress, stop, report)
+            plan = Plan.of(self.config.iterations)
+            if self.config.minutes:
+                plan = tuning.plan(60 * self.config.minutes - state.seconds)
+                self.report({"forecast": round(state.seconds + (plan.seconds or 0.0), 1), **asdict(plan)})
+                # From here on the run is one of so many passes, however they were found.
+                self.config = replace(self.config, iterations=plan.passes, minutes=0.0)
+            outcome = tuning.run(plan)
+        self.about |= {"fine_tuning": {"views": plan.views, **asdict(outcome)}}
+        self.folder.write_config(self.config, self.about)
+        if outcome.kept != CLOSED_FORM:
+            state.position = Position(outcome.passes)
+            state.best = {"map": 0.0}
+            self._keep_if_best(state.position, self.measuring.validate(state.codes))
+        else:
+            self.folder.save_best(network.state_dict(), self.config)
+        state.position = Position(outcome.passes)
+        self._save()
+        if stop():
+            self.folder.draw_curves()
+            raise KeyboardInterrupt
 
     def _restore(self, saved: RunState, begun: TrainConfig) -> None:
         _check_continues(self.folder.path, saved, begun, self.config, self.pictures)
@@ -228,6 +274,11 @@ class _Run:
             _log.warning("this run began on %s and goes on on %s: results will differ by rounding", before, now)
         self.folder.require_best(saved)
         self.state.restore(saved)
+        if self._fine_tuned and (self.config.minutes or saved.position.outer < self.config.iterations):
+            raise UsageError(
+                f"{display_path(self.folder.path)}: was stopped while it trained on from the closed form, which is not "
+                f"resumed: {BEST} is the best it had (qo-export takes it); train anew into another --out"
+            )
         self.folder.cut_metrics(saved.position)
         if begun != self.config:  # another environment
             self.folder.write_config(self.config, self.about)
@@ -399,6 +450,7 @@ class _Run:
             skipped=dict(pictures.skipped),
             already_finished=already_finished,
             fit=self.about.get("fit"),
+            fine_tuning=self.about.get("fine_tuning"),
             found=self.found,
         )
 

@@ -174,6 +174,7 @@ class LearningOptions:
     """How long, and at which rates."""
 
     iterations: int | None
+    minutes: float | None
     epochs: int | None
     samples: int | None
     batch: int | None
@@ -187,7 +188,18 @@ class LearningOptions:
 learning_options = option_group(
     "learning",
     LearningOptions,
-    click.option("--iterations", type=int, help="Outer iterations; 0 writes the untrained network."),
+    click.option(
+        "--iterations",
+        type=int,
+        help="Outer iterations; 0 writes the untrained network. Of the method linear: passes that train on from the "
+        "closed form.",
+    ),
+    click.option(
+        "--minutes",
+        type=float,
+        help="Of the method linear: train on from the closed form, in as many passes as a run of so many minutes has "
+        "time for.",
+    ),
     click.option("--epochs", type=int, help="Inner epochs of an outer iteration."),
     click.option("--samples", type=int, help="Pictures drawn for an outer iteration (at most all)."),
     click.option("--batch", type=int, help="Pictures in one step."),

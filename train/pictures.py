@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -40,6 +41,8 @@ _CHUNK = 8
 """Pictures a task: enough that handing it over costs nothing, few enough that a batch is spread over the threads."""
 _CHUNKS_AHEAD = 3
 """Tasks a thread that are under way before they are asked for."""
+_FINER = 1.25
+"""Of a square that views are cut from: its side, relative to theirs."""
 _BYTES_A_PIXEL = 4
 """Of an RGB image in Pillow's memory."""
 _NAMED = 3
@@ -196,9 +199,18 @@ class PictureSource:
             if draw is None:
                 pictures[row] = resize_crop(image, self.preprocessing)
             else:
-                rng = sample_rng(*draw, index)
-                pictures[row] = train_view(image, self.preprocessing.image_size, rng, self.augmentation)
+                pictures[row] = self._view(image, sample_rng(*draw, index))
             kept[row] = True
+
+    def _view(self, image: "Image", rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """A random view: of the picture, or, where it is padded, of the square with all of it."""
+        size = self.preprocessing.image_size
+        if self.preprocessing.resize == "pad":
+            from PIL.Image import fromarray
+
+            square = resize_crop(image, replace(self.preprocessing, image_size=round(size * _FINER)))
+            image = fromarray(square)
+        return train_view(image, size, rng, self.augmentation)
 
     def _image(self, index: int, digest: bool) -> "Image | None":
         """The decoded picture; None where it can't be read. digest: whether to remember that of its bytes."""

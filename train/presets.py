@@ -67,6 +67,11 @@ PRESETS: dict[str, Preset] = {
         {},
         {"method": "linear", "backbone": "tf_efficientnet_lite0", "resize": "pad", "bits": 24},
     ),
+    "pictures-trained": Preset(
+        "The same, and then the trunk's upper stages and the layer are trained on from there: minutes.",
+        {"minutes": 5.0},
+        {"method": "linear", "backbone": "tf_efficientnet_lite0", "resize": "pad", "bits": 24},
+    ),
     "small": Preset(
         "A small network from scratch at 64 px: minutes on two CPU cores.",
         {**_SMALL, **_FROM_SCRATCH, "samples": 4000},
@@ -158,7 +163,9 @@ def preset_config(name: str, **overrides: Any) -> TrainConfig:
     network = {k: v for k, v in network.items() if k not in method.unused}
     settings = {"preset": name, **{k: v for k, v in preset.settings.items() if k not in method.unused}}
     if method.closed_form:
-        settings["iterations"] = 0
+        settings |= {"iterations": 0, "crop_scale": (0.6, 1.0), "flip": False}
+        if "iterations" in chosen:
+            settings.pop("minutes", None)
     if "gamma" in chosen:
         settings["scale_gamma"] = False
     if chosen.get("codes") == "noise":

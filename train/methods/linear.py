@@ -4,6 +4,7 @@ Without gradient steps: features of all training pictures, then `queryopt.train.
 there are two classes at least; pictures without labels (`--data unlabelled:FOLDER`) get codes by PCA and ITQ.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from queryopt.errors import UsageError
 from queryopt.train.backbones import build_backbone
-from queryopt.train.closed_form import LinearCodes, fit_labelled, fit_unlabelled
+from queryopt.train.closed_form import fit_labelled, fit_unlabelled
 from queryopt.train.hash_network import HashNetwork
 from queryopt.train.loss import Loss
 from queryopt.train.methods._hash_layer import QUERY_FIELDS
@@ -21,7 +22,7 @@ from queryopt.train.methods.base import Method, TrainingBatch
 from queryopt.train.network_config import NetworkConfig
 from queryopt.train.starts import StartContext
 
-__all__ = ["METHOD", "LinearMethod", "LinearNetwork", "pooled"]
+__all__ = ["METHOD", "LinearMethod", "LinearNetwork", "pooled", "pooled_stages", "set_layer"]
 
 _POOLINGS = ("mean", "max", "std", "upper", "lower")
 _STAGES = ("stage3", "stage4")
@@ -56,6 +57,11 @@ def pooled(maps: Tensor) -> Tensor:
     )
 
 
+def pooled_stages(maps: Sequence[Tensor]) -> Tensor:
+    """What the layer takes of both stages' maps: `pooled` of each, [b, d]."""
+    return torch.cat([pooled(each) for each in maps], dim=1)
+
+
 class LinearNetwork(HashNetwork):
     """Pooled features of the last two stages, and a linear layer with a row a bit: 0 where the fit leaves out columns.
 
@@ -73,7 +79,7 @@ class LinearNetwork(HashNetwork):
         self.check_images(images)
         with self.body_precision(images):
             maps = self.backbone(images)
-        return torch.cat([pooled(self.head_precision(each)) for each in maps], dim=1)
+        return pooled_stages([self.head_precision(each) for each in maps])
 
     def groups(self) -> dict[str, slice]:
         """Which columns of the features are what: `stage3.mean`, …"""
@@ -98,7 +104,9 @@ class LinearNetwork(HashNetwork):
 
 
 class LinearMethod(Method):
-    """No iterations: `fit` sets the layer before the first, and there is none."""
+    """`fit` sets the layer before the first iteration. Mostly there is none; iterations are passes over the pictures
+    that train on from there (queryopt.train.fine_tuning).
+    """
 
     name = "linear"
     closed_form: ClassVar[bool] = True
@@ -117,7 +125,6 @@ class LinearMethod(Method):
             "gamma",
             "hold",
             "hold_solver",
-            "iterations",
             "lr",
             "lr_steps",
             "optimizer",
@@ -150,7 +157,7 @@ class LinearMethod(Method):
             codes = fit_labelled(features, labels, bits, network.groups(), _CANDIDATES, seed)
         else:
             codes = fit_unlabelled(features, bits, network.groups(), _UNLABELLED, seed)
-        _set(network.head, codes)
+        set_layer(network.head, codes.weight, codes.bias)
         choice = codes.choice
         return {
             "features": list(choice.groups),
@@ -165,10 +172,11 @@ class LinearMethod(Method):
         raise UsageError("the method linear is fitted in closed form: it has no loss to train with")
 
 
-def _set(head: nn.Linear, codes: LinearCodes) -> None:
+def set_layer(head: nn.Linear, weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64]) -> None:
+    """Give a layer these weights [bits, d] and [bits]."""
     with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(codes.weight))
-        head.bias.copy_(torch.from_numpy(codes.bias))
+        head.weight.copy_(torch.from_numpy(weight))
+        head.bias.copy_(torch.from_numpy(bias))
 
 
 METHOD = LinearMethod

@@ -110,10 +110,8 @@ def test_pictures_without_labels_need_no_folders(labelled_folder, tmp_path):
 
 
 def test_what_it_has_no_use_for_is_refused():
-    with pytest.raises(UsageError, match="iterations"):
-        preset_config("tiny", **SETTINGS, iterations=3)
-    with pytest.raises(UsageError, match="fitted at once"):
-        preset_config("tiny", **SETTINGS).override(iterations=3)
+    with pytest.raises(UsageError, match="epochs"):
+        preset_config("tiny", **SETTINGS, epochs=3)
 
 
 def test_what_is_pooled_of_a_map():
