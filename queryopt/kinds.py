@@ -4,12 +4,13 @@ command line with the wrong one.
 
 import os
 import struct
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 
-from queryopt.text import display_path
+from queryopt.text import did_you_mean, display_path
 
-__all__ = ["RUN_CHECKPOINTS", "Kind", "kind_of", "kind_of_head", "mistaken"]
+__all__ = ["RUN_CHECKPOINTS", "Kind", "kind_of", "kind_of_head", "mistaken", "near"]
 
 RUN_CHECKPOINTS = ("best.safetensors", "last.pt")
 """The checkpoints of a run folder, the better one first."""
@@ -81,3 +82,13 @@ def mistaken(path: str | os.PathLike[str], wanted: Kind) -> str | None:
         return None
     name = display_path(path)
     return f"{name}: {kind.called}, not {wanted.called}: {_USES[kind].format(name)}"
+
+
+def near(path: str | os.PathLike[str], names: Iterable[str] = ()) -> str:
+    """`; did you mean photos?`, of what lies beside a path that isn't there, or of other names; else nothing."""
+    path = Path(path)
+    try:
+        beside = [display_path(each.name) for each in path.parent.iterdir()]
+    except OSError:
+        beside = []
+    return did_you_mean(path.name, [*beside, *names])

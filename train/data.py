@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from queryopt.errors import DataError, UsageError
 from queryopt.images import find_images
+from queryopt.kinds import near
 from queryopt.labels import LabelRule, data_parts
 from queryopt.text import counted, display_path, listed_paths
 from queryopt.train.draws import DEFAULT_SEED, Stream, sample_rng
@@ -157,10 +158,10 @@ def load_unlabelled(root: str | os.PathLike[str]) -> DataSplits:
     return DataSplits(images, images.subset([]))
 
 
-def check_folder(folder: Path) -> None:
-    """DataError where this is no folder."""
+def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
+    """DataError where this is no folder. names: what else may have been meant."""
     if not folder.is_dir():
-        what = "not a folder" if folder.exists() else "no such folder"
+        what = "not a folder" if folder.exists() else f"no such folder{near(folder, names)}"
         raise DataError(f"{display_path(folder)}: {what}; a data set is a folder of class sub-folders")
 
 

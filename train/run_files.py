@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from queryopt.errors import CheckpointError, UsageError
-from queryopt.kinds import RUN_CHECKPOINTS, Kind, mistaken
-from queryopt.text import did_you_mean, display_path, listed
+from queryopt.kinds import RUN_CHECKPOINTS, Kind, mistaken, near
+from queryopt.text import display_path, listed
 
 __all__ = ["BEST", "CONFIG", "CURVES", "LAST", "METRICS", "RUN_FILES", "check_unused", "find_checkpoint"]
 
@@ -38,7 +38,7 @@ def find_checkpoint(source: str | os.PathLike[str]) -> Path:
     source = Path(source)
     name = display_path(source)
     if not source.exists():
-        raise CheckpointError(f"{name}: no such file or folder{_near(source)}")
+        raise CheckpointError(f"{name}: no such file or folder{near(source)}")
     if not source.is_dir():
         if not source.is_file():
             raise CheckpointError(f"{name}: not a regular file")
@@ -54,10 +54,3 @@ def find_checkpoint(source: str | os.PathLike[str]) -> Path:
     else:
         hint = f"if it holds pictures, make a run of them with: qo-train {name}"
     raise CheckpointError(f"{name}: no run folder: neither {BEST} nor {LAST} is in it; {hint}")
-
-
-def _near(source: Path) -> str:
-    try:
-        return did_you_mean(source.name, [display_path(p.name) for p in source.parent.iterdir()])
-    except OSError:
-        return ""

@@ -115,7 +115,7 @@ def check_source(text: str | os.PathLike[str]) -> None:
     if (folder := _unlabelled(text)) is not None:
         check_folder(Path(folder))
     elif absolute_source(text) == os.path.abspath(text):
-        check_folder(Path(text))
+        check_folder(Path(text), dataset_names())
 
 
 def absolute_source(text: str | os.PathLike[str]) -> str:

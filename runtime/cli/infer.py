@@ -12,6 +12,7 @@ import click
 
 from queryopt.cli import Command, Output, common_options, option_group
 from queryopt.errors import ExitCode, InputError, UsageError
+from queryopt.kinds import near
 from queryopt.runtime.cli.options import HasherOptions, hasher_options, model_option
 from queryopt.text import counted, display_path
 
@@ -196,7 +197,7 @@ def _check(folder: Path, target: TargetOptions, keeping: KeepingOptions) -> None
     if target.out_path is not None:
         check_output(target.out_path)
     if not folder.exists():
-        raise InputError(f"{display_path(folder)}: no such folder")
+        raise InputError(f"{display_path(folder)}: no such folder{near(folder)}")
     if not folder.is_dir():
         raise InputError(
             f"{display_path(folder)}: not a folder. To search with one picture: qo-search {display_path(folder)}"
