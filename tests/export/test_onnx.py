@@ -21,6 +21,8 @@ from queryopt.train.checkpoint import load_checkpoint
 from queryopt.train.data import load_image_folder, split_validation
 from queryopt.train.inputs import to_input
 
+from ..independent_reader import read_model
+
 
 def session_of(path):
     options = onnxruntime.SessionOptions()
@@ -141,6 +143,7 @@ def test_a_model_that_is_not_as_it_was_exported_is_refused(network, save_run, tm
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(content)
     Hasher(damaged).close()
+    assert read_model(damaged)["digest"]
     for place in (len(content) // 4, len(content) // 2, content.index(b'"bits": 12') + 8):
         content[place] ^= 1  # a weight, another, and the length in the card
         damaged.write_bytes(content)

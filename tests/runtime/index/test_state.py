@@ -21,6 +21,8 @@ from queryopt.errors import UsageError
 from queryopt.runtime.index import HashIndex
 from queryopt.runtime.search import HammingIndex
 
+from ...independent_reader import read_index
+
 STEPS = int(os.environ.get("QUERYOPT_FUZZ_STEPS", "150"))
 BITS = 10
 CARD = ModelCard(BITS, Preprocessing(8, 8), "tiny", "fp32", logit_scale=2.0, fingerprint="0" * 64)
@@ -128,6 +130,10 @@ class IndexAsDictionary(RuleBasedStateMachine):
     @rule()
     def close_and_open(self) -> None:
         self.index.close()
+        _, images = read_index(self.folder / "a.db")
+        assert {id: image["path"].decode() for id, image in images.items()} == {
+            id: name for id, (name, _) in self.rows.items()
+        }
         self.index = HashIndex.open(self.folder / "a.db")
 
     @rule(seed=seeds)
