@@ -13,6 +13,7 @@ __all__ = [
     "counted",
     "did_you_mean",
     "display_path",
+    "file_size",
     "from_here",
     "install_extra",
     "json_line",
@@ -129,3 +130,13 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, bytes | os.PathLike):
         return display_path(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def file_size(count: int) -> str:
+    """Bytes for people: 340.2 KiB."""
+    if count < 1024:
+        return f"{count} bytes"
+    size, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:,.1f} {units[0]}"

@@ -24,7 +24,7 @@ from markupsafe import Markup, escape
 from queryopt import __version__
 from queryopt.runtime.code_strip import code_strip
 from queryopt.runtime.hits import code_hex
-from queryopt.text import counted, display_path
+from queryopt.text import counted, display_path, file_size
 
 __all__ = ["Markup", "breakable", "render", "templates"]
 
@@ -76,6 +76,7 @@ _FILTERS = {
     "code_hex": code_hex,
     "counted": counted,  # 2000 | counted("bit", "bits"): 2,000 bits
     "dirname": os.path.dirname,
+    "file_size": file_size,
     "sha256": _sha256,
     "thousands": "{:,}".format,
 }

@@ -1,19 +1,24 @@
 """`qo-index`: look into an index, check it, change it."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from queryopt import __version__
-from queryopt.cli import Group, Output, common_options
+from queryopt.cli import Group, Output, common_options, threads_option
 from queryopt.errors import ExitCode, UsageError
 from queryopt.kinds import Kind, kind_of
-from queryopt.text import counted, display_path
+from queryopt.runtime.hits import plain
+from queryopt.text import counted, display_path, file_size
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from queryopt.runtime.duplicates import Copy
     from queryopt.runtime.index import HashIndex
 
 __all__ = ["main"]
@@ -42,6 +47,7 @@ def main() -> None:
     Examples:
       qo-index photos.db
       qo-index verify photos.db
+      qo-index duplicates photos.db
       qo-index export photos.db codes.parquet
       qo-index backup photos.db copy.db
     """
@@ -64,7 +70,7 @@ def info(index: Path, out: Output) -> None:
     card = facts.card
     alone = f", {facts.access}" if facts.access == Access.FROZEN.value else ""
     rows = {
-        "index": f"{display_path(facts.path)} ({_bytes(facts.bytes)}, schema {facts.schema_version}{alone})",
+        "index": f"{display_path(facts.path)} ({file_size(facts.bytes)}, schema {facts.schema_version}{alone})",
         "pictures": f"{facts.images:,}" + (f", {facts.stale:,} of them stale" if facts.stale else ""),
         "labels": f"{facts.labels:,}",
         "folder": display_path(facts.root) + ("" if facts.root_exists else "  (not there)"),
@@ -106,6 +112,70 @@ def verify(index: Path, repair: bool, out: Output) -> ExitCode:
     )
     out.result(asdict(report) | {"ok": report.ok})
     return ExitCode.DONE if report.ok else ExitCode.SOME_FAILED
+
+
+@main.command()
+@_index
+@threads_option
+@common_options
+def duplicates(index: Path, threads: int | None, out: Output) -> ExitCode:
+    """Find copies of one picture in INDEX: resized, compressed again, slightly cropped.
+
+    \b
+    Examples:
+      qo-index duplicates photos.db
+      qo-index duplicates photos.db --json > copies.json
+
+    Codes and margins say which pictures may be copies, and their files which are: each is read once. The first of a
+    group has the most pixels. Nothing is changed or deleted. Files that are gone, or have changed since they were
+    hashed, are named, and the exit code is 1 then.
+    """
+    from queryopt.runtime.duplicates import find_duplicates
+
+    with _open(index, readonly=True) as opened:
+        *_, found = find_duplicates(opened, threads, out.progress)
+    for path, reason in found.problems.items():
+        out.warn(f"{display_path(path)}: {reason}")
+    for number, group in enumerate(found.groups, 1):
+        out.print(f"{number}:", _table(group))
+    out.print(
+        f"{counted(len(found.groups), 'group', 'groups')} of copies, "
+        f"{counted(found.pictures, 'picture', 'pictures')} of {found.images:,}"
+    )
+    out.result(
+        {
+            "groups": [[_copy(one) for one in group] for group in found.groups],
+            "images": found.images,
+            "pairs": found.pairs,
+            "problems": {plain(path): reason for path, reason in found.problems.items()},
+        }
+    )
+    return ExitCode.SOME_FAILED if found.problems else ExitCode.DONE
+
+
+def _table(group: "Sequence[Copy]") -> "Table":
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for justify in ("right", "right", "right", "right", "left"):
+        table.add_column(justify=justify)
+    for one in group:
+        apart = ("", "") if one is group[0] else (counted(one.bits, "bit", "bits"), f"{one.difference:.1f}")
+        path = display_path(one.image.relative)
+        table.add_row(f"  {one.width} x {one.height}", file_size(one.image.size), *apart, path)
+    return table
+
+
+def _copy(one: "Copy") -> dict[str, Any]:
+    return {
+        "id": one.image.id,
+        "path": plain(one.image.relative),
+        "width": one.width,
+        "height": one.height,
+        "bytes": one.image.size,
+        "bits": one.bits,
+        "difference": round(one.difference, 2),
+    }
 
 
 @main.command()
@@ -266,12 +336,3 @@ def _id(text: bytes) -> int:
     if not text.isdigit():
         raise UsageError(f"{display_path(text)}: an id is a whole number")
     return int(text)
-
-
-def _bytes(count: int) -> str:
-    if count < 1024:
-        return f"{count} bytes"
-    size, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:,.1f} {units[0]}"

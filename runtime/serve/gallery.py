@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -21,6 +22,7 @@ from queryopt.codes import code_bytes
 from queryopt.cores import usable_cores
 from queryopt.errors import ImageError, QueryOptError, UsageError
 from queryopt.images import resize_crop
+from queryopt.runtime.duplicates import Duplicates, find_duplicates
 from queryopt.runtime.hasher import Hasher
 from queryopt.runtime.hits import Hit, plain
 from queryopt.runtime.index import HashIndex, IndexedImage
@@ -60,6 +62,7 @@ _FORMER_SECONDS = 300.0
 """How long an index stays open once another has taken its place: longer than any request runs."""
 _PREVIEW = 640
 """Pixels of what is kept of an upload."""
+_DUPLICATES_SECONDS = 60.0
 _MAPS = 512
 """Pictures of the index whose attention is kept: 38 kB each at 48 bits."""
 
@@ -155,6 +158,7 @@ class Gallery:
         self._maps_lock = threading.Lock()
         path = index.path
         self._survey = Background(lambda: survey(path), "survey of the bits")
+        self._duplicates = Background(lambda: _duplicates(path), "search for copies")
         self._same_code = [
             Background(lambda radius=radius: group_codes(path, radius), f"groups of codes within {radius} bits")  # type: ignore[misc]
             for radius in range(MAX_RADIUS + 1)
@@ -163,6 +167,7 @@ class Gallery:
     def close(self) -> None:
         """Let the model finish what it was given, stop all else, close the index."""
         self._survey.close()
+        self._duplicates.close()
         for work in self._same_code:
             work.close()
         if self._worker is not None:
@@ -437,6 +442,10 @@ class Gallery:
         _check(radius, "radius", 0, MAX_RADIUS)
         return self._same_code[radius].get(self._state)
 
+    def duplicates(self) -> Duplicates | None:
+        """Groups of copies, as far as they were found."""
+        return self._duplicates.get(self._state)
+
     def _need_worker(self) -> ModelWorker:
         if self._worker is None:
             raise UnavailableError("this server has no model, and can't hash new pictures: start qo-serve with --model")
@@ -448,6 +457,11 @@ class Gallery:
             return job.result(_MODEL_SECONDS)
         except FutureTimeoutError:
             raise BusyError("the model did not get to this picture in time: try again in a second") from None
+
+
+def _duplicates(path: Path) -> Iterator[Duplicates]:
+    with HashIndex.open(path, readonly=True) as index:
+        yield from find_duplicates(index, threads=1, seconds=_DUPLICATES_SECONDS)
 
 
 def _check(value: int, name: str, low: int, high: int) -> None:

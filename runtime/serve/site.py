@@ -203,6 +203,13 @@ def same_code(gallery: Served, radius: Annotated[int, Query(ge=0, le=MAX_RADIUS)
     return _page("same_code", gallery, found=found, groups=groups, radius=radius, max_radius=MAX_RADIUS, **paging)
 
 
+@site_routes.get("/duplicates")
+def duplicates(gallery: Served, page: PageNumber = 1) -> str:
+    found = gallery.duplicates()
+    groups, paging = _paged(() if found is None else found.groups, page)
+    return _page("duplicates", gallery, found=found, groups=groups, **paging)
+
+
 def _paged(groups: Sequence[T], number: int) -> tuple[Sequence[T], dict[str, int]]:
     """The groups of page `number` (from 1), and what the templates of groups and of the pager want to know."""
     first = (number - 1) * _PAGE_GROUPS

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
+from queryopt.runtime import Hasher
 from queryopt.runtime.cli.index import main
 from queryopt.runtime.index import HashIndex
 
@@ -44,7 +46,7 @@ def result(*arguments: Any) -> Any:
 
 
 def test_help_shows_examples() -> None:
-    commands = ["info", "verify", "remove", "export", "merge", "backup", "root"]
+    commands = ["info", "verify", "duplicates", "remove", "export", "merge", "backup", "root"]
     assert run("--help").exit_code == 0
     for command in commands:
         done = run(command, "--help")
@@ -92,6 +94,29 @@ def test_verify_and_repair() -> None:
     done = run("verify", "photos.db", "--repair")
     assert done.exit_code == 1
     assert "image 4 ('finch/4.png') is damaged" in done.stderr
+
+
+def test_duplicates_are_named_with_what_tells_which_to_keep(here: Path) -> None:
+    with Image.open("photos/finch/1.jpg") as image:
+        image.resize((image.width // 2, image.height // 2)).save("photos/heron/small.png")
+        size = f"{image.width} x {image.height}"
+    with Hasher(DATA / "v1/model.onnx", threads=1) as hasher, HashIndex.open("photos.db") as index:
+        index.update(hasher, prune=True)
+    done = run("duplicates", "photos.db")
+    assert done.exit_code == 0, done.output
+    first, second = (line.split() for line in done.stdout.splitlines()[1:3])
+    assert (" ".join(first[:3]), first[-1], second[-1]) == (size, "finch/1.jpg", "heron/small.png")
+    assert done.stdout.splitlines()[-1] == "1 group of copies, 2 pictures of 9"
+    [[keep, small]] = result("duplicates", "photos.db")["groups"]
+    assert (keep["path"], small["path"], small["bytes"]) == (
+        "finch/1.jpg",
+        "heron/small.png",
+        os.stat("photos/heron/small.png").st_size,
+    )
+    os.remove("photos/heron/small.png")
+    done = run("duplicates", "photos.db")
+    assert done.exit_code == 1
+    assert "heron/small.png: not there any more" in done.stderr
 
 
 def test_the_bar_of_verify_counts_pictures() -> None:

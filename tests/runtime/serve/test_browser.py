@@ -189,7 +189,7 @@ def test_a_bit_that_is_clicked_has_a_panel_with_its_card(visit):
 
 def test_a_finger_on_a_phone_is_enough(visit):
     visitor = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
-    for path in ("/", "/results?image=1", "/picture/1", "/browse", "/browse/2", "/same-code", "/docs"):
+    for path in ("/", "/results?image=1", "/picture/1", "/browse", "/browse/2", "/same-code", "/duplicates", "/docs"):
         page = visitor.go(path)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
     page = visitor.go("/results?image=1")
@@ -245,7 +245,16 @@ def test_the_keyboard_alone_does_it_all(visit, folder):
 
 def test_everything_has_a_name_for_a_screen_reader(visit):
     visitor = visit()
-    for path in ("/", "/results?image=1", "/browse", "/picture/1", "/browse/1", "/same-code?radius=1", "/docs"):
+    for path in (
+        "/",
+        "/results?image=1",
+        "/browse",
+        "/picture/1",
+        "/browse/1",
+        "/same-code?radius=1",
+        "/duplicates",
+        "/docs",
+    ):
         page = visitor.go(path)
         assert page.evaluate("document.documentElement.lang") == "en"
         assert page.locator("h1").count() == 1
@@ -379,6 +388,17 @@ def test_what_has_the_same_code_is_grouped(visit, folder):
     assert sorted([HTML_NAME, "finch/1.jpg"]) in [sorted(group) for group in groups]
     page.click("text=within 2 bits")
     visitor.until("document.querySelector('.choices [aria-current]').textContent === 'within 2 bits'")
+
+
+def test_copies_are_grouped_with_their_sizes(visit):
+    visitor = visit()
+    page = visitor.go("/duplicates")
+    page.wait_for_selector(".group")
+    groups = page.locator(".group").evaluate_all(
+        "all => all.map(group => [...group.querySelectorAll('.grid .open')].map(one => one.title))"
+    )
+    assert sorted([HTML_NAME, "finch/1.jpg"]) in [sorted(group) for group in groups]
+    assert re.search(r"\d+ × \d+, [\d.]+ (bytes|KiB); 0 bits, colours by 0.0", page.inner_text("main"))
 
 
 @pytest.mark.parametrize("data", [b"no picture", b""], ids=["text", "empty"])

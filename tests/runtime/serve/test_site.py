@@ -26,6 +26,7 @@ PAGES = (
     "/picture/1",
     "/same-code",
     "/same-code?radius=2",
+    "/duplicates",
     f"/results?image=1&label={quote(EVIL)}",
     "/docs",
     f"/results?code={quote(EVIL)}",
