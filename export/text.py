@@ -54,7 +54,7 @@ def _verdict(result: "ExportResult") -> str:
         return "not checked (--no-parity)"
     worst = max(result.parities, key=lambda report: report.flipped)
     backends = " and ".join(report.backend.split()[0] for report in result.parities)
-    change = "" if worst.map is None else f", mAP {100 * worst.map.reference:.2f} -> {100 * worst.map.model:.2f}"
+    change = "" if worst.map is None else f", mAP {worst.map.points:+.2f} points"
     some = "" if len(result.parities) == 1 else "at most "
     return (
         f"passed: {some}{worst.flipped:,} of {worst.bits_compared:,} bits flipped against {worst.reference.split()[0]} "
