@@ -4,7 +4,7 @@ With labels: features are whitened within classes, so that what varies inside a 
 covariance shrunk towards its mean variance); the directions in which the classes' means differ are rotated until they
 fall near the corners of a cube (ITQ: Gong and Lazebnik, CVPR 2011), and each is cut at zero. Which features and how
 much shrinkage is chosen by leave-one-out and cross-validation over the same pictures. Without labels: the directions of
-the largest variance (PCA) in place of those between classes.
+the largest variance (PCA), whitened by half, in place of those between classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +37,8 @@ _TURNS = 50
 _LEAST = 1e-6
 """What is smaller, relative to the largest, is rounding."""
 _TINY = 1e-12
+_WHITENING = 0.5
+"""How far PCA's directions are made equally wide where there are no labels: 0 as they are, 1 all alike."""
 _SCALE_QUANTILE = 0.999
 """Share of logits whose magnitude is at most 1."""
 
@@ -93,16 +95,27 @@ def fit_unlabelled(
 ) -> LinearCodes:
     """Fit codes to pictures of which nothing is known: PCA and ITQ on the columns of the groups `chosen`.
 
-    Arguments and errors otherwise as of fit_labelled.
+    Columns are standardised, and the directions of the largest variance whitened by half: what most pictures differ in
+    takes most of the variance, and few bits say enough of it.
+
+    Arguments and errors otherwise as of fit_labelled. DataError where all pictures have the same features.
     """
     features, _ = _checked(features, np.zeros(len(features), np.int64), bits, seed)
     place = _columns(chosen, groups)
     values = features[:, place].astype(np.float64)
-    mean = values.mean(axis=0)
-    _, singular, axes = np.linalg.svd(values - mean, full_matrices=False)
-    axes = axes[: min(bits, int((singular > _LEAST * max(singular[0], _TINY)).sum()))].T  # [w, k]
-    turned = axes @ _rotation((values - mean) @ axes, bits, seed)
-    return _codes(features, place, turned, mean @ turned, Choice(tuple(chosen)))
+    mean, spread = values.mean(axis=0), np.maximum(values.std(axis=0), _LEAST)
+    values = (values - mean) / spread
+    if (features[:, place] == features[0, place]).all():
+        raise DataError(
+            "there are no two pictures that differ: codes without labels are fitted to what differs among pictures, of "
+            "which some hundreds are better"
+        )
+    _, singular, axes = np.linalg.svd(values, full_matrices=False)
+    kept = min(bits, int((singular > _LEAST * singular[0]).sum()))
+    axes = axes[:kept].T * (singular[:kept] / singular[0]) ** -_WHITENING  # [w, k]
+    turned = axes @ _rotation(values @ axes, bits, seed)
+    weight = turned / spread[:, None]
+    return _codes(features, place, weight, mean @ weight, Choice(tuple(chosen)))
 
 
 def _choose(

@@ -13,6 +13,7 @@ import click
 from queryopt.cli import Command, Output, common_options, option_group
 from queryopt.errors import ExitCode, InputError, UsageError
 from queryopt.kinds import near
+from queryopt.runtime.cli.fit import FitOptions, fit_options, model_for
 from queryopt.runtime.cli.options import HasherOptions, hasher_options, model_option
 from queryopt.text import counted, display_path
 
@@ -114,7 +115,11 @@ _keeping_options = option_group(
 
 @click.command(cls=Command, name="qo-infer")
 @click.argument("folder", type=click.Path(path_type=Path))
-@model_option("model.onnx or model.plan.  [default: $QUERYOPT_MODEL, else one here, else the newest run's]")
+@model_option(
+    "model.onnx or model.plan.  [default: $QUERYOPT_MODEL, else the one fitted to the index, else one here, else the "
+    "newest run's]"
+)
+@fit_options
 @click.option(
     "--rebuild", is_flag=True, help="Where a model.plan doesn't fit here, build it again from the model.onnx beside it."
 )
@@ -124,6 +129,7 @@ _keeping_options = option_group(
 @common_options
 def main(
     folder: Path,
+    fit: FitOptions,
     rebuild: bool,
     target: TargetOptions,
     keeping: KeepingOptions,
@@ -135,6 +141,7 @@ def main(
     \b
     Examples:
       qo-infer photos/
+      qo-infer photos/ --fit
       qo-infer photos/ --model runs/a/model.onnx --index photos.db
       qo-infer photos/ --no-index --out codes.csv
       qo-infer photos/ --watch
@@ -143,6 +150,9 @@ def main(
     kept at every moment: after Ctrl-C, the next run goes on from there. Every file that can't be read is named, with
     its reason. A picture's label is the first folder below FOLDER that it lies in, unless the model was trained with
     another --label-depth. Pictures are known by the endings of their names; -v says how many other names there are.
+
+    With --fit it needs no model: one is fitted to these pictures, without labels, in a minute or two a thousand, and
+    kept beside the index (photos.onnx beside photos.db), where the next run finds it.
 
     With --watch it goes on as files come, change and go. A file is hashed once it has come to rest, and one that can't
     be read is tried again before it is named. One that is gone keeps its code, marked stale, or, with --prune, is
@@ -157,14 +167,13 @@ def main(
       3  no pictures, or none that can be read; no model
       4  a package that is needed is missing
     """
-    from queryopt.runtime.hasher import find_model
-
     _check(folder, target, keeping)
     started = time.monotonic()
-    model = find_model(hashing.model)
+    model = model_for(folder, None if target.no_index else target.index, fit, hashing, out)
     if rebuild:
         _rebuild(model, out)
     with hashing.open(model) as hasher:
+        fit.check(hasher.card, model, target.index)
         out.log(f"model: {display_path(hasher.model_path)} ({hasher.card.bits} bits, {hasher.backend})")
         out.log(f"backend: {hasher.choice.name} ({hasher.choice.reason})")
         if keeping.watch:

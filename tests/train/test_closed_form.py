@@ -104,6 +104,28 @@ def test_what_cannot_be_fitted_is_named():
         fit_unlabelled(features, 8, GROUPS, ("one",))
 
 
-def test_pictures_that_are_all_alike_give_one_code():
-    fitted = fit_unlabelled(np.ones((5, 60), np.float32), 8, GROUPS, ("one",))
-    assert len(np.unique(codes_of(fitted, np.ones((5, 60), np.float32)), axis=0)) == 1
+@pytest.mark.parametrize("count", [1, 5])
+def test_pictures_that_are_all_alike_are_refused(count):
+    with pytest.raises(DataError, match="no two pictures that differ"):
+        fit_unlabelled(np.full((count, 60), 0.1, np.float32), 8, GROUPS, ("one",))
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_few_pictures_have_codes_of_their_own(count):
+    features, _ = made(apart=0.5)
+    fitted = fit_unlabelled(features[:count], 16, GROUPS, ("one",))
+    assert len(np.unique(codes_of(fitted, features[:count]), axis=0)) == count
+
+
+def test_without_labels_no_column_or_direction_drowns_the_others():
+    """Two groups of pictures, told apart by one column of twelve, the variance of which lies in another."""
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((400, 12)) @ np.diag([1000.0, *np.ones(11)])
+    groups = np.repeat([0, 1], 200)
+    features[:, 1:4] += groups[:, None] * 8
+    plain, scaled = (
+        share_of_nearest(codes_of(fit_unlabelled(f.astype(np.float32), 8, {"one": slice(0, 12)}, ("one",)), f), groups)
+        for f in (features, features / features.std(axis=0))
+    )
+    assert plain == pytest.approx(scaled, abs=0.02)
+    assert plain > 0.85
