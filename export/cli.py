@@ -127,7 +127,9 @@ def _warn(result: "ExportResult", out: Output) -> None:
         return
     for name, reason in result.parity.failures.items():
         out.warn(f"{name}: {reason}: not compared")
-    if result.parity.distinct_codes == 1:
+    for warning in result.parity.warnings:
+        out.warn(warning)
+    if result.parity.distinct_codes == 1 and not result.parity.warnings:
         out.warn("the network gives every picture the same code: it tells nothing apart, and the parity gate little")
 
 

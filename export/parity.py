@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.bit_quality import code_warnings
 from queryopt.codes import unpack_codes
 from queryopt.errors import DataError, MismatchError, ParityError, UsageError
 from queryopt.export.pictures import PicturePath, parity_views, spread, view_batches
@@ -103,6 +104,7 @@ class ParityReport:
     failures: pictures that could not be read, with the reason.
     precision, reference_precision: of the graphs.
     map: None without labels of two classes.
+    warnings: what is wrong with the reference's codes of the pictures, one view of each (`code_warnings`).
     """
 
     bits_compared: int
@@ -123,11 +125,15 @@ class ParityReport:
     reference: str = "torch"
     reference_precision: str = "fp32"
     map: MapChange | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for the model card, with the number of failures only: a card holds no paths."""
+        """Plain values for the model card: with the number of failures only, as a card holds no paths, and without what
+        is said of the pictures' codes.
+        """
         values = asdict(self)
         values["failures"] = len(self.failures)
+        del values["warnings"]
         return values
 
     def limits(self, max_flip_rate: float | None = None, max_map_drop: float | None = None) -> dict[str, float | None]:
@@ -280,6 +286,7 @@ def compare_sides(
     outputs, members, failures = _run_all(backends, pictures, min_bits, batch, progress)
     first, bits = outputs[0], reference.backend.card.bits
     expected, size = unpack_codes(first.codes, bits), np.abs(first.logits)
+    warnings = _code_warnings(members, first, bits, labels)
     reports = []
     for backend, output, change in zip(
         backends[1:], outputs[1:], _map_changes(members, outputs, bits, labels), strict=True
@@ -306,9 +313,20 @@ def compare_sides(
                 reference=reference.backend.name,
                 reference_precision=reference.backend.card.precision,
                 map=change,
+                warnings=warnings,
             )
         )
     return tuple(reports)
+
+
+def _code_warnings(
+    members: Sequence[int], output: BackendOutput, bits: int, labels: Sequence[str | None] | None
+) -> tuple[str, ...]:
+    """What is wrong with the codes of the pictures' first views; classes count where each picture has one."""
+    rows = np.unique(members, return_index=True)[1]
+    classes = None if labels is None else [labels[members[row]] for row in rows]
+    known = None if classes is None or None in classes else classes
+    return code_warnings(output.codes[rows], bits, lambda: known)
 
 
 def flip_rate_upper_bound(flipped: int, compared: int, confidence: float = 0.95) -> float:

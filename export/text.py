@@ -181,6 +181,7 @@ def export_values(result: "ExportResult", stopped: tuple[int, int] | None) -> di
         "parity": None if parity is None else {**parity.to_dict(), "failures": dict(parity.failures)},
         "parities": [one.to_dict() for one in result.parities],
         "not_compared": dict(result.not_compared),
+        "warnings": [] if parity is None else list(parity.warnings),
         "quantisation": None if result.quantisation is None else result.quantisation.to_dict(),
         "pictures": result.pictures,
         "stopped_early": None if stopped is None else {"iterations_done": stopped[0], "iterations": stopped[1]},

@@ -9,8 +9,26 @@ import numpy.typing as npt
 from queryopt.codes import check_bits, codes_to_uint64, unpack_codes
 from queryopt.errors import MismatchError, UsageError
 from queryopt.metrics import retrieval_metrics
+from queryopt.text import counted, listed
 
-__all__ = ["BitQuality", "DropLosses", "bit_quality", "drop_losses"]
+__all__ = ["BitQuality", "DropLosses", "bit_quality", "code_warnings", "drop_losses"]
+
+_CHUNK = 1 << 16
+"""Codes that are unpacked at once; sums over so many are exact in float32."""
+
+LEAST_PICTURES = 50
+"""Fewer may share a bit, or a code, by chance: nothing is said of them."""
+NEARLY_CONSTANT = 0.02
+"""A bit that is 1 for a smaller share of the pictures than this, or 0, is nearly constant."""
+ALIKE = 0.9
+"""Two bits of a larger correlation than this, without its sign, say the same."""
+FEW = 4
+"""Different codes are few where there are not a `FEW`th as many as pictures, or as codes of so many bits."""
+OF_OTHERS = 1 / 3
+"""Pictures of one class may share a code: few codes are warned of where a larger share than this of all pairs with
+equal codes is of two classes."""
+
+_MORE = "more bits (qo-train --bits) or a trunk that knows pictures (--preset pictures) would"
 
 _Floats = npt.NDArray[np.float64]
 
@@ -55,17 +73,20 @@ class DropLosses:
 
 def bit_quality(codes: npt.ArrayLike, bits: int) -> BitQuality:
     """Statistics of codes: packed uint8 [n, ceil(bits / 8)] or uint64 [n], n >= 1. UsageError for none."""
-    values = unpack_codes(codes, bits).astype(np.float64)  # [n, bits]
+    values = codes_to_uint64(codes, bits)
     items = len(values)
     if not items:
         raise UsageError("there are no codes to look at")
-    ones = values.mean(axis=0)
-    centred = values - ones
-    covariance = centred.T @ centred / items
+    together = np.zeros((bits, bits))  # pictures in which both bits are 1
+    for start in range(0, items, _CHUNK):
+        part = unpack_codes(values[start : start + _CHUNK], bits).astype(np.float32)  # [chunk, bits]
+        together += part.T @ part
+    ones = np.diag(together) / items
+    covariance = together / items - np.outer(ones, ones)
     spread = np.sqrt(ones * (1 - ones))
     product = np.outer(spread, spread)
     correlation = np.divide(covariance, product, out=np.zeros_like(covariance), where=product > 0)
-    counts = np.unique(codes_to_uint64(codes, bits), return_counts=True)[1]
+    counts = np.unique(values, return_counts=True)[1]
     return BitQuality(
         items=items,
         ones=ones,
@@ -74,6 +95,27 @@ def bit_quality(codes: npt.ArrayLike, bits: int) -> BitQuality:
         distinct=len(counts),
         code_entropy=float(_entropy(counts / items).sum()),
     )
+
+
+def code_warnings(
+    codes: npt.ArrayLike, bits: int, labels: Callable[[], npt.ArrayLike | None] | None = None
+) -> tuple[str, ...]:
+    """What makes codes find less than codes of so many bits can, in sentences for people; nothing for sound ones.
+
+    Bits that are nearly constant, pairs of bits that say the same, and few different codes, unless it is classes that
+    share them. codes: as of bit_quality. labels: gives the pictures' classes, [n], or None where they are not known;
+    called where there are few different codes. Nothing is said of fewer than LEAST_PICTURES.
+    """
+    bits = check_bits(bits)
+    values = codes_to_uint64(codes, bits)
+    if len(values) < LEAST_PICTURES:
+        return ()
+    quality = bit_quality(values, bits)
+    if quality.distinct == 1:
+        return (f"all {len(values):,} pictures have one and the same code: the model tells nothing apart",)
+    constant = np.minimum(quality.ones, 1 - quality.ones) < NEARLY_CONSTANT
+    said = [_constant_bits(constant), _alike(quality.correlation, constant), _few_codes(values, bits, quality, labels)]
+    return tuple(sentence for sentence in said if sentence)
 
 
 def drop_losses(
@@ -127,6 +169,64 @@ def drop_losses(
     count = losses.shape[1]
     error = losses.std(axis=1, ddof=1) / np.sqrt(count) if count > 1 else np.zeros(bits)
     return DropLosses(count, float(whole[kept].mean()), losses.mean(axis=1), error)
+
+
+def _constant_bits(constant: npt.NDArray[np.bool_]) -> str:
+    count = int(constant.sum())
+    if not count:
+        return ""
+    where = listed([str(bit) for bit in np.flatnonzero(constant)], 8)
+    return (
+        f"{count} of {counted(len(constant), 'bit', 'bits')} {'is' if count == 1 else 'are'} the same for at least "
+        f"{100 * (1 - NEARLY_CONSTANT):.0f} % of the pictures ({where}) and {'tells' if count == 1 else 'tell'} hardly "
+        "any apart: the pictures differ from those that the model learnt from, or fewer bits would do (qo-train --bits)"
+    )
+
+
+def _alike(correlation: _Floats, constant: npt.NDArray[np.bool_]) -> str:
+    pairs = np.argwhere(np.triu(np.abs(correlation) > ALIKE, 1) & ~constant & ~constant[:, None]).tolist()
+    if not pairs:
+        return ""
+    where = listed([f"{one} and {other}" for one, other in pairs], 5)
+    return (
+        f"{counted(len(pairs), 'pair', 'pairs')} of bits {'goes' if len(pairs) == 1 else 'go'} together, equal or "
+        f"opposite (correlation above {ALIKE:g}: {where}), so one bit of a pair says nothing new: fewer bits would "
+        "find as much (qo-train --bits)"
+    )
+
+
+def _few_codes(
+    values: npt.NDArray[np.uint64],
+    bits: int,
+    quality: BitQuality,
+    labels: Callable[[], npt.ArrayLike | None] | None,
+) -> str:
+    pictures = len(values)
+    if quality.distinct * FEW >= min(pictures, 1 << bits):
+        return ""
+    code_of, heaps = np.unique(values, return_inverse=True, return_counts=True)[1:]
+    pairs = _pairs(heaps)  # of equal codes
+    said = f"{quality.distinct:,} different codes for {pictures:,} pictures"
+    share = f"in the mean {2 * pairs / pictures:,.0f} others have a picture's code"
+    classes = None if labels is None else labels()
+    if classes is None:
+        return (
+            f"{said}: {share}. Unless they are copies of it, or of its class, a search can't tell them apart but by "
+            f"margins: {_MORE}"
+        )
+    names, class_of = np.unique(np.asarray(classes), return_inverse=True)
+    alike = _pairs(np.unique(code_of * len(names) + class_of, return_counts=True)[1])
+    if 1 - alike / pairs <= OF_OTHERS:
+        return ""
+    return (
+        f"{said} of {counted(len(names), 'class', 'classes')}: {share}, {100 * (1 - alike / pairs):.0f} % of them of "
+        f"other classes, and a search can't tell them apart but by margins: {_MORE}"
+    )
+
+
+def _pairs(counts: npt.NDArray[np.int64]) -> int:
+    """Of things that are alike."""
+    return int((counts * (counts - 1) // 2).sum())
 
 
 def _entropy(shares: _Floats) -> _Floats:

@@ -216,6 +216,8 @@ def _train(config: "TrainConfig", splits: "DataSplits", run: options.RunOptions,
             f"training finished without {counted(len(result.skipped), 'picture', 'pictures')} that can't be read, and "
             "the model is good; the exit code is 1. Others may not have been looked at: those kept for tests never are"
         )
+    for warning in result.warnings:
+        out.warn(warning)
     _print(out, result, len(seen.test))
     out.result(
         asdict(result)

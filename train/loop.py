@@ -75,7 +75,9 @@ class TrainResult:
     many pictures trained it and chose it. seconds: time spent, over all resumptions. skipped: unreadable pictures, by
     path, with the reason. already_finished: there was nothing left to do. fit: what a method in closed form chose.
     fine_tuning: what training on from there came to.
-    found: for how many pictures the features that it was fitted to were kept from an earlier run.
+    found: for how many pictures the features that it was fitted to were kept from an earlier run. warnings: what is
+    wrong with the checkpoint's codes of the training pictures, in sentences (`queryopt.bit_quality.code_warnings`);
+    nothing where nothing is measured on the way.
     """
 
     out: Path
@@ -92,6 +94,7 @@ class TrainResult:
     fit: dict[str, Any] | None = None
     fine_tuning: dict[str, Any] | None = None
     found: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def train(
@@ -224,7 +227,10 @@ class _Run:
         self.folder.write_config(self.config, self.about)
         self.folder.cut_metrics(Position())
         if not self.config.iterations or self._fine_tuned:  # whatever happens then, the run has a model
-            self._keep_if_best(Position(0), self.measuring.validate(self.state.codes, features))
+            validation = self.measuring.validate(self.state.codes, features)
+            self._keep_if_best(Position(0), validation)
+            if validation is None and features is not None:
+                self.state.best["warnings"] = list(self.measuring.code_warnings(features[0]))
         self._save()
         if self._fine_tuned:
             self._fine_tune()
@@ -398,7 +404,8 @@ class _Run:
         self.folder.save_best(self.step.network.state_dict(), self.config)
         self.state.best = {"iteration": position.outer}
         if validation is not None:
-            self.state.best |= {"map": validation.map, "chance": validation.chance}
+            warnings = list(validation.warnings)
+            self.state.best |= {"map": validation.map, "chance": validation.chance, "warnings": warnings}
 
     def _save(self) -> None:
         if not self.processes.first:
@@ -452,6 +459,7 @@ class _Run:
             fit=self.about.get("fit"),
             fine_tuning=self.about.get("fine_tuning"),
             found=self.found,
+            warnings=tuple(state.best.get("warnings", ())),
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from queryopt.bit_quality import code_warnings
 from queryopt.card import Preprocessing, fingerprint
 from queryopt.codes import pack_codes
 from queryopt.images import resize_crop
@@ -40,12 +41,13 @@ class Validation:
     """Tie-aware retrieval of validation pictures (queries) among training pictures (gallery), all values in 0..1.
 
     map: gallery of network codes, as deployed. map_paper: gallery of B, the supervised codes, as the paper ranks.
-    chance: the map of a random ranking.
+    chance: the map of a random ranking. warnings: what is wrong with the gallery's network codes (`code_warnings`).
     """
 
     map: float
     map_paper: float
     chance: float
+    warnings: tuple[str, ...] = ()
 
 
 class Measuring:
@@ -84,6 +86,11 @@ class Measuring:
                 pictures.images.labels[gallery],
             )
         )
+
+    def code_warnings(self, features: ImageFeatures) -> tuple[str, ...]:
+        """What is wrong with the codes of pictures of unknown classes, from what their head takes."""
+        codes, _ = self._feature_codes(features, features.rows)
+        return code_warnings(codes, self._step.config.network.bits)
 
     def trunk_features(self) -> ImageFeatures:
         """The second-to-last stage, which has more of what classes look like than of which ones the trunk was trained
@@ -221,4 +228,5 @@ def validate(
         retrieval_metrics(query_codes, gallery, bits, query_labels, gallery_labels, ks=(), radii=())
         for gallery in (gallery_codes, supervised)
     )
-    return Validation(deployed.map, paper.map, deployed.chance)
+    warnings = code_warnings(gallery_codes, bits, lambda: gallery_labels)
+    return Validation(deployed.map, paper.map, deployed.chance, warnings)

@@ -78,7 +78,7 @@ class RunState:
     sums: list[float] = field(default_factory=list)
     data: str = ""
     computed_on: str = ""
-    best: dict[str, float] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 

@@ -64,7 +64,7 @@ class State:
         self.outputs = self.no_outputs()
         self.position = Position()
         self.meter = EpochMeter(step.no_sums())
-        self.best: dict[str, float] = {}
+        self.best: dict[str, Any] = {}
         self.earlier_seconds = 0.0
         self._started = time.monotonic()
 

@@ -46,6 +46,8 @@ class _Summary:
     stale: dict[str, str] = field(default_factory=dict)
     vanished: list[str] = field(default_factory=list)
     precisions: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """What is wrong with the codes of the whole index."""
     seconds: float = 0.0
 
     @property
@@ -231,6 +233,7 @@ def _update(
         summary.precisions = list(report.precisions)
         summary.relabelled = report.relabelled
         _name(summary, out)
+        summary.warnings = list(_look_at_codes(index))
         if target.out_path is not None and summary.images:
             index.export(target.out_path, out.progress)
             summary.out = os.path.abspath(target.out_path)
@@ -238,6 +241,19 @@ def _update(
         # An index of nothing, made a moment ago: as if it had not been.
         os.unlink(target.index)
     _require_codes(summary)
+
+
+def _look_at_codes(index: "HashIndex") -> tuple[str, ...]:
+    from queryopt.bit_quality import code_warnings
+
+    ids, codes = index.codes()
+
+    def labels() -> list[str] | None:
+        label_of = {image.id: image.label for image in index}
+        known = [label_of.get(id) or "" for id in ids.tolist()]
+        return known if any(known) else None
+
+    return code_warnings(codes, index.bits, labels)
 
 
 def _watch(folder: Path, hasher: "Hasher", target: TargetOptions, keeping: KeepingOptions, out: Output) -> ExitCode:
@@ -374,5 +390,7 @@ def _report(summary: _Summary, out: Output) -> None:
         out.print(f"index: {display_path(summary.index)} ({counted(summary.images or 0, 'picture', 'pictures')})")
     if summary.out is not None:
         out.print(f"codes: {display_path(summary.out)}")
+    for said in summary.warnings:
+        out.warn(said)
     rate_json: dict[str, Any] = {"images_per_second": summary.done / summary.seconds if summary.done else None}
     out.result(vars(summary) | rate_json)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from queryopt.bit_quality import bit_quality, drop_losses
+from queryopt.bit_quality import bit_quality, code_warnings, drop_losses
 from queryopt.codes import pack_codes
 from queryopt.errors import MismatchError, UsageError
 from queryopt.metrics import retrieval_metrics
@@ -39,6 +39,47 @@ def test_one_bit_and_no_codes():
     assert found.most_correlated(0) is None
     with pytest.raises(UsageError, match="no codes"):
         bit_quality(np.zeros((0, 1), np.uint8), 1)
+
+
+def _random(pictures, bits=12, seed=4):
+    return np.random.default_rng(seed).random((pictures, bits)) < 0.5
+
+
+def test_sound_codes_are_not_warned_of_and_few_pictures_never_are():
+    assert code_warnings(pack_codes(_random(600)), 12) == ()
+    assert code_warnings(np.zeros((49, 2), np.uint8), 12) == ()
+
+
+def test_bits_that_tell_nothing_and_bits_that_repeat_others_are_named():
+    values = _random(600)
+    values[:, 3] = True
+    values[:, 7] = np.arange(600) < 11  # 1.8 %
+    values[:, 9] = ~values[:, 2]
+    values[:5, 9] ^= True
+    constant, alike = code_warnings(pack_codes(values), 12)
+    assert constant.startswith("2 of 12 bits are the same for at least 98 % of the pictures (3, 7)")
+    assert alike.startswith("1 pair of bits goes together")
+    assert "2 and 9" in alike
+    values[:, 7] = np.arange(600) < 13
+    values[:90, 9] ^= True
+    assert [said[:12] for said in code_warnings(pack_codes(values), 12)] == ["1 of 12 bits"]
+
+
+def test_few_codes_are_warned_of_unless_it_is_classes_that_share_them():
+    codes = np.repeat(_random(100), 6, axis=0)  # a hundred codes of 600 pictures
+    packed, classes = pack_codes(codes), np.repeat(np.arange(100) % 20, 6)
+    [unknown] = code_warnings(packed, 12)
+    distinct = len(np.unique(packed, axis=0))
+    assert unknown.startswith(
+        f"{distinct} different codes for 600 pictures: in the mean 5 others have a picture's code"
+    )
+    assert code_warnings(packed, 12, lambda: classes) == ()
+    [mixed] = code_warnings(packed, 12, lambda: np.arange(600) % 20)
+    assert "of 20 classes" in mixed
+    assert "of other classes" in mixed
+    assert code_warnings(pack_codes(_random(5000, 4)), 4, lambda: np.arange(5000) % 20) == ()  # there are no more
+    [one] = code_warnings(np.zeros((60, 2), np.uint8), 12)
+    assert one.startswith("all 60 pictures have one and the same code")
 
 
 def test_a_dropped_bit_is_one_that_no_code_has():

@@ -39,3 +39,9 @@ def test_validation_tells_both_galleries_apart():
 def test_codes_of_one_bit_are_measured_too():
     labels, bits = np.array([0, 1]), pack_codes(np.array([[0], [1]]))
     assert validate(bits, bits, torch.tensor([[-1.0], [1.0]]), 1, labels, labels).map == 1.0
+
+
+def test_validation_says_what_is_wrong_with_the_gallerys_codes():
+    labels, codes = np.arange(60) % 2, pack_codes(np.zeros((60, 8), int))
+    result = validate(codes, codes, torch.ones(60, 8), 8, labels, labels)
+    assert result.warnings == ("all 60 pictures have one and the same code: the model tells nothing apart",)

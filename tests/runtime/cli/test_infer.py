@@ -474,3 +474,17 @@ def _count() -> int:
             return len(index)
     except QueryOptError:  # it is being made
         return 0
+
+
+def test_codes_that_tell_classes_apart_no_more_are_warned_of_over_the_whole_index() -> None:
+    few = f"{len(set(CODES.values()))} different codes for 68 pictures"
+    for number in range(60):
+        shutil.copy("photos/finch/1.jpg", f"photos/{('finch', 'heron')[number % 2]}/copy{number}.jpg")
+    assert any(f"warning: {few} of 2 classes" in line for line in run("photos").stderr.splitlines())
+    again = result("photos")
+    assert (again["hashed"], [said for said in again["warnings"] if said.startswith(few)] != []) == (0, True)
+    shutil.move("photos/heron", "heron")
+    for path in Path("heron").glob("copy*"):
+        shutil.move(path, "photos/finch")
+    explained = result("photos", "--prune")  # they are of one class now
+    assert not [said for said in explained["warnings"] if "different codes" in said]
