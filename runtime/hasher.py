@@ -53,6 +53,7 @@ class HashBatch:
     logits: float32 [n, bits], before tanh.
     failures: what could not be read, with the reason.
     maps: float32 [n, bits, g, g], where each bit looked (see `merge_attention`), of `explain_pixels` alone.
+    pixels: uint8 [n, s, s, 3], what the model saw, of `stream` alone, where it is asked for them.
     """
 
     paths: tuple[Any, ...]
@@ -60,6 +61,7 @@ class HashBatch:
     logits: npt.NDArray[np.float32]
     failures: dict[Any, str] = field(default_factory=dict)
     maps: npt.NDArray[np.float32] | None = None
+    pixels: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -147,12 +149,12 @@ class Hasher:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def stream(self, paths: Iterable[StrPath], /) -> Generator[HashBatch, None, None]:
+    def stream(self, paths: Iterable[StrPath], /, *, pixels: bool = False) -> Generator[HashBatch, None, None]:
         """Hash files, batch by batch, in the order given; `paths` is read only as far as decoding has come.
 
         A batch covers `batch` consecutive paths, so it holds fewer pictures where some could not be read, and none
-        where none could. A file that can't be read never ends the stream. Close the generator to stop early: its
-        threads end with it.
+        where none could. pixels: have them in the batches, too. A file that can't be read never ends the stream. Close
+        the generator to stop early: its threads end with it.
         """
         from queryopt.images import load_image
 
@@ -163,7 +165,7 @@ class Hasher:
         def decode(path: StrPath) -> _Pixels:
             return load_image(path, preprocessing)
 
-        return self._stream(paths, decode)
+        return self._stream(paths, decode, pixels)
 
     def hash_files(self, paths: Iterable[StrPath], progress: Callable[[int], object] | None = None) -> HashBatch:
         """Hash picture files. progress: called with the number of files done since the last call."""
@@ -234,7 +236,9 @@ class Hasher:
             maps=np.concatenate(maps),
         )
 
-    def _stream(self, items: Iterable[Any], load: Callable[[Any], _Pixels]) -> Generator[HashBatch, None, None]:
+    def _stream(
+        self, items: Iterable[Any], load: Callable[[Any], _Pixels], keep_pixels: bool = False
+    ) -> Generator[HashBatch, None, None]:
         waiting = iter(items)
         ahead: deque[_Decoding] = deque()
         running: deque[_Running] = deque()
@@ -249,9 +253,11 @@ class Hasher:
                 # A GPU copies one batch while it works on another, and meanwhile the next ones are decoded.
                 while ahead and len(running) < depth:
                     running.append(_Running(ahead.popleft(), self._backend))
-                paths, output, failures = running.popleft().wait()
+                done = running.popleft()
+                paths, output, failures = done.wait()
                 self._check(output)
-                yield HashBatch(paths, output.codes, output.logits, failures)
+                pixels = done.pixels if keep_pixels else None
+                yield HashBatch(paths, output.codes, output.logits, failures, pixels=pixels)
         finally:
             # A picture that is being decoded can't be stopped, but none is begun any more.
             pool.shutdown(wait=True, cancel_futures=True)
@@ -310,13 +316,13 @@ class _Running:
     """A batch that was decoded, in the model."""
 
     def __init__(self, decoding: _Decoding, backend: Backend) -> None:
-        self._paths, pixels, self._failures = decoding.wait()
+        self._paths, self.pixels, self._failures = decoding.wait()
         self._pending: Pending | None = None
         self._output: BackendOutput | None = None
         if isinstance(backend, PipelinedBackend):
-            self._pending = backend.start(pixels)
+            self._pending = backend.start(self.pixels)
         else:
-            self._output = backend.run(pixels)
+            self._output = backend.run(self.pixels)
 
     def wait(self) -> tuple[tuple[Any, ...], BackendOutput, dict[Any, str]]:
         """The pictures that were read, what the model gave for them, and the failures."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from queryopt.bench.cli.data import data_option
+from queryopt.bench.cli.data import baselines_option, data_option
+from queryopt.bench.quality.descriptors import DESCRIPTORS, MOST, TRUNK, Describer
 from queryopt.bench.quality.evaluate import PROTOCOLS, EvaluationOptions, EvaluationReport, evaluate_model
 from queryopt.bench.quality.labelled_codes import SolvedGallery
 from queryopt.bench.quality.pictures import (
@@ -24,7 +25,7 @@ from queryopt.bench.quality.pictures import (
 )
 from queryopt.cli import Command, Output, batch_option, common_options, main_argument, option_group, threads_option
 from queryopt.codes import MAX_BITS
-from queryopt.errors import DataError, ExitCode, MissingError, UsageError
+from queryopt.errors import DataError, ExitCode, MissingError, QueryOptError, UsageError
 from queryopt.images import failure_lines
 from queryopt.kinds import Kind, kind_of
 from queryopt.runtime.cli.options import backend_option
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from queryopt.bench.quality.bit_cards import BitCards
     from queryopt.bench.quality.evaluate import Evaluation, ModelEvaluation
+    from queryopt.bench.quality.rankings import Ranking
     from queryopt.card import ModelCard
     from queryopt.runtime import HashIndex
     from queryopt.train.datasets.attributes import ImageAttributes
@@ -259,6 +261,7 @@ _evaluation_options = option_group(
         show_default=True,
         help="What to rank by, as in qo-search; all: the three side by side, with ratios between models by distance.",
     ),
+    baselines_option,
 )
 
 
@@ -419,13 +422,25 @@ def main(
         depth = subject.depth(lambda: models.paths(subject.run, index)[0], index)
         pictures, solved, attributes = _measured_on(subject, depth, options, results, out)
         write = stack.enter_context(results.open(out))
-        evaluated = []
+        given = 0 if index is None else len(index)
+        describer, left_out = _describer(subject, options, pictures, given, threads)
+        evaluated: list[ModelEvaluation] = []
         for path in models.paths(subject.run, index):
             with Hasher(path, backend, threads, batch) as hasher:
                 out.log(f"model: {display_path(path)} ({hasher.card.precision}, {hasher.backend})")
-                one = evaluate_model(path, hasher, pictures, options, out.progress, solved=solved, index=index)
+                one = evaluate_model(
+                    path,
+                    hasher,
+                    pictures,
+                    options,
+                    out.progress,
+                    solved=solved,
+                    index=index,
+                    describer=None if evaluated else describer,
+                    baselines=evaluated[0].baselines if evaluated else (),
+                )
             evaluated.append(one)
-        report = EvaluationReport(tuple(evaluated), subject.about(), solved, models.require_ratio)
+        report = EvaluationReport(tuple(evaluated), subject.about(), solved, models.require_ratio, left_out)
         _warn(report, out)
         write(report, attributes)
     out.result(report.to_dict())
@@ -466,6 +481,37 @@ def _measured_on(
     return pictures, solved, attributes
 
 
+def _describer(
+    subject: SubjectOptions,
+    options: EvaluationOptions,
+    pictures: EvaluationPictures,
+    indexed: int,
+    threads: int | None,
+) -> tuple[Describer | None, dict[str, str]]:
+    """What describes the pictures without codes, and what is left out, by descriptor, with the reason.
+
+    indexed: pictures of the gallery, where that is an index.
+    """
+    if options.baselines is False:
+        return None, {}
+    if "deployed" not in options.protocols:
+        return None, dict.fromkeys(DESCRIPTORS, "--protocol paper reads no picture of the gallery: use --protocol both")
+    count = indexed + len(pictures.queries) + (0 if pictures.gallery is None else len(pictures.gallery))
+    if count > MOST and options.baselines is None:
+        return None, dict.fromkeys(DESCRIPTORS, f"{count:,} pictures are many: ask for it with --baselines")
+    describer = Describer(None, threads)
+    if subject.run is None:
+        describer.left_out[TRUNK] = "it needs PyTorch and the run's folder: --run RUN"
+        return describer, describer.left_out
+    from queryopt.train.checkpoint import load_checkpoint
+
+    try:
+        return (describer := Describer(load_checkpoint(subject.run).network(), threads)), describer.left_out
+    except QueryOptError as error:
+        describer.left_out[TRUNK] = str(error)
+    return describer, describer.left_out
+
+
 def _model_of(run: str) -> str:
     path = Path(run, "model.onnx")
     if not path.is_file():
@@ -491,15 +537,20 @@ def _writing(path: str | None, over: bytes) -> "AbstractContextManager[BinaryIO 
 def _warn(report: EvaluationReport, out: Output) -> None:
     for line in failure_lines(report.failures):
         out.warn(line)
+    for said in report.warnings:
+        out.warn(said)
     for label in report.models[0].evaluations[0].absent:
         out.warn(f"class {display_path(label)}: only queries have it: left out")
 
 
 def _print(report: EvaluationReport, worst: int, out: Output) -> None:
     titled = report.titled()
-    out.print(_figure_table(titled), "")
+    columns: dict[str, Ranking] = {**titled, **report.baselines}
+    out.print(_figure_table(columns), "")
+    for name, why in report.left_out.items():
+        out.print(f"{DESCRIPTORS[name]}: not measured: {why}")
     for part in ("seen", "unseen") if worst else ():
-        if of_part := {title: evaluation for title, evaluation in titled.items() if evaluation.part == part}:
+        if of_part := {title: ranking for title, ranking in columns.items() if ranking.part == part}:
             out.print(_class_table(of_part, worst), "")
     by_first_rank: dict[str, Evaluation] = {}
     for title, one in titled.items():
@@ -530,7 +581,7 @@ def _exit_code(report: EvaluationReport) -> ExitCode:
     return ExitCode.PARITY
 
 
-def _figure_table(evaluations: "Mapping[str, Evaluation]") -> "Table":
+def _figure_table(evaluations: "Mapping[str, Ranking]") -> "Table":
     """A column an evaluation, by its title; a row a figure."""
     table = _table("", evaluations)
     columns = [{figure.name: figure for figure in evaluation.figures()} for evaluation in evaluations.values()]
@@ -541,7 +592,7 @@ def _figure_table(evaluations: "Mapping[str, Evaluation]") -> "Table":
     return table
 
 
-def _class_table(evaluations: "Mapping[str, Evaluation]", count: int) -> "Table":
+def _class_table(evaluations: "Mapping[str, Ranking]", count: int) -> "Table":
     """The mAP of the `count` classes that the first evaluation finds worst, and their number of queries."""
     first, *_ = evaluations.values()
     scores = [{score.label: score.map for score in evaluation.per_class} for evaluation in evaluations.values()]
@@ -554,7 +605,7 @@ def _class_table(evaluations: "Mapping[str, Evaluation]", count: int) -> "Table"
     return table
 
 
-def _table(first: str, titles: "Sequence[str] | Mapping[str, Evaluation]") -> "Table":
+def _table(first: str, titles: "Sequence[str] | Mapping[str, Ranking]") -> "Table":
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queryopt.bench.cli.data import data_option
+from queryopt.bench.cli.data import baselines_option, data_option
 from queryopt.cli import Command, Output, batch_option, common_options, device_option, option_group, threads_option
 from queryopt.errors import DataError, ExitCode, MissingError, UsageError
 from queryopt.runtime.cli.options import backend_option
@@ -33,6 +33,7 @@ class PageOptions:
     out_path: Path | None
     compare: str | None
     landscape: bool
+    baselines: bool | None
     figures: Path | None
     seed: int
 
@@ -55,6 +56,7 @@ _page_options = option_group(
         "--compare", metavar="RUN", help="Another run on the same data, such as one without auxiliary branch."
     ),
     click.option("--landscape", is_flag=True, help="Draw the loss around the weights, too: minutes more."),
+    baselines_option,
     click.option("--figures", metavar="DIR", type=click.Path(path_type=Path), help="Save all figures as PNG and SVG."),
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of what is drawn."),
 )
@@ -121,9 +123,20 @@ def main(
         # Before the minutes of work: whether there is room for its result at all.
         with replacing(target, over=b"<!doctype html>") as file:
             figures = Figures(page.figures)
-            study = make_study(model, data, figures, out, other=other, landscape=page.landscape, seed=page.seed)
+            study = make_study(
+                model,
+                data,
+                figures,
+                out,
+                other=other,
+                landscape=page.landscape,
+                baselines=page.baselines,
+                seed=page.seed,
+            )
             for path, reason in study.failed.items():
                 out.warn(f"{display_path(path)}: {reason}")
+            for said in study.warnings:
+                out.warn(said)
             report = make_report(study)
             html = report.markup().encode("utf-8", "backslashreplace")
             file.write(html)
@@ -140,6 +153,8 @@ def _say(out: Output, target: Path, size: int, report: "Report", study: "Study")
             "sections": [section.anchor for section in report.sections],
             "findings": {section.anchor: section.finding for section in report.sections},
             "left_out": report.left_out,
+            "baselines": [baseline.to_dict() for baseline in study.baselines],
+            "warnings": list(study.warnings),
             "figures": [str(path) for path in figures.saved],
             "failed": {display_path(path): reason for path, reason in study.failed.items()},
         }

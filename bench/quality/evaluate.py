@@ -7,16 +7,24 @@ qo-report and the studies of qo-bench all go this way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-
-from queryopt.bench.quality.labelled_codes import LabelledCodes, SolvedGallery, hash_labelled, index_codes, own_rows
+from queryopt.bench.quality.descriptors import Describer
+from queryopt.bench.quality.labelled_codes import (
+    LabelledCodes,
+    SolvedGallery,
+    describe_files,
+    hash_labelled,
+    index_codes,
+    own_rows,
+)
 from queryopt.bench.quality.pictures import EvaluationPictures, check_shared
+from queryopt.bench.quality.rankings import Baseline, Figure, Part, Ranking, behind_colours, measure_baselines
+from queryopt.bit_quality import code_warnings
 from queryopt.errors import MismatchError, UsageError
-from queryopt.metrics import ClassScore, RetrievalMetrics, class_scores, retrieval_metrics
+from queryopt.metrics import RetrievalMetrics, retrieval_metrics
 from queryopt.progress import Progress
 from queryopt.runtime.search import Rank, ranked
 from queryopt.runtime.search.ranked import RANKS
@@ -46,18 +54,18 @@ Protocol: TypeAlias = Literal["deployed", "paper"]
 
 PROTOCOLS: tuple[Protocol, ...] = ("deployed", "paper")
 
-Part: TypeAlias = Literal["seen", "unseen"]
-"""The classes that a run trained on, or those that it held out (`qo-train --open-set`): each has its own gallery."""
-
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What is measured. ks, radii: see retrieval_metrics. protocol, rank: one, or each of them side by side."""
+    """What is measured. ks, radii: see retrieval_metrics. protocol, rank: one, or each of them side by side. baselines:
+    whether pictures are ranked without codes, too; None: unless they are many.
+    """
 
     ks: tuple[int, ...] = (1, 10, 100)
     radii: tuple[int, ...] = (0, 1, 2)
     protocol: Protocol | Literal["both"] = "deployed"
     rank: Rank | Literal["all"] = "id"
+    baselines: bool | None = None
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
@@ -68,88 +76,30 @@ class EvaluationOptions:
         return tuple(rank for rank in RANKS if rank != "margin") if self.rank == "all" else (self.rank,)
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One number of an evaluation.
-
-    name: as a key. label: as a row of a table. inner: belongs to the row above it.
-    """
-
-    name: str
-    label: str
-    value: float | int
-    inner: bool = False
-
-    @property
-    def text(self) -> str:
-        return f"{self.value:,}" if isinstance(self.value, int) else f"{self.value:.4f}"
-
-
 @dataclass(frozen=True, eq=False)
-class Evaluation:
-    """A model's metrics, and what they were taken over.
-
-    gallery: pictures in it.
-    classes: classes of the gallery.
-    own: queries that lie in the gallery themselves: each is left out of its own ranking.
-    absent: classes that only queries have; these are left out and counted in metrics.skipped_queries.
-    per_class: of each class that queries have, the worst first.
-    rank: what the gallery was ranked by.
-    protocol: where the gallery's codes come from.
-    part: which classes they are of.
-    """
+class Evaluation(Ranking):
+    """A ranking by a model's codes. rank: what the gallery was ranked by. protocol: where its codes come from."""
 
     metrics: RetrievalMetrics
     bits: int
-    gallery: int
-    classes: int
-    own: int
-    absent: tuple[str, ...]
-    per_class: tuple[ClassScore, ...]
-    rank: Rank = "id"
-    protocol: Protocol = "deployed"
-    part: Part = "seen"
+    rank: Rank
+    protocol: Protocol
 
     def to_dict(self) -> dict[str, Any]:
-        return (
-            {"protocol": self.protocol, "rank": self.rank, "part": self.part}
-            | self.metrics.to_dict()
-            | {
-                "bits": self.bits,
-                "gallery": self.gallery,
-                "classes": self.classes,
-                "queries_in_gallery": self.own,
-                "classes_only_in_queries": list(self.absent),
-                "per_class": [asdict(score) for score in self.per_class],
-            }
-        )
+        return {"protocol": self.protocol, "rank": self.rank} | super().to_dict() | {"bits": self.bits}
 
-    def figures(self) -> list[Figure]:
-        """Its numbers, in the order in which tables have them."""
+    def _own_figures(self) -> list[Figure]:
         m = self.metrics
         within = {radius: f"within {counted(radius, 'bit', 'bits')}" for radius in m.recall_at_radius}
-        return [
-            Figure("map", "mAP, mean over orders of ties", m.map),
-            Figure("map_pessimistic", "worst order", m.map_pessimistic, inner=True),
-            Figure("map_optimistic", "best order", m.map_optimistic, inner=True),
-            Figure("chance", "a random ranking", m.chance, inner=True),
-            *(Figure(f"map_at_{k}", f"mAP at {k}", value) for k, value in m.map_at.items()),
-            *(Figure(f"precision_at_{k}", f"precision at {k}", value) for k, value in m.precision_at.items()),
-            *(
-                figure
-                for r, text in within.items()
-                for figure in (
-                    Figure(f"recall_at_radius_{r}", f"recall {text}", m.recall_at_radius[r]),
-                    Figure(f"precision_at_radius_{r}", f"precision {text}", m.precision_at_radius[r]),
-                )
-            ),
-            Figure("bits", "bits", self.bits),
-            Figure("gallery", "gallery", self.gallery),
-            Figure("classes", "classes in it", self.classes),
-            Figure("queries", "queries", m.queries),
-            Figure("queries_in_gallery", "in the gallery themselves", self.own, inner=True),
-            Figure("skipped_queries", "left out, nothing relevant", m.skipped_queries, inner=True),
+        at_radii = [
+            figure
+            for r, text in within.items()
+            for figure in (
+                Figure(f"recall_at_radius_{r}", f"recall {text}", m.recall_at_radius[r]),
+                Figure(f"precision_at_radius_{r}", f"precision {text}", m.precision_at_radius[r]),
+            )
         ]
+        return [*at_radii, Figure("bits", "bits", self.bits)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +119,19 @@ class EvaluationCodes:
         parts = (*self.galleries.values(), self.queries, *(self.unseen or ()))
         return {path: reason for part in parts for path, reason in part.failures.items()}
 
+    def baselines(self, ks: tuple[int, ...]) -> tuple[Baseline, ...]:
+        """Rankings of the same pictures without codes, by the descriptors that were made."""
+        described = [gallery for gallery in self.galleries.values() if gallery.descriptors]
+        seen = measure_baselines(described[0], self.queries, ks, "seen") if described else ()
+        return (*seen, *(measure_baselines(*self.unseen, ks, "unseen") if self.unseen else ()))
+
+    def warnings(self, baselines: tuple[Baseline, ...], deployed: Evaluation) -> tuple[str, ...]:
+        """What is wrong with the codes of the gallery, and whether they find less than colours do."""
+        gallery = next(iter(self.galleries.values()))
+        said = code_warnings(gallery.codes, gallery.bits, lambda: gallery.labels)
+        behind = behind_colours(deployed.metrics, baselines)
+        return (*said, behind) if behind else said
+
     def evaluate(self, options: EvaluationOptions) -> tuple[Evaluation, ...]:
         """The seen classes by every protocol and rank, then the unseen ones by every rank."""
         measure = partial(evaluate, ks=options.ks, radii=options.radii)
@@ -183,13 +146,20 @@ class EvaluationCodes:
 
 @dataclass(frozen=True, eq=False)
 class ModelEvaluation:
-    """What came of a model. outer_iterations: after how many of its run it was exported, known with solved codes."""
+    """What came of a model.
+
+    outer_iterations: after how many of its run it was exported, known with solved codes.
+    baselines: the same rankings without codes.
+    warnings: what is wrong with its codes, in sentences.
+    """
 
     model: str
     fingerprint: str
     codes: EvaluationCodes
     evaluations: tuple[Evaluation, ...]
     outer_iterations: int | None = None
+    baselines: tuple[Baseline, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def map(self) -> float:
@@ -204,12 +174,31 @@ class EvaluationReport:
     about: what they were measured on, by the keys of its JSON.
     solved: the gallery of the paper's protocol, None without it.
     required_ratio: how many times the mAP of each other model the first one's has to be.
+    left_out: descriptors that are not measured beside the codes, with the reason.
     """
 
     models: tuple[ModelEvaluation, ...]
     about: Mapping[str, Any]
     solved: SolvedGallery | None = None
     required_ratio: float | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def baselines(self) -> dict[str, Baseline]:
+        """Those of the first model, by their columns' names."""
+        of_first = self.models[0].baselines
+        apart = any(one.part == "unseen" for one in of_first)
+        return {one.title + (f", {one.part}" if apart else ""): one for one in of_first}
+
+    @property
+    def warnings(self) -> dict[str, None]:
+        """Of all models, each sentence once; with the model's name where there are several."""
+        several = len(self.models) > 1
+        return {
+            (f"{display_path(model.model)}: " if several else "") + said: None
+            for model in self.models
+            for said in model.warnings
+        }
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -251,6 +240,9 @@ class EvaluationReport:
                 for model in self.models
                 for evaluation in model.evaluations
             ],
+            "baselines": [baseline.to_dict() for baseline in self.models[0].baselines],
+            "baselines_left_out": dict(self.left_out),
+            "warnings": list(self.warnings),
             "ratios": self.ratios,
             "required_ratio": self.required_ratio,
             "passed": self.passed,
@@ -267,12 +259,16 @@ def evaluate_model(
     *,
     solved: SolvedGallery | None = None,
     index: "HashIndex | None" = None,
+    describer: Describer | None = None,
+    baselines: tuple[Baseline, ...] = (),
 ) -> ModelEvaluation:
     """Hash the pictures with an exported model and measure every protocol and rank that is asked for.
 
     name: of the model, as it was given.
     solved: for the paper's protocol.
     index: search in it instead of in pictures.
+    describer: describes the pictures, for rankings without codes.
+    baselines: of the same pictures, where they were measured with another model.
 
     MismatchError where the index is of another model, or the model of another run than the solved codes.
     """
@@ -285,10 +281,17 @@ def evaluate_model(
         check_shared(pictures.queries, gallery.labels.tolist(), index.path)
 
     def codes_of(images: LabelledImages, what: str) -> LabelledCodes:
-        return hash_labelled(hasher, images, progress, what)
+        return hash_labelled(hasher, images, progress, what, describer)
 
+    if describer is not None:
+        describer.expect(card.preprocessing)
+    if gallery is not None and describer is not None:
+        gallery = describe_files(gallery, card.preprocessing, describer, progress, "gallery")
     codes = hash_pictures(pictures, codes_of, solved=solved, gallery=gallery, protocols=options.protocols)
-    return ModelEvaluation(name, card.fingerprint, codes, codes.evaluate(options), outer_iterations)
+    evaluations = codes.evaluate(options)
+    baselines = baselines or codes.baselines(options.ks)
+    warnings = codes.warnings(baselines, evaluations[0])
+    return ModelEvaluation(name, card.fingerprint, codes, evaluations, outer_iterations, baselines, warnings)
 
 
 def hash_pictures(
@@ -359,15 +362,5 @@ def evaluate(
         exclude_self=own if (own >= 0).any() else None,
         bit_keys=bit_keys,
     )
-    return Evaluation(
-        metrics=metrics,
-        bits=gallery.bits,
-        gallery=len(gallery.labels),
-        classes=len(np.unique(gallery.labels)),
-        own=int((own >= 0).sum()),
-        absent=tuple(np.setdiff1d(queries.labels, gallery.labels).tolist()),
-        per_class=class_scores(queries.labels, metrics.average_precision),
-        rank=rank,
-        protocol=protocol,
-        part=part,
-    )
+    over = Ranking.over(gallery, queries, metrics, int((own >= 0).sum()))
+    return Evaluation(metrics=metrics, bits=gallery.bits, rank=rank, protocol=protocol, part=part, **over)

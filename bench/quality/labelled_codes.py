@@ -1,14 +1,18 @@
 """Codes of labelled pictures: of a model, a network, an index, or a run's solver."""
 
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.bench.quality.descriptors import DESCRIPTORS, Describer
 from queryopt.bench.quality.pictures import full_paths
+from queryopt.card import Preprocessing
 from queryopt.codes import pack_codes
 from queryopt.errors import DataError, MismatchError
 from queryopt.progress import Progress
@@ -22,12 +26,16 @@ if TYPE_CHECKING:
 __all__ = [
     "LabelledCodes",
     "SolvedGallery",
+    "describe_files",
     "hash_labelled",
     "hash_network",
     "index_codes",
     "network_logits",
     "own_rows",
 ]
+
+
+_DESCRIBED = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +47,7 @@ class LabelledCodes:
     paths: absolute.
     failures: pictures that could not be read, with the reason; they have no row.
     logits: float32 [n, bits], None where they are not known: an index has none.
+    descriptors: float32 [n, d] by the names of `queryopt.bench.quality.descriptors`, those that were made.
     """
 
     bits: int
@@ -47,6 +56,7 @@ class LabelledCodes:
     paths: tuple[bytes, ...]
     failures: dict[bytes, str]
     logits: npt.NDArray[np.float32] | None = None
+    descriptors: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def only(self, paths: Collection[bytes]) -> "LabelledCodes":
         """The rows of these paths."""
@@ -58,6 +68,7 @@ class LabelledCodes:
             tuple(self.paths[row] for row in rows),
             self.failures,
             None if self.logits is None else self.logits[rows],
+            {name: values[rows] for name, values in self.descriptors.items()},
         )
 
 
@@ -92,19 +103,27 @@ class SolvedGallery:
         return iteration
 
 
-def hash_labelled(hasher: "Hasher", images: LabelledImages, progress: Progress, description: str) -> LabelledCodes:
-    """Hash pictures with a model. DataError where not one could be read."""
+def hash_labelled(
+    hasher: "Hasher",
+    images: LabelledImages,
+    progress: Progress,
+    description: str,
+    describer: Describer | None = None,
+) -> LabelledCodes:
+    """Hash pictures with a model, and describe them with a describer. DataError where not one could be read."""
     codes: list[npt.NDArray[np.uint8]] = []
     logits: list[npt.NDArray[np.float32]] = []
     hashed: list[bytes] = []
     failures: dict[bytes, str] = {}
     paths = full_paths(images)
     with progress(description, len(paths)) as advance:
-        for batch in hasher.stream(paths):
+        for batch in hasher.stream(paths, pixels=describer is not None):
             codes.append(batch.codes)
             logits.append(batch.logits)
             hashed += map(os.fsencode, batch.paths)
             failures |= {os.fsencode(path): reason for path, reason in batch.failures.items()}
+            if describer is not None and batch.pixels is not None:
+                describer.add(batch.pixels)
             advance(len(batch.paths) + len(batch.failures))
     if not hashed:
         name, reason = next(iter(failures.items()))
@@ -114,7 +133,8 @@ def hash_labelled(hasher: "Hasher", images: LabelledImages, progress: Progress, 
         )
     row_of = {path: row for row, path in enumerate(paths)}
     rows = np.array([row_of[path] for path in hashed])
-    return _of_rows(images, rows, hasher.card.bits, np.concatenate(codes), failures, np.concatenate(logits))
+    made = _of_rows(images, rows, hasher.card.bits, np.concatenate(codes), failures, np.concatenate(logits))
+    return made if describer is None else replace(made, descriptors=describer.take())
 
 
 def hash_network(
@@ -125,10 +145,14 @@ def hash_network(
     *,
     threads: int | None = None,
     batch: int = 64,
+    describer: Describer | None = None,
 ) -> LabelledCodes:
     """The same with a trained network, on the device that it is on: what its export gives, where there is none yet."""
-    logits, rows, failures = network_logits(network, images, progress, description, threads=threads, batch=batch)
-    return _of_rows(images, rows, network.config.bits, pack_codes(logits >= 0), failures, logits)
+    logits, rows, failures = network_logits(
+        network, images, progress, description, threads=threads, batch=batch, describer=describer
+    )
+    made = _of_rows(images, rows, network.config.bits, pack_codes(logits >= 0), failures, logits)
+    return made if describer is None else replace(made, descriptors=describer.take())
 
 
 def network_logits(
@@ -140,10 +164,11 @@ def network_logits(
     branches: int = 1,
     threads: int | None = None,
     batch: int = 64,
+    describer: Describer | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp], dict[bytes, str]]:
     """Logits float32 [n, bits * branches], whose pictures they are (rows of images [n]), and what could not be read.
 
-    network: in eval mode.
+    network: in eval mode. describer: gets the pictures, and the maps that the network's trunk made of them.
     """
     import torch
 
@@ -158,6 +183,8 @@ def network_logits(
     batches = [index[start : start + batch] for start in range(0, len(index), batch)]
     logits: list[npt.NDArray[np.float32]] = []
     kept: list[npt.NDArray[np.bool_]] = []
+    maps: list[torch.Tensor] = []
+    hook = network.backbone.register_forward_hook(lambda _, inputs, outputs: maps.append(outputs[-1]))
     with torch_threads(threads), torch.inference_mode(), progress(description, len(images)) as advance:
         try:
             for part in source.plain_batches(batches):
@@ -165,8 +192,12 @@ def network_logits(
                 if part.kept.any():
                     pictures = to_input(part.pictures, preprocessing, device, False)
                     logits.append(network(pictures, branches=branches).cpu().numpy())
+                    last = maps.pop()
+                    if describer is not None:
+                        describer.add(part.pictures, last)
                 advance(len(part.kept))
         finally:
+            hook.remove()
             source.close()
     root = os.path.abspath(os.fsencode(images.root))
     failures = {os.path.join(root, os.fsencode(path)): reason for path, reason in source.failures.items()}
@@ -185,6 +216,34 @@ def index_codes(index: "HashIndex") -> LabelledCodes:
         paths=tuple(os.fsencode(image.path) for image in images),
         failures={},
     )
+
+
+def describe_files(
+    codes: LabelledCodes, preprocessing: Preprocessing, describer: Describer, progress: Progress, description: str
+) -> LabelledCodes:
+    """The rows whose files can still be read, described; all of them, undescribed, where none can.
+
+    preprocessing: of the model that the codes are of.
+    """
+    from queryopt.train.pictures import PictureSource
+
+    paths = tuple(os.fsdecode(path) for path in codes.paths)
+    images = LabelledImages(Path("/"), paths, np.zeros(len(paths), np.int64), ("",))
+    source = PictureSource(images, preprocessing, cache_bytes=0)
+    rows = np.arange(len(paths))
+    kept: list[npt.NDArray[np.bool_]] = []
+    with closing(source), progress(f"colours of the {description}", len(paths)) as advance:
+        batches = [rows[start : start + _DESCRIBED] for start in range(0, len(rows), _DESCRIBED)]
+        try:
+            for part in source.plain_batches(batches):
+                kept.append(part.kept)
+                describer.add(part.pictures)
+                advance(len(part.kept))
+        except DataError:
+            describer.left_out |= dict.fromkeys(DESCRIPTORS, "none of the gallery's pictures can be read")
+            return codes
+    readable = codes.only({path for path, there in zip(codes.paths, np.concatenate(kept), strict=True) if there})
+    return replace(readable, descriptors=describer.take())
 
 
 def own_rows(gallery: LabelledCodes, queries: LabelledCodes) -> npt.NDArray[np.int64]:

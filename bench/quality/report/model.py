@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from queryopt.bench.quality.descriptors import Describer
 from queryopt.bench.quality.labelled_codes import LabelledCodes, hash_labelled, hash_network
 from queryopt.bench.quality.pictures import DataSource
 from queryopt.progress import Progress
@@ -80,8 +81,12 @@ class RunModel:
         network = self.checkpoint.config.network
         return f"{name} (N = {network.branches})" if network.queries else f"{name} ({network.method})"
 
-    def codes(self, images: "LabelledImages", what: str, progress: Progress) -> LabelledCodes:
-        return hash_network(self.network, images, progress, what, threads=self.threads, batch=self._batch)
+    def codes(
+        self, images: "LabelledImages", what: str, progress: Progress, describer: Describer | None = None
+    ) -> LabelledCodes:
+        return hash_network(
+            self.network, images, progress, what, threads=self.threads, batch=self._batch, describer=describer
+        )
 
     def look(self, pixels: npt.NDArray[np.uint8]) -> Look | None:
         """A closer look at pictures uint8 [n, s, s, 3], cropped as the model takes them."""
@@ -145,8 +150,10 @@ class ExportedModel:
             "Runs on": self._hasher.backend,
         }
 
-    def codes(self, images: "LabelledImages", what: str, progress: Progress) -> LabelledCodes:
-        return hash_labelled(self._hasher, images, progress, what)
+    def codes(
+        self, images: "LabelledImages", what: str, progress: Progress, describer: Describer | None = None
+    ) -> LabelledCodes:
+        return hash_labelled(self._hasher, images, progress, what, describer)
 
     def look(self, pixels: npt.NDArray[np.uint8]) -> Look | None:
         """The same: attention, of a model that was exported with --explain; else None."""

@@ -52,9 +52,13 @@ def summary(study: Study) -> Section:
         values["mAP, paper's protocol"] = f"{paper.metrics.map:.3f}"
     if (unseen := study.evaluations.get("unseen classes")) is not None:
         values["mAP, unseen classes"] = f"{unseen.metrics.map:.3f}"
+    for baseline in study.baselines:
+        if baseline.part == "seen":
+            values[f"mAP, {baseline.title}"] = f"{baseline.metrics.map:.3f}"
     values["mAP of a random ranking"] = f"{metrics.chance:.3f}"
     values["different codes in the gallery"] = f"{study.cards.distinct:,}"
-    return Section("summary", "Summary", finding, {"figures": values, "failed": len(study.failed)})
+    shown = {"figures": values, "failed": len(study.failed), "warnings": study.warnings}
+    return Section("summary", "Summary", finding, shown)
 
 
 def configuration(study: Study) -> Section:

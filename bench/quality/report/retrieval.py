@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.bench.figure import new_figure, plain
+from queryopt.bench.quality.descriptors import DESCRIPTORS
 from queryopt.bench.quality.evaluation_plot import draw_classes, draw_curve, draw_radius, draw_worst
-from queryopt.bench.quality.report.page import Section
+from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study, first_of_each
 from queryopt.bench.quality.report.tiles import Row, Strip, Tile
 from queryopt.codes import codes_to_uint64
@@ -65,6 +66,42 @@ def protocols(study: Study) -> Section:
         "unseen": study.codes.unseen is not None,
     }
     return Section("retrieval", "Retrieval", finding + ".", values)
+
+
+def without_codes(study: Study) -> Section:
+    """What codes have to beat: the same rankings by colours, and by the trunk's floats."""
+    seen = [one for one in study.baselines if one.part == "seen"]
+    left_out = {DESCRIPTORS[name]: why for name, why in study.without_baselines.items()}
+    if not seen:
+        raise LeftOutError("; ".join(dict.fromkeys(left_out.values())))
+    rankings = {
+        f"{study.bits}-bit codes": study.deployed.metrics,
+        f"{study.bits}-bit codes, weighted": study.evaluations["deployed, weighted"].metrics,
+        **{one.title: one.metrics for one in seen},
+    }
+    names = ("mAP", "precision at 1", "precision at 10")
+    figures = {name: (m.map, m.precision_at[1], m.precision_at[10]) for name, m in rankings.items()}
+    drawn = new_figure(6.4, 3.0)
+    axes = drawn.subplots()
+    height = 0.8 / len(figures)
+    for n, (name, shares) in enumerate(figures.items()):
+        bars = axes.barh([i + n * height for i in range(len(names))], shares, height, color=f"C{n}", label=name)
+        axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+    axes.set_yticks([i + 0.4 - height / 2 for i in range(len(names))], names)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.1))
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    said = "; ".join(f"{name}, mAP {shares[0]:.3f}" for name, shares in figures.items())
+    first = ", ".join(f"{100 * shares[1]:.1f} % by {name}" for name, shares in figures.items() if "weigh" not in name)
+    values = {
+        "figure": study.figures.embed("without-codes", drawn),
+        "said": said,
+        "columns": ("", *names),
+        "rows": [(name, *(f"{share:.4f}" for share in shares)) for name, shares in figures.items()],
+        "left_out": left_out,
+    }
+    finding = f"The first hit is of the query's class: {first}."
+    return Section("without-codes", "Beside rankings without codes", finding, values)
 
 
 def classes(study: Study) -> Section:

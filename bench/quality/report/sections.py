@@ -14,6 +14,7 @@ __all__ = ["SECTIONS", "make_report"]
 SECTIONS: Final[tuple[tuple[str, Callable[[Study], Section]], ...]] = (
     ("Summary", overview.summary),
     ("Retrieval", retrieval.protocols),
+    ("Beside rankings without codes", retrieval.without_codes),
     ("Retrieved pictures", retrieval.examples),
     ("Classes", retrieval.classes),
     ("Confusion by Hamming ball", retrieval.balls),

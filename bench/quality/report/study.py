@@ -1,6 +1,6 @@
 """What the sections of a report share: the model, its pictures and their codes, hashed once, and what was measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.bench.quality.bit_cards import BitCards, load_all_attributes, make_bit_cards
+from queryopt.bench.quality.descriptors import DESCRIPTORS, MOST, TRUNK, Describer
 from queryopt.bench.quality.evaluate import Evaluation, EvaluationCodes, EvaluationOptions, evaluate, hash_pictures
 from queryopt.bench.quality.labelled_codes import LabelledCodes, SolvedGallery, own_rows
 from queryopt.bench.quality.pictures import DataSource, EvaluationPictures, about_run
+from queryopt.bench.quality.rankings import Baseline
 from queryopt.bench.quality.report.figures import Figures
 from queryopt.bench.quality.report.model import Look, ReportModel, RunModel
 from queryopt.bench.quality.report.tiles import Tiles
@@ -40,6 +42,7 @@ class Study:
 
     pictures: what it is measured on; codes: theirs.
     solved: the gallery's codes as the run solved them, None where there are none, for the reason why_not_solved.
+    without_baselines: descriptors that were not made, with the reason.
     other: a second run to compare with; other_codes: the codes that it gives the same pictures.
     seed: of what is drawn.
     """
@@ -57,6 +60,7 @@ class Study:
     attributes: "ImageAttributes | None" = None
     landscape: bool = False
     seed: int = 0
+    without_baselines: dict[str, str] = field(default_factory=dict)
 
     @property
     def bits(self) -> int:
@@ -102,6 +106,16 @@ class Study:
     @property
     def deployed(self) -> Evaluation:
         return self.evaluations["deployed"]
+
+    @cached_property
+    def baselines(self) -> tuple[Baseline, ...]:
+        """Rankings of the same pictures without codes."""
+        return self.codes.baselines((1, 10))
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong with the codes, in sentences."""
+        return self.codes.warnings(self.baselines, self.deployed)
 
     @cached_property
     def cards(self) -> BitCards:
@@ -201,6 +215,7 @@ def make_study(
     *,
     other: RunModel | None = None,
     landscape: bool = False,
+    baselines: bool | None = None,
     seed: int = 0,
 ) -> Study:
     """Read the data, check that it is the model's, and hash it. data: None for the run's own.
@@ -219,7 +234,8 @@ def make_study(
         if one is not None:
             _check_data(one.folder, source, pictures.gallery, not why_not)
     solved = SolvedGallery.of_run(run.folder, pictures.gallery) if run is not None and not why_not else None
-    codes = hash_pictures(pictures, partial(model.codes, progress=out.progress), solved=solved)
+    describer, without = _describer(pictures, run, baselines)
+    codes = hash_pictures(pictures, partial(model.codes, progress=out.progress, describer=describer), solved=solved)
     gallery = codes.galleries["deployed"]
     if not len(np.intersect1d(codes.queries.labels, gallery.labels)):
         raise DataError(f"{display_path(source.data)}: its test pictures share no class with its training pictures")
@@ -245,7 +261,21 @@ def make_study(
         attributes=load_all_attributes(source.data, pictures.gallery, pictures.queries),
         landscape=landscape,
         seed=seed,
+        without_baselines=without,
     )
+
+
+def _describer(
+    pictures: EvaluationPictures, run: RunModel | None, asked: bool | None
+) -> tuple[Describer | None, dict[str, str]]:
+    """What describes the pictures while they are hashed, and what is left out, with the reason."""
+    count = len(pictures.queries) + len(pictures.searched)
+    if asked is False:
+        return None, dict.fromkeys(DESCRIPTORS, "--no-baselines")
+    if count > MOST and asked is None:
+        return None, dict.fromkeys(DESCRIPTORS, f"{count:,} pictures are many: ask for it with --baselines")
+    without = {TRUNK: "an exported model alone: give the run folder"} if run is None else {}
+    return Describer(left_out=without), without
 
 
 def _why_not_solved(run: RunModel) -> str:

@@ -70,7 +70,7 @@ def test_a_model_and_a_collapsed_one_beside_it(here, collapsed):
     assert (model["queries"], model["gallery"], model["classes"], model["bits"]) == (4, 4, 2, 12)
     assert value["ratios"] == {collapsed: pytest.approx(model["map"] / other["map"])}
     row = next(line for line in done.stdout.splitlines() if line.strip().startswith("mAP"))
-    assert row.split()[-2:] == [f"{model['map']:.4f}", f"{other['map']:.4f}"]
+    assert row.split()[-3:-1] == [f"{model['map']:.4f}", f"{other['map']:.4f}"]
     assert f"The mAP is {model['map'] / other['map']:.2f} x that of {collapsed}." in done.stdout
 
 
@@ -118,6 +118,27 @@ def test_an_index_serves_as_the_gallery_and_names_its_model(here):
     assert done.exit_code == 0, done.output
     whole = run("--model", MODEL, *FOLDERS, "--json")
     assert json.loads(done.stdout)["models"] == json.loads(whole.stdout)["models"]
+    assert json.loads(done.stdout)["baselines"] == json.loads(whole.stdout)["baselines"]
+    shutil.rmtree("gallery")
+    gone = run("--index", "photos.db", "--queries", "queries", "--json")
+    assert gone.exit_code == 0, gone.output
+    assert json.loads(gone.stdout)["models"] == json.loads(whole.stdout)["models"]
+    assert "none of the gallery's pictures can be read" in json.loads(gone.stdout)["baselines_left_out"]["histogram"]
+
+
+def test_colours_stand_beside_the_codes_and_what_is_missing_for_the_trunk_is_said(here):
+    done = run("--model", MODEL, *FOLDERS, "--k", "2")
+    assert done.exit_code == 0, done.output
+    table = done.stdout.splitlines()
+    assert table[0].split()[-2:] == ["512", "colours"]
+    value = json.loads(run("--model", MODEL, *FOLDERS, "--k", "2", "--json").stdout)
+    [colours] = value["baselines"]
+    assert (colours["name"], colours["queries"], colours["gallery"]) == ("histogram", 4, 4)
+    assert next(line for line in table if line.startswith("mAP")).split()[-1] == f"{colours['map']:.4f}"
+    assert set(colours["precision_at"]) == {"1", "2"}
+    assert "trunk, floats: not measured: it needs PyTorch and the run's folder: --run RUN" in table
+    without = json.loads(run("--model", MODEL, *FOLDERS, "--k", "2", "--no-baselines", "--json").stdout)
+    assert (without["baselines"], without["models"]) == ([], value["models"])
 
 
 def test_a_model_that_is_not_the_indexs_is_refused(here):

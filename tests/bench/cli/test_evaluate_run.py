@@ -42,6 +42,10 @@ def test_both_protocols_are_what_their_codes_give(birds, tmp_path):
     value = json.loads(done.stdout)
     deployed, paper = value["models"]
     assert [model["protocol"] for model in value["models"]] == ["deployed", "paper"]
+    assert [(one["name"], one["queries"]) for one in value["baselines"]] == [
+        ("histogram", deployed["queries"]),
+        ("trunk", deployed["queries"]),
+    ]
 
     last = torch.load(birds / "run" / "last.pt", weights_only=True)
     config = json.loads((birds / "run" / "config.json").read_text())
@@ -276,7 +280,7 @@ def test_unseen_classes_are_never_trained_on_and_are_measured_apart(birds, tmp_p
     assert (config["open_set"], config["run"]["classes"], config["run"]["images"]) == (2, 4, 24)
     # B has rows of seen pictures alone, and parity looks at no others.
     assert len(torch.load(folder / "last.pt", weights_only=True)["codes"]) == 24
-    exported = command(export_main, "--ckpt", folder, "--no-fold")
+    exported = command(export_main, "--ckpt", folder, "--no-fold", "-v")
     assert exported.exit_code == ExitCode.DONE, exported.output
     assert "8 pictures (the run's validation pictures)" in exported.output
 
