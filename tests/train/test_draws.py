@@ -32,6 +32,7 @@ def test_a_seed_means_the_same_in_every_version():
         "ORDER": 3,
         "CODES": 4,
         "GALLERY": 5,
+        "KEPT_VIEWS": 6,
         "VALIDATION": 16,
         "BIRD_CLASSES": 17,
         "BIRD_PICTURES": 18,
