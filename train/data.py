@@ -169,12 +169,15 @@ def split_validation(images: LabelledImages, fraction: float, seed: int) -> tupl
     """Set aside round(fraction * n) pictures for choosing a checkpoint: (train, validation), both in the given order.
 
     Every class gives its share (as whole pictures; the left-over ones are drawn among the classes) and keeps at least
-    one training picture, so fewer may be set aside where classes are tiny. The draw depends on `seed` alone.
+    one training picture, so fewer may be set aside where classes are tiny. The draw depends on `seed` alone. Of
+    pictures without labels none is set aside: there would be nothing to measure on it.
     """
     if not 0 <= fraction < 1:
         raise UsageError(
             f"validation fraction is {fraction}: it is a share of the training pictures, 0 <= fraction < 1"
         )
+    if len(images.classes) < 2:
+        fraction = 0.0
     rng = sample_rng(seed, 0, 0, 0, Stream.VALIDATION)
     counts = images.counts()
     shares = counts * fraction

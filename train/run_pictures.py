@@ -46,10 +46,8 @@ class RunPictures:
     """
 
     def __init__(self, config: TrainConfig, images: LabelledImages, processes: Processes, strict: bool) -> None:
-        # Without labels there is nothing to measure on pictures that are set aside.
-        fraction = config.validation_fraction if len(images.classes) > 1 else 0.0
-        self.images, self.validation = split_validation(images, fraction, config.seed)
-        if fraction and not len(self.validation):
+        self.images, self.validation = split_validation(images, config.validation_fraction, config.seed)
+        if config.validation_fraction and len(images.classes) > 1 and not len(self.validation):
             _log.warning("too few pictures to set some aside for validation: the last iteration will be kept")
         self.digest = self.images.digest()
         self.skipped: dict[str, str] = {}

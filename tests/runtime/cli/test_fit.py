@@ -40,7 +40,8 @@ def test_where_there_is_no_model_it_offers_to_fit_one(here: Path) -> None:
 
 
 def test_the_fitted_model_finds_pictures_by_their_likes(here: Path) -> None:
-    """With the trunk's own weights, on pictures that are shrunk, which makes it quick."""
+    """With the trunk's own weights, on pictures that are shrunk, which makes it quick. One of them can't be read."""
+    (here / "photos/a.jpg").write_text("no picture")
     made = CliRunner().invoke(
         fit_folder, ["photos", "run", "photos.onnx", "--bits", "32", "--image-size", "64", "--threads", "1"]
     )
@@ -48,7 +49,8 @@ def test_the_fitted_model_finds_pictures_by_their_likes(here: Path) -> None:
     assert re.search(r"^fit: 32 bits, without labels, of 8 pictures, in .* photos\.onnx flips ", made.stderr, re.M)
     shutil.copy("photos/finch/1.jpg", "photos/copy.jpg")
     done = infer("photos")  # the model that has the index's name is taken, whatever else lies here
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output
+    assert "photos/a.jpg: not a picture" in done.stderr
     assert "model: photos.onnx (32 bits" in done.stderr
     with HashIndex.open("photos.db", readonly=True) as index:
         assert len({image.code.tobytes() for image in index}) > 4

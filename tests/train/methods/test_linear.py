@@ -99,6 +99,7 @@ def test_pictures_without_labels_need_no_folders(labelled_folder, tmp_path):
     assert done.exit_code == 0, done.output
     assert "without labels" in done.stdout
     assert "validation mAP" not in done.stdout
+    assert "fitted to 120 pictures:" in done.stdout  # of which none is set aside
     checkpoint = load_checkpoint(tmp_path / "run")
     assert checkpoint.config.data == f"unlabelled:{flat}"
     assert export_onnx(tmp_path / "run", threads=1).parity.flipped == 0
