@@ -185,13 +185,21 @@ class _Looks:
         rows = {id: self._index[id] for id in new if id in self._index}
         for id, look in zip(rows, pool.map(_look_or_reason, rows.values()), strict=True):
             if isinstance(look, Look):
-                self.looks[id], self._images[id] = look, rows[id]
+                self.looks[id] = look
             else:
                 self.problems[id] = rows[id].relative, look
         for one, other in pairs.tolist():
-            if one in self.looks and other in self.looks and are_copies(self.looks[one], self.looks[other]):
+            if not (one in self.looks and other in self.looks and are_copies(self.looks[one], self.looks[other])):
+                continue
+            if self._keep(one) and self._keep(other):
                 first, second = sorted((self._lead(one), self._lead(other)))
                 self._leads[second] = first
+
+    def _keep(self, id: int) -> bool:
+        """Keep the row of a copy, which is a small part of what is looked at. False where it was removed meanwhile."""
+        if id not in self._images and id in self._index:
+            self._images[id] = self._index[id]
+        return id in self._images
 
     def _lead(self, id: int) -> int:
         """The smallest id of the group that a picture is in."""
