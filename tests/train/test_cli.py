@@ -324,6 +324,7 @@ def test_where_its_weights_are_not_installed_it_starts_from_scratch(monkeypatch)
     ("chosen", "preset"),
     [
         ({"method": "linear", "bits": 12}, "pictures"),
+        ({"iterations": 6}, "pictures"),
         ({"method": "adsh"}, "small"),
         ({"lr": 0.1, "bits": None}, "small"),
     ],
@@ -335,7 +336,8 @@ def test_the_default_follows_what_was_chosen(chosen, preset):
 
 def test_what_a_fit_has_no_use_for_chooses_the_small_preset(labelled_folder, tmp_path):
     out = tmp_path / "run"
-    result = qo_train("--data", labelled_folder, "--bits", "12", "--iterations", "0", "--out", out, "--device", "cpu")
+    arguments = ["--data", labelled_folder, "--bits", "12", "--lr", "0.1", "--iterations", "0", "--device", "cpu"]
+    result = qo_train(*arguments, "--out", out)
     assert result.exit_code == ExitCode.DONE, result.output
     assert "preset: small" in result.stderr
     assert "from scratch" in result.stderr
