@@ -143,9 +143,9 @@ def test_the_figures_are_those_of_qo_eval(birds: Path, made: tuple[Path, dict[st
     models = json.loads(CliRunner().invoke(qo_eval, options).stdout)["models"]
     by = {(model["protocol"], model["rank"]): model["map"] for model in models}
     finding = made[1]["findings"]["retrieval"]
-    assert f"mAP {by['deployed', 'hamming']:.3f} as deployed" in finding
+    assert f"mAP {by['deployed', 'id']:.3f} as deployed" in finding
     assert f"{by['deployed', 'weighted']:.3f} where the query's logits" in finding
-    assert f"{by['paper', 'hamming']:.3f} against the solved codes" in finding
+    assert f"{by['paper', 'id']:.3f} against the solved codes" in finding
 
 
 def test_a_model_alone_is_reported_on_without_torch_and_what_needs_the_run_is_named(
