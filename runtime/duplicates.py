@@ -7,7 +7,9 @@ of these colours differ by little: a mean over all, or a hash of the coarsest fr
 playing card has. docs/duplicates.md says what that finds.
 """
 
+import math
 import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.cores import usable_cores
-from queryopt.errors import ImageError
+from queryopt.errors import ImageError, InputError
 from queryopt.progress import Progress, no_progress
 from queryopt.runtime.index import HashIndex, IndexedImage
 
@@ -94,7 +96,7 @@ class Duplicates:
     @property
     def complete(self) -> bool:
         """Whether all candidates were compared."""
-        return self.compared >= self.pairs
+        return self.compared >= self.pairs and not self.stopped
 
     @property
     def pictures(self) -> int:
@@ -111,10 +113,16 @@ def find_duplicates(
     """Search an index for copies; yields what was found so far about once a second, the last time the whole of it.
 
     threads: files that are read at once. seconds: after that many, what was found is yielded as stopped; the likeliest
-    pairs are compared first. Nothing is changed.
+    pairs are compared first. Nothing is changed. InputError where the folder of the pictures is not there.
     """
-    shown, until = time.monotonic(), None if seconds is None else time.monotonic() + seconds
-    pairs = _candidates(index, progress or no_progress, until)
+    if len(index) and not index.root.is_dir():
+        raise InputError(
+            f"{index.root}, the folder of the pictures, is not there: if it lies elsewhere now, run qo-index root "
+            f"{shlex.quote(str(index.path))} FOLDER"
+        )
+    shown = started = time.monotonic()
+    limit = math.inf if seconds is None else seconds
+    pairs, every = _candidates(index, progress or no_progress, started + limit / 2)
     known = _Looks(index)
     with (
         ThreadPoolExecutor(threads or usable_cores()) as pool,
@@ -125,17 +133,19 @@ def find_duplicates(
             known.compare(pairs[at : at + _CHUNK], pool)
             advance(len(known.looks) + len(known.problems) - before)
             now, done = time.monotonic(), min(at + _CHUNK, len(pairs))
-            if until is not None and now > until and done < len(pairs):
+            if now > started + limit and done < len(pairs):
                 yield replace(known.found(len(pairs), done), stopped=True)
                 return
             if now > shown + 1:
                 yield known.found(len(pairs), done)
                 shown = time.monotonic()
-    yield known.found(len(pairs), len(pairs))
+    yield replace(known.found(len(pairs), len(pairs)), stopped=not every)
 
 
-def _candidates(index: HashIndex, progress: Progress, until: float | None) -> npt.NDArray[np.int64]:
-    """Pairs of ids, int64 [n, 2], the smaller first: those whose margins are the most alike first."""
+def _candidates(index: HashIndex, progress: Progress, until: float) -> tuple[npt.NDArray[np.int64], bool]:
+    """Pairs of ids, int64 [n, 2], the smaller first: those whose margins are the most alike first. And whether all
+    pictures were searched for before `until`.
+    """
     ids, codes = index.codes()
     parts = list(index.margins())
     known = np.concatenate([part for part, _ in parts]) if parts else np.empty(0, np.int64)
@@ -161,12 +171,11 @@ def _candidates(index: HashIndex, progress: Progress, until: float | None) -> np
             )
             found.append(np.column_stack([apart[queries, kept], pair]))
             advance(part.stop - at)
-            if until is not None and time.monotonic() > until:
+            if time.monotonic() > until:
                 break
     every = np.concatenate(found) if found else np.empty((0, 3))
     every = np.unique(every, axis=0)  # by how far margins are apart, then by ids
-    pairs: npt.NDArray[np.int64] = every[:, 1:].astype(np.int64)
-    return pairs
+    return every[:, 1:].astype(np.int64), not len(ids) or part.stop == len(ids)
 
 
 class _Looks:

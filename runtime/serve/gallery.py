@@ -443,8 +443,8 @@ class Gallery:
         return self._same_code[radius].get(self._state)
 
     def duplicates(self) -> Duplicates | None:
-        """Groups of copies, as far as they were found."""
-        return self._duplicates.get(self._state)
+        """Groups of copies, as far as they were found; None also where the folder of the pictures is not there."""
+        return self._duplicates.get(self._state) if self.index.root.is_dir() else None
 
     def _need_worker(self) -> ModelWorker:
         if self._worker is None:

@@ -220,6 +220,10 @@ def test_health_says_whether_the_pictures_are_there(make_index):
         health = process.client.get("/healthz").json()
         assert (health["status"], health["pictures"]) == ("ok", False)
         assert process.client.search(image=1).status == 200
+        for path, words in (("/duplicates", "The folder of the pictures is not there"), ("/picture/1", "finch/1.jpg")):
+            page = process.client.get(path, Accept="text/html")
+            assert page.status == 200
+            assert words in page.text.replace("<wbr>", "")
 
 
 def test_ids_that_are_not_there_are_not_found(client):
