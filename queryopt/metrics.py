@@ -13,7 +13,7 @@ nothing is sorted, and memory does not grow with queries x gallery. For a rankin
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ __all__ = [
     "chance_average_precision",
     "class_scores",
     "retrieval_metrics",
+    "unit_vectors",
     "vector_metrics",
 ]
 
@@ -41,6 +42,7 @@ _COSINE_STEPS = 1 << 20
 
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
+_Real = TypeVar("_Real", np.float32, np.float64)
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,13 @@ def vector_metrics(
     everything = _PerQuery.join(parts)
     _check_relevant(everything, excluded)
     return _ranking_means(everything, ks)
+
+
+def unit_vectors(vectors: npt.NDArray[_Real]) -> npt.NDArray[_Real]:
+    """Vectors of real numbers [..., d] at length 1, those of length 0 as they are."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: npt.NDArray[_Real] = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    return unit
 
 
 def class_scores(labels: npt.ArrayLike, average_precision: npt.ArrayLike) -> tuple[ClassScore, ...]:
@@ -559,9 +568,7 @@ def _unit(side: str, vectors: npt.ArrayLike) -> npt.NDArray[np.float32]:
     array = np.asarray(vectors)
     if array.ndim != 2 or array.dtype.kind not in "fiu" or not len(array) or not np.isfinite(array).all():
         raise UsageError(f"{side} vectors are {array.dtype} {list(array.shape)}: give finite numbers [n, d], n >= 1")
-    norms = np.linalg.norm(array, axis=1, keepdims=True)
-    unit: npt.NDArray[np.float32] = (array / np.where(norms > 0, norms, 1)).astype(np.float32)
-    return unit
+    return unit_vectors(array.astype(np.float64)).astype(np.float32)
 
 
 def _excluded(exclude_self: npt.ArrayLike | None, queries: int, gallery: int) -> _Ints | None:

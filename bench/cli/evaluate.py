@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from queryopt.bench.cli.data import baselines_option, data_option
-from queryopt.bench.quality.descriptors import DESCRIPTORS, MOST, TRUNK, Describer
+from queryopt.bench.quality.descriptors import DESCRIPTORS, TRUNK, Describer, not_described
 from queryopt.bench.quality.evaluate import PROTOCOLS, EvaluationOptions, EvaluationReport, evaluate_model
 from queryopt.bench.quality.labelled_codes import SolvedGallery
 from queryopt.bench.quality.pictures import (
@@ -492,13 +492,11 @@ def _describer(
 
     indexed: pictures of the gallery, where that is an index.
     """
-    if options.baselines is False:
-        return None, {}
     if "deployed" not in options.protocols:
         return None, dict.fromkeys(DESCRIPTORS, "--protocol paper reads no picture of the gallery: use --protocol both")
     count = indexed + len(pictures.queries) + (0 if pictures.gallery is None else len(pictures.gallery))
-    if count > MOST and options.baselines is None:
-        return None, dict.fromkeys(DESCRIPTORS, f"{count:,} pictures are many: ask for it with --baselines")
+    if why_not := not_described(count, options.baselines):
+        return None, {} if options.baselines is False else why_not
     describer = Describer(None, threads)
     if subject.run is None:
         describer.left_out[TRUNK] = "it needs PyTorch and the run's folder: --run RUN"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from queryopt.train.hash_network import HashNetwork
 
-__all__ = ["DESCRIPTORS", "HISTOGRAM", "MOST", "TRUNK", "Describer", "colour_histograms"]
+__all__ = ["DESCRIPTORS", "HISTOGRAM", "MOST", "TRUNK", "Describer", "colour_histograms", "not_described"]
 
 HISTOGRAM: Final = "histogram"
 TRUNK: Final = "trunk"
@@ -47,6 +47,14 @@ def colour_histograms(pixels: npt.NDArray[np.uint8]) -> _Floats:
     for row, picture in enumerate(colours):
         counts[row] = np.bincount(picture.ravel(), minlength=bins)
     return np.sqrt(counts / colours[0].size) if len(pixels) else counts
+
+
+def not_described(pictures: int, asked: bool | None) -> dict[str, str]:
+    """Why so many pictures are not described, by descriptor; empty where they are. asked: None for nothing said."""
+    if asked or (asked is None and pictures <= MOST):
+        return {}
+    why = "--no-baselines" if asked is False else f"{pictures:,} pictures are many: ask for it with --baselines"
+    return dict.fromkeys(DESCRIPTORS, why)
 
 
 class Describer:

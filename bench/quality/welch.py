@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from queryopt.bench.figure import new_figure
 from queryopt.errors import CheckpointError, MismatchError, UsageError
+from queryopt.metrics import unit_vectors
 from queryopt.progress import Progress, no_progress
 from queryopt.text import display_path
 
@@ -123,8 +124,7 @@ def coherence(vectors: npt.ArrayLike) -> Coherence:
 def cosine_matrix(vectors: npt.ArrayLike) -> _Floats:
     """Cosines between the rows of vectors [n, dimensions]: float64 [n, n]; 0 with a row of zeros."""
     rows = np.asarray(vectors, np.float64)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    unit = unit_vectors(rows)
     cosines: _Floats = unit @ unit.T
     return cosines
 

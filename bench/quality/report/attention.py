@@ -6,6 +6,7 @@ import numpy.typing as npt
 from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study, spread
 from queryopt.bench.quality.report.tiles import Row, Strip, Tile
+from queryopt.metrics import unit_vectors
 from queryopt.text import display_path
 
 __all__ = ["attention_maps", "overlay"]
@@ -81,9 +82,7 @@ def _spread_and_likeness(attention: npt.NDArray[np.float32]) -> tuple[float, flo
     """The mean exponential of the maps' entropy, in cells, and the mean correlation of two bits' maps of a picture."""
     flat = attention.reshape(*attention.shape[:2], -1).astype(np.float64)  # [n, bits, cells]
     entropy = -(flat * np.log(np.where(flat > 0, flat, 1))).sum(axis=2)
-    centred = flat - flat.mean(axis=2, keepdims=True)
-    norms = np.linalg.norm(centred, axis=2, keepdims=True)
-    unit = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0)
+    unit = unit_vectors(flat - flat.mean(axis=2, keepdims=True))
     bits = flat.shape[1]
     if bits == 1:
         return float(np.exp(entropy).mean()), 1.0

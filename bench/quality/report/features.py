@@ -10,6 +10,7 @@ from queryopt.bench.figure import new_figure, plain
 from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study, spread
 from queryopt.bench.quality.welch import cosine_matrix
+from queryopt.metrics import unit_vectors
 from queryopt.text import install_extra
 
 __all__ = ["feature_map", "query_similarity", "separation"]
@@ -122,8 +123,7 @@ def separation(features: _Floats, labels: npt.NDArray[np.str_]) -> tuple[float, 
     """How far classes lie apart: (mean distance of a picture to its class's mean, mean distance of two classes' means,
     share of pictures whose nearest other one is of their class). features: float [n, d], scaled to unit length first.
     """
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = np.divide(features, norms, out=np.zeros_like(features), where=norms > 0).astype(np.float64)
+    unit = unit_vectors(features).astype(np.float64)
     names, classes = np.unique(labels, return_inverse=True)
     means = np.stack([unit[classes == k].mean(axis=0) for k in range(len(names))])
     within = float(np.linalg.norm(unit - means[classes], axis=1).mean())

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from queryopt.bench.quality.bit_cards import BitCards, load_all_attributes, make_bit_cards
-from queryopt.bench.quality.descriptors import DESCRIPTORS, MOST, TRUNK, Describer
+from queryopt.bench.quality.descriptors import TRUNK, Describer, not_described
 from queryopt.bench.quality.evaluate import Evaluation, EvaluationCodes, EvaluationOptions, evaluate, hash_pictures
 from queryopt.bench.quality.labelled_codes import LabelledCodes, SolvedGallery, own_rows
 from queryopt.bench.quality.pictures import DataSource, EvaluationPictures, about_run
@@ -270,10 +270,8 @@ def _describer(
 ) -> tuple[Describer | None, dict[str, str]]:
     """What describes the pictures while they are hashed, and what is left out, with the reason."""
     count = len(pictures.queries) + len(pictures.searched)
-    if asked is False:
-        return None, dict.fromkeys(DESCRIPTORS, "--no-baselines")
-    if count > MOST and asked is None:
-        return None, dict.fromkeys(DESCRIPTORS, f"{count:,} pictures are many: ask for it with --baselines")
+    if why_not := not_described(count, asked):
+        return None, why_not
     without = {TRUNK: "an exported model alone: give the run folder"} if run is None else {}
     return Describer(left_out=without), without
 
