@@ -545,8 +545,9 @@ def _print(report: EvaluationReport, worst: int, out: Output) -> None:
     titled = report.titled()
     columns: dict[str, Ranking] = {**titled, **report.baselines}
     out.print(_figure_table(columns), "")
-    for name, why in report.left_out.items():
-        out.print(f"{DESCRIPTORS[name]}: not measured: {why}")
+    for why in dict.fromkeys(report.left_out.values()):
+        names = [DESCRIPTORS[name] for name, reason in report.left_out.items() if reason == why]
+        out.print(f"{'; '.join(names)}: not measured: {why}", "")
     for part in ("seen", "unseen") if worst else ():
         if of_part := {title: ranking for title, ranking in columns.items() if ranking.part == part}:
             out.print(_class_table(of_part, worst), "")
