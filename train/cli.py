@@ -187,7 +187,8 @@ def _train(config: "TrainConfig", splits: "DataSplits", run: options.RunOptions,
     seen, unseen = divided.seen, divided.unseen
     used, kept = (counted(len(part), "picture", "pictures") for part in (seen.train, seen.test))
     _say_data(splits, out)
-    out.log(f"data: {used} to train and to choose the checkpoint on; {kept} kept for tests")
+    if len(seen.train.classes) > 1:  # else it was said, and none is kept
+        out.log(f"data: {used} to train and to choose the checkpoint on; {kept} kept for tests")
     if unseen is not None:
         out.log(
             f"open set: {len(unseen.train.classes):,} classes are never seen, {len(seen.train.classes):,} are trained "

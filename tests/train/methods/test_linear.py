@@ -89,14 +89,17 @@ def test_its_export_gives_the_networks_codes_of_whole_pictures(run, labelled_fol
     assert np.abs(batch.logits).max() < 3
 
 
-def test_pictures_without_labels_need_no_folders(labelled_folder, tmp_path):
+def test_pictures_without_labels_need_no_folders(labelled_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUERYOPT_CACHE", str(tmp_path / "cache"))
     flat = tmp_path / "flat"
     flat.mkdir()
     for number, path in enumerate(sorted(labelled_folder.rglob("*.png"))):
         shutil.copy(path, flat / f"{number}.png")
     arguments = ["--data", f"unlabelled:{flat}", "--preset", "tiny", "--method", "linear", "--bits", "8"]
-    done = CliRunner().invoke(qo_train, [*arguments, "--threads", "1", "--out", str(tmp_path / "run")])
+    done = CliRunner().invoke(qo_train, [*arguments, "--threads", "1", "--no-cache", "--out", str(tmp_path / "run")])
     assert done.exit_code == 0, done.output
+    assert not (tmp_path / "cache").exists()
+    assert "features: 120 pictures, 0 of them kept from before" in done.stdout
     assert "without labels" in done.stdout
     assert "validation mAP" not in done.stdout
     assert "fitted to 120 pictures:" in done.stdout  # of which none is set aside
