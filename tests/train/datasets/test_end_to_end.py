@@ -36,7 +36,7 @@ def run(cub, tmp_path_factory):
     options = ("--preset", "tiny", "--iterations", 1, "--samples", 16, "--validation-fraction", 0.25)
     trained = command(train_main, "--data", "cub200", "--root", cub, "--any-size", "--out", folder, *options)
     assert trained.exit_code == ExitCode.DONE, trained.output
-    exported = command(export_main, "--ckpt", folder)
+    exported = command(export_main, "--ckpt", folder, "-v")
     assert exported.exit_code == ExitCode.DONE, exported.output
     return folder, exported.stdout
 
