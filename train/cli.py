@@ -208,7 +208,9 @@ def _train(config: "TrainConfig", splits: "DataSplits", run: options.RunOptions,
         )
     except KeyboardInterrupt:
         if (run.folder / LAST).is_file():
-            out.log(f"stopped; continue with: qo-train --out {display_path(run.folder)} --resume")
+            again = f"continue with: qo-train --out {display_path(run.folder)} --resume"
+            kept = f"{display_path(run.folder)} keeps the best so far, and is not resumed"
+            out.log(f"stopped; {kept if find_rules(config.method).closed_form else again}")
         raise
     for line in failure_lines(dict(sorted(result.skipped.items())), ": left out"):
         out.warn(line)
