@@ -8,7 +8,8 @@ and Najork, "Computing Information Retrieval Performance Measures Efficiently in
 
 All of them follow from two counts of a query: how many gallery items, and how many relevant ones, lie in each group of
 tied items, in the order of the groups. For a ranking by distance these are histograms over the bits + 1 distances:
-nothing is sorted, and memory does not grow with queries x gallery. For a ranking by weights each query sorts its keys.
+nothing is sorted, and memory does not grow with queries x gallery. For a ranking by weights, or by margins where
+distances are equal, each query sorts its keys.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,9 +41,14 @@ _QUERIES = 1 << 14
 _COSINE_STEPS = 1 << 20
 """Cosines that differ by less than one part in so many are ties: equal vectors differ by rounding."""
 
+_SQUARE_BITS = 23
+"""A squared distance of margins is below 2^23: at most 64 x 254^2."""
+
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
 _Real = TypeVar("_Real", np.float32, np.float64)
+_KeysOf = Callable[[slice], npt.NDArray[np.int32]]
+"""Of some queries, the keys that the gallery is ranked by: [queries, n], 0 <= key < 2^30."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +136,10 @@ def retrieval_metrics(
     radii: Sequence[int] = (0, 1, 2),
     exclude_self: npt.ArrayLike | None = None,
     bit_keys: npt.ArrayLike | None = None,
+    margins: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> RetrievalMetrics:
-    """Rank the gallery for every query, by Hamming distance or by weights, and measure the rankings. A gallery item is
+    """Rank the gallery for every query, by Hamming distance or another key, and measure the rankings. A gallery item is
     relevant to a query of the same label.
 
     query_codes, gallery_codes: packed uint8 [q, ceil(bits / 8)], [n, ceil(bits / 8)], or uint64 [q], [n].
@@ -143,10 +150,12 @@ def retrieval_metrics(
     bit_keys: integers >= 0 [q, bits], each row with a sum below 2^29: rank by ascending key, the sum of a query's bit
         keys over the bits in which an item differs from it; equal keys are ties. If None, by distance. The values at
         radii are by distance always.
+    margins: of the queries and of the gallery, int8 [q, bits] and [n, bits]: rank by distance, and equal distances by
+        the squared L2 distance of these (as an index does); what is equal in both is a tie. Not with bit_keys.
     progress: called with the number of queries done since the last call.
 
-    Takes time proportional to q n (about 2 ns a pair on one core; with bit keys, which are sorted, about 30 ns) and
-    memory proportional to q bits + n.
+    Takes time proportional to q n (about 2 ns a pair on one core; with bit keys or margins, which are sorted, about
+    15 ns) and memory proportional to q bits + n.
     Raises UsageError for wrong arguments, MismatchError where codes and labels, or the two sides, don't fit together,
     or where no query has anything relevant.
     """
@@ -158,7 +167,14 @@ def retrieval_metrics(
     radii = _integers("radii", radii, 0, bits)
     query_classes, gallery_classes = _classes(query_labels, gallery_labels, len(queries), len(gallery))
     excluded = _excluded(exclude_self, len(queries), len(gallery))
-    keys = None if bit_keys is None else _bit_keys(bit_keys, len(queries), bits)
+    if bit_keys is not None and margins is not None:
+        raise UsageError("bit_keys and margins are two orders: give one of them")
+    keys: _KeysOf | None = None
+    if bit_keys is not None:
+        keys = _keys_by_bits(queries, gallery, _bit_keys(bit_keys, len(queries), bits))
+    elif margins is not None:
+        sides = (_margins(of, len(codes), bits) for of, codes in zip(margins, (queries, gallery), strict=True))
+        keys = _keys_by_margins(queries, gallery, *sides)
 
     searched = _Gallery.of(gallery, gallery_classes, int(query_classes.max()) + 1)
     rankings = _rankings(queries, query_classes, searched, bits, ks, excluded, keys, progress)
@@ -179,7 +195,7 @@ def vector_metrics(
     """Rank the gallery for every query by the cosine of vectors, real [q, d] and [n, d], and measure the rankings.
 
     A vector of length 0 has the cosine 0 with every other. All else is as of `retrieval_metrics`. Takes time
-    proportional to q n d, and about 30 ns a pair to sort.
+    proportional to q n d, and about 15 ns a pair to sort.
     """
     queries, gallery = _unit("query", queries), _unit("gallery", gallery)
     if queries.shape[1] != gallery.shape[1]:
@@ -282,7 +298,7 @@ def _rankings(
     bits: int,
     ks: Sequence[int],
     excluded: _Ints | None,
-    bit_keys: npt.NDArray[np.int32] | None,
+    keys_of: _KeysOf | None,
     progress: Callable[[int], None] | None,
 ) -> "Iterator[_PerQuery]":
     """The values of all queries, some at a time."""
@@ -299,11 +315,16 @@ def _rankings(
         _count_relevant(codes, gallery.by_class, *of_class, relevant)
         if own is not None:
             _leave_out_self(codes, classes, gallery, own, items, relevant)
-        if bit_keys is None:
+        if keys_of is None:
             yield _measure(items, relevant, items, relevant, gallery.harmonic, ks)
             continue
-        for piece, tied, tied_relevant in _group_by_key(codes, classes, gallery, bit_keys[rows], own):
-            yield _measure(tied, tied_relevant, items[piece], relevant[piece], gallery.harmonic, ks)
+        height = max(1, _BLOCK // len(gallery.codes))
+        for top in range(0, len(codes), height):
+            piece = slice(top, min(top + height, len(codes)))
+            keys = keys_of(slice(start + piece.start, start + piece.stop))
+            own_rows = None if own is None else own[piece]
+            tied = _group_ties(keys, gallery.classes == classes[piece, None], own_rows)
+            yield _measure(*tied, items[piece], relevant[piece], gallery.harmonic, ks)
 
 
 def _check_relevant(each: "_PerQuery", excluded: _Ints | None) -> None:
@@ -466,54 +487,79 @@ def _count_relevant(
         counts[here] += pairs.reshape(-1, width)
 
 
-def _group_by_key(
-    queries: npt.NDArray[np.uint64],
-    classes: _Ints,
-    gallery: _Gallery,
-    bit_keys: npt.NDArray[np.int32],
-    excluded: _Ints | None,
-) -> Iterator[tuple[slice, _Ints, _Ints]]:
-    """For some queries at a time: which, and their ties as `_group_ties` counts them."""
-    height = max(1, _BLOCK // len(gallery.codes))
+def _keys_by_bits(
+    queries: npt.NDArray[np.uint64], gallery: npt.NDArray[np.uint64], bit_keys: npt.NDArray[np.int32]
+) -> _KeysOf:
+    """The sums of a query's bit keys [q, bits] over the bits in which each item differs from it."""
     # A byte of a code indexes a table of the sums over the bits in which it differs from the query's.
-    columns = [(gallery.codes >> np.uint64(8 * i)).astype(np.uint8) for i in range((bit_keys.shape[1] + 7) // 8)]
+    columns = [(gallery >> np.uint64(8 * i)).astype(np.uint8) for i in range((bit_keys.shape[1] + 7) // 8)]
     padded = np.zeros((len(queries), 8 * len(columns)), np.int32)
     padded[:, : bit_keys.shape[1]] = bit_keys
     values = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.int32)
-    for top in range(0, len(queries), height):
-        rows = slice(top, top + height)
-        keys = np.zeros((len(queries[rows]), len(gallery.codes)), np.int32)
+
+    def keys_of(rows: slice) -> npt.NDArray[np.int32]:
+        keys = np.zeros((len(queries[rows]), len(gallery)), np.int32)
         for i, column in enumerate(columns):
             sums = padded[rows, 8 * i : 8 * i + 8] @ values.T  # int32 [rows, 256]
             own = (queries[rows] >> np.uint64(8 * i)).astype(np.uint8)
             keys += np.take_along_axis(sums, column[None] ^ own[:, None], axis=1)
-        own_rows = None if excluded is None else excluded[rows]
-        yield rows, *_group_ties(keys, gallery.classes == classes[rows, None], own_rows)
+        return keys
+
+    return keys_of
+
+
+def _keys_by_margins(
+    queries: npt.NDArray[np.uint64],
+    gallery: npt.NDArray[np.uint64],
+    query_margins: npt.NDArray[np.float32],
+    gallery_margins: npt.NDArray[np.float32],
+) -> _KeysOf:
+    """Distances, and below them the squared distances of margins."""
+    squared = (gallery_margins**2).sum(axis=1)
+
+    def keys_of(rows: slice) -> npt.NDArray[np.int32]:
+        own = query_margins[rows]
+        # Exact: every product and sum is an integer below 2^24.
+        squares = (own**2).sum(axis=1)[:, None] + squared - 2 * (own @ gallery_margins.T)
+        distances = np.bitwise_count(queries[rows, None] ^ gallery).astype(np.int32)
+        keys: npt.NDArray[np.int32] = distances << _SQUARE_BITS | squares.astype(np.int32)
+        return keys
+
+    return keys_of
 
 
 def _group_ties(
     keys: npt.NDArray[np.int32], is_relevant: npt.NDArray[np.bool_], excluded: _Ints | None
 ) -> tuple[_Ints, _Ints]:
-    """How many items and relevant ones have each key, in the order of keys, 0 <= key < 2^30: int64 [queries, groups],
-    with empty groups behind where a query has fewer than the others.
+    """How many items and relevant ones have each key, in the order of keys, 0 <= key < 2^30: int64 [queries, groups].
+
+    Keys that no relevant item has are one group with those beside them, which changes no figure: with few ties and few
+    relevant items, there are far fewer groups than items. Some groups are empty.
 
     keys, is_relevant: [queries, n].
     """
-    # The lowest bit says whether an item is relevant: one sort puts ties together and keeps what they are.
+    # The lowest bit says whether an item is relevant: one sort puts ties together, the relevant ones last.
     tagged = keys << 1 | is_relevant
     if excluded is not None:
         who = np.flatnonzero(excluded >= 0)
         tagged[who, excluded[who]] = np.iinfo(np.int32).max  # behind all
     tagged.sort(axis=1)
-    first = np.ones(tagged.shape, np.bool_)
-    first[:, 1:] = tagged[:, 1:] >> 1 != tagged[:, :-1] >> 1
-    group = np.cumsum(first, axis=1) - 1
-    width = int(group.max()) + 1
-    kept = tagged != np.iinfo(np.int32).max
-    group += np.arange(len(group))[:, None] * width
-    shape, size = (len(group), width), len(group) * width
-    items = np.bincount(group[kept], minlength=size).reshape(shape)
-    relevant = np.bincount(group[kept & (tagged & 1 == 1)], minlength=size).reshape(shape)
+    row, place = np.nonzero((tagged & 1 == 1) & (tagged != np.iinfo(np.int32).max))
+    value = tagged[row, place]
+    last = np.ones(len(row), np.bool_)
+    last[:-1] = (row[1:] != row[:-1]) | (value[1:] != value[:-1])
+    row, end, value = row[last], place[last] + 1, value[last]
+    per_row = np.bincount(row, minlength=len(tagged))
+    parts = np.split(value - 1, np.cumsum(per_row)[:-1])
+    start = np.concatenate([np.searchsorted(of_query, part) for of_query, part in zip(tagged, parts, strict=True)])
+    number = np.arange(len(row)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
+    # What lies between two groups that have relevant items, then the second of these; and what lies behind all.
+    items = np.zeros((len(tagged), 2 * int(per_row.max(initial=0)) + 1), np.int64)
+    relevant = np.zeros_like(items)
+    relevant[row, 2 * number + 1] = np.diff(np.flatnonzero(last), prepend=-1)
+    items[row, 2 * number] = start - np.where(number > 0, np.roll(end, 1), 0)
+    items[row, 2 * number + 1] = end - start
+    items[:, -1] = (tagged != np.iinfo(np.int32).max).sum(axis=1) - items.sum(axis=1)
     return items, relevant
 
 
@@ -595,6 +641,13 @@ def _bit_keys(bit_keys: npt.ArrayLike, queries: int, bits: int) -> npt.NDArray[n
     if array.min() < 0 or int(array.max()) >= 1 << 29 or int(array.sum(axis=1, dtype=np.int64).max()) >= 1 << 29:
         raise UsageError("bit_keys are negative or too large: each row is of integers >= 0 with a sum below 2^29")
     return array.astype(np.int32)
+
+
+def _margins(margins: npt.ArrayLike, items: int, bits: int) -> npt.NDArray[np.float32]:
+    array = np.asarray(margins)
+    if array.dtype != np.int8 or array.shape != (items, bits):
+        raise UsageError(f"margins are {array.dtype} {list(array.shape)}: give int8 [{items}, {bits}]")
+    return array.astype(np.float32)
 
 
 def _integers(name: str, values: Sequence[int], low: int, high: int | None) -> tuple[int, ...]:

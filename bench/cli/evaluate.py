@@ -29,6 +29,7 @@ from queryopt.errors import DataError, ExitCode, MissingError, QueryOptError, Us
 from queryopt.images import failure_lines
 from queryopt.kinds import Kind, kind_of
 from queryopt.runtime.cli.options import backend_option
+from queryopt.runtime.cli.search import RankType
 from queryopt.runtime.search.ranked import RANKS
 from queryopt.text import counted, display_path, install_extra, listed
 from queryopt.train.sources import official_source
@@ -256,10 +257,11 @@ _evaluation_options = option_group(
     ),
     click.option(
         "--rank",
-        type=click.Choice((*RANKS, "all")),
-        default="id",
+        type=RankType((*RANKS, "all")),
+        default="margin",
         show_default=True,
-        help="What to rank by, as in qo-search; all: the three side by side, with ratios between models by distance.",
+        help="What to rank by, as in qo-search; id: by distance alone, the mean over all orders of ties; all: each of "
+        "them side by side. Ratios between models are of the first. Codes that a run solved have no margins: id.",
     ),
     baselines_option,
 )
@@ -382,10 +384,10 @@ def main(
 
     Both folders are hashed with the model, as in use. A picture's class is the first folder below them that it lies in,
     unless the model was trained with another --label-depth; of an official data set, what its lists say. The mAP is the
-    mean over all orders of tied pictures (those at equal distance, or of equal score and distance), with the worst and
-    the best order beside it. A query whose class the gallery has not is left out and counted; one that lies in the
-    gallery itself is left out of its own ranking. Of a run, pictures that are the only ones of their classes are
-    searched, too.
+    mean over all orders of tied pictures, with the worst and the best order beside it; pictures tie that have equal
+    margins, or, with --rank id and in the paper's protocol, those at equal distance. A query whose class the gallery
+    has not is left out and counted; one that lies in the gallery itself is left out of its own ranking. Of a run,
+    pictures that are the only ones of their classes are searched, too.
 
     mAP at k is over the k nearest alone: the sum stops at rank k and is divided by min(k, relevant pictures).
     Of a run that held classes out (qo-train --open-set), unseen classes are measured apart: their test pictures search
@@ -541,6 +543,12 @@ def _warn(report: EvaluationReport, out: Output) -> None:
         out.warn(f"class {display_path(label)}: only queries have it: left out")
 
 
+_ORDERS = {
+    "margin": "by distance, equal ones by margins (rank margin)",
+    "id": "by distance alone, the mean over all orders of ties (rank id)",
+}
+
+
 def _print(report: EvaluationReport, worst: int, out: Output) -> None:
     titled = report.titled()
     columns: dict[str, Ranking] = {**titled, **report.baselines}
@@ -558,6 +566,9 @@ def _print(report: EvaluationReport, worst: int, out: Output) -> None:
         if one is not first:
             ratio = one.metrics.map / first.metrics.map
             out.print(f"{column}: the mAP of {one.rank} is {ratio:.3f} x that of {first.rank}.")
+    if (ranks := {one.rank for one in titled.values()}) <= {"margin", "id"}:
+        words = "; ".join(_ORDERS[rank] for rank in ("margin", "id") if rank in ranks)
+        out.print(f"Order: {words}.")
     if report.solved is not None:
         solved, model = report.solved.iteration, report.models[0].outer_iterations
         out.print(

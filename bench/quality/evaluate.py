@@ -59,12 +59,14 @@ PROTOCOLS: tuple[Protocol, ...] = ("deployed", "paper")
 class EvaluationOptions:
     """What is measured. ks, radii: see retrieval_metrics. protocol, rank: one, or each of them side by side. baselines:
     whether pictures are ranked without codes, too; None: unless they are many.
+
+    Codes without margins, as those that a run solved, are ranked by 'id' in place of 'margin'.
     """
 
     ks: tuple[int, ...] = (1, 10, 100)
     radii: tuple[int, ...] = (0, 1, 2)
     protocol: Protocol | Literal["both"] = "deployed"
-    rank: Rank | Literal["all"] = "id"
+    rank: Rank | Literal["all"] = "margin"
     baselines: bool | None = None
 
     @property
@@ -73,12 +75,13 @@ class EvaluationOptions:
 
     @property
     def ranks(self) -> tuple[Rank, ...]:
-        return tuple(rank for rank in RANKS if rank != "margin") if self.rank == "all" else (self.rank,)
+        return RANKS if self.rank == "all" else (self.rank,)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation(Ranking):
-    """A ranking by a model's codes. rank: what the gallery was ranked by. protocol: where its codes come from."""
+    """A ranking by a model's codes. rank: what the gallery was ranked by; 'id' is the mean over all orders of what is
+    equally far. protocol: where its codes come from."""
 
     metrics: RetrievalMetrics
     bits: int
@@ -135,13 +138,22 @@ class EvaluationCodes:
     def evaluate(self, options: EvaluationOptions) -> tuple[Evaluation, ...]:
         """The seen classes by every protocol and rank, then the unseen ones by every rank."""
         measure = partial(evaluate, ks=options.ks, radii=options.radii)
+
+        def ranks_for(gallery: LabelledCodes) -> list[Rank]:
+            ranks: list[Rank] = [
+                "id" if rank == "margin" and gallery.margins is None else rank for rank in options.ranks
+            ]
+            return list(dict.fromkeys(ranks))
+
         seen = [
             measure(gallery, self.queries, rank=rank, protocol=protocol)
             for protocol, gallery in self.galleries.items()
-            for rank in options.ranks
+            for rank in ranks_for(gallery)
         ]
-        unseen = [measure(*self.unseen, rank=rank, part="unseen") for rank in options.ranks] if self.unseen else []
-        return (*seen, *unseen)
+        if self.unseen is None:
+            return tuple(seen)
+        gallery, queries = self.unseen
+        return (*seen, *(measure(gallery, queries, rank=rank, part="unseen") for rank in ranks_for(gallery)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +235,7 @@ class EvaluationReport:
             display_path(model.model)
             + (f", {one.part}" if "unseen" in parts else "")
             + (f", {one.protocol}" if protocols != {"deployed"} else "")
-            + (f", {one.rank}" if ranks != {"id"} else ""): one
+            + (f", {one.rank}" if ranks != {"margin"} else ""): one
             for model, one in every
         }
 
@@ -331,22 +343,26 @@ def evaluate(
     queries: LabelledCodes,
     ks: Sequence[int] = (1, 10, 100),
     radii: Sequence[int] = (0, 1, 2),
-    rank: Rank = "id",
+    rank: Rank = "margin",
     protocol: Protocol = "deployed",
     part: Part = "seen",
 ) -> Evaluation:
     """Rank the gallery for each query and measure. A query that lies in the gallery is left out of its own ranking.
 
-    rank: by what, as for `HammingIndex.search`; what is equal in it is a tie. 'weighted' and 'tiebreak' need the
-        queries' logits.
+    rank: by what, as for `HashIndex.search`; what is equal in it but for ids is a tie. 'weighted' and 'tiebreak' need
+        the queries' logits, 'margin' the margins of both; without them it is 'id', as the record says.
     protocol, part: what the gallery's codes and the classes are, for the record.
 
     MismatchError where the two have codes of different length, or share no class. UsageError for a rank without logits.
     """
     if gallery.bits != queries.bits:
         raise MismatchError(f"the gallery has codes of {gallery.bits} bits and the queries of {queries.bits}")
-    bit_keys = None
-    if rank != "id":
+    bit_keys = margins = None
+    if rank == "margin" and gallery.margins is not None and queries.margins is not None:
+        margins = queries.margins, gallery.margins
+    elif rank in ("id", "margin"):
+        rank = "id"
+    else:
         if queries.logits is None:
             raise UsageError(f"rank {rank!r} needs the queries' logits: hash them")
         bit_keys = ranked.bit_keys(ranked.quantise(queries.logits, queries.bits), rank)
@@ -361,6 +377,7 @@ def evaluate(
         radii=[radius for radius in radii if radius <= gallery.bits],
         exclude_self=own if (own >= 0).any() else None,
         bit_keys=bit_keys,
+        margins=margins,
     )
     over = Ranking.over(gallery, queries, metrics, int((own >= 0).sum()))
     return Evaluation(metrics=metrics, bits=gallery.bits, rank=rank, protocol=protocol, part=part, **over)

@@ -16,6 +16,7 @@ from queryopt.card import Preprocessing
 from queryopt.codes import pack_codes
 from queryopt.errors import DataError, MismatchError
 from queryopt.progress import Progress
+from queryopt.runtime.index.rows import encode_margins
 from queryopt.text import display_path
 from queryopt.train.data import LabelledImages
 
@@ -47,6 +48,7 @@ class LabelledCodes:
     paths: absolute.
     failures: pictures that could not be read, with the reason; they have no row.
     logits: float32 [n, bits], None where they are not known: an index has none.
+    margins: int8 [n, bits], as an index keeps them; None where they are not known: solved codes have none.
     descriptors: float32 [n, d] by the names of `queryopt.bench.quality.descriptors`, those that were made.
     """
 
@@ -56,6 +58,7 @@ class LabelledCodes:
     paths: tuple[bytes, ...]
     failures: dict[bytes, str]
     logits: npt.NDArray[np.float32] | None = None
+    margins: npt.NDArray[np.int8] | None = None
     descriptors: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def only(self, paths: Collection[bytes]) -> "LabelledCodes":
@@ -68,6 +71,7 @@ class LabelledCodes:
             tuple(self.paths[row] for row in rows),
             self.failures,
             None if self.logits is None else self.logits[rows],
+            None if self.margins is None else self.margins[rows],
             {name: values[rows] for name, values in self.descriptors.items()},
         )
 
@@ -133,7 +137,8 @@ def hash_labelled(
         )
     row_of = {path: row for row, path in enumerate(paths)}
     rows = np.array([row_of[path] for path in hashed])
-    made = _of_rows(images, rows, hasher.card.bits, np.concatenate(codes), failures, np.concatenate(logits))
+    joined, scale = (np.concatenate(codes), np.concatenate(logits)), hasher.card.logit_scale
+    made = _of_rows(images, rows, hasher.card.bits, *joined, scale, failures)
     return made if describer is None else replace(made, descriptors=describer.take())
 
 
@@ -151,7 +156,8 @@ def hash_network(
     logits, rows, failures = network_logits(
         network, images, progress, description, threads=threads, batch=batch, describer=describer
     )
-    made = _of_rows(images, rows, network.config.bits, pack_codes(logits >= 0), failures, logits)
+    codes, scale = pack_codes(logits >= 0), network.logit_scale
+    made = _of_rows(images, rows, network.config.bits, codes, logits, scale, failures)
     return made if describer is None else replace(made, descriptors=describer.take())
 
 
@@ -215,6 +221,7 @@ def index_codes(index: "HashIndex") -> LabelledCodes:
         labels=np.array([image.label for image in images], dtype=np.str_),
         paths=tuple(os.fsencode(image.path) for image in images),
         failures={},
+        margins=np.stack([image.margins for image in images]),
     )
 
 
@@ -260,10 +267,13 @@ def _of_rows(
     rows: npt.NDArray[np.intp],
     bits: int,
     codes: npt.NDArray[np.uint8],
-    failures: dict[bytes, str] | None = None,
     logits: npt.NDArray[np.float32] | None = None,
+    logit_scale: float = 1.0,
+    failures: dict[bytes, str] | None = None,
 ) -> LabelledCodes:
     """Codes [n, …] of some of the pictures, rows [n], with their labels and paths."""
     labels = np.array(images.classes, np.str_)[images.labels[rows]]
-    paths = full_paths(images)
-    return LabelledCodes(bits, codes, labels, tuple(paths[row] for row in rows.tolist()), failures or {}, logits)
+    every = full_paths(images)
+    paths = tuple(every[row] for row in rows.tolist())
+    margins = None if logits is None else encode_margins(codes, logits, bits, logit_scale)
+    return LabelledCodes(bits, codes, labels, paths, failures or {}, logits, margins)

@@ -275,6 +275,36 @@ def test_bit_keys_of_one_rank_by_distance():
         assert keyed == retrieval_metrics(*args, exclude_self=excluded)
 
 
+@pytest.mark.parametrize("block", [1, 40, 1 << 18])
+def test_equal_distances_are_ranked_by_margins(monkeypatch, block):
+    monkeypatch.setattr("queryopt.metrics._BLOCK", block)
+    rng = np.random.default_rng(2)
+    bits = 5
+    margins = [(rng.choice([-1, 1], (n, bits)) * rng.choice([1, 90, 127], (n, bits))).astype(np.int8) for n in (9, 60)]
+    codes = [pack_codes(of > 0) for of in margins]
+    labels, others = rng.integers(0, 4, 60), rng.integers(0, 4, 9)
+    excluded = np.where(rng.random(9) < 0.5, rng.integers(0, 60, 9), -1)
+    found = retrieval_metrics(*codes, bits, others, labels, ks=(1, 7), exclude_self=excluded, margins=tuple(margins))
+    for i, own in enumerate(margins[0].astype(int)):
+        keys = [(int(((of > 0) != (own > 0)).sum()), int(((of - own) ** 2).sum())) for of in margins[1].astype(int)]
+        rows = [row for row in range(60) if row != excluded[i]]
+        # The mean over random orders of what is equal in both: each tie's place is drawn anew.
+        drawn = []
+        for _ in range(200):
+            order = sorted(rows, key=lambda row: (*keys[row], rng.random()))
+            hits = labels[order] == others[i]
+            drawn.append((np.cumsum(hits) / np.arange(1, 60 + (len(rows) == 60)))[hits].mean())
+        assert found.average_precision[i] == pytest.approx(np.mean(drawn), abs=0.02)
+    by_distance = retrieval_metrics(*codes, bits, others, labels, exclude_self=excluded)
+    assert found.recall_at_radius == by_distance.recall_at_radius
+    assert by_distance.map_pessimistic < found.map_pessimistic <= found.map_optimistic < by_distance.map_optimistic
+    for wrong in (margins[1].astype(np.int64), margins[1][:, :4]):
+        with pytest.raises(UsageError, match=r"margins are .*: give int8 \[60, 5\]"):
+            retrieval_metrics(*codes, bits, others, labels, margins=(margins[0], wrong))
+    with pytest.raises(UsageError, match="two orders"):
+        retrieval_metrics(*codes, bits, others, labels, margins=tuple(margins), bit_keys=np.ones((9, 5), int))
+
+
 @pytest.mark.parametrize("block", [1 << 18, 50])
 def test_a_ranking_by_bit_keys_averages_over_equal_keys(monkeypatch, block):
     monkeypatch.setattr(module, "_BLOCK", block)

@@ -96,8 +96,8 @@ class Study:
     def evaluations(self) -> dict[str, Evaluation]:
         """By what each is called; the first is that of the deployed codes."""
         deployed, *others = self.codes.evaluate(EvaluationOptions())
-        weighted = evaluate(self.gallery, self.queries, rank="weighted")
-        named = {"deployed": deployed, "deployed, weighted": weighted}
+        by_distance, weighted = (evaluate(self.gallery, self.queries, rank=rank) for rank in ("id", "weighted"))
+        named = {"deployed": deployed, "deployed, by distance": by_distance, "deployed, weighted": weighted}
         named |= {"unseen classes" if other.part == "unseen" else other.protocol: other for other in others}
         if self.other is not None and self.other_codes is not None:
             [named[f"compared: {self.other.name}"]] = self.other_codes.evaluate(EvaluationOptions())

@@ -73,7 +73,7 @@ def test_the_figures_are_those_of_qo_eval(done: tuple[Path, Result]) -> None:
 
     run = done[0] / "n8-seed1"
     assert CliRunner().invoke(qo_export, ["--ckpt", str(run), "--no-fold"]).exit_code == ExitCode.DONE
-    evaluated = CliRunner().invoke(qo_eval, ["--run", str(run), "--protocol", "both", "--json"])
+    evaluated = CliRunner().invoke(qo_eval, ["--run", str(run), "--protocol", "both", "--rank", "id", "--json"])
     assert evaluated.exit_code == ExitCode.DONE, evaluated.output
     models = json.loads(evaluated.stdout)["models"]
     own = json.loads((run / "result.json").read_text())

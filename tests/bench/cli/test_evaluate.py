@@ -78,25 +78,32 @@ def test_every_rank_side_by_side(here, collapsed):
     done = run("--model", MODEL, *FOLDERS, "--compare", collapsed, "--rank", "all", "--out", "eval.json")
     assert done.exit_code == 0, done.output
     value = json.loads(Path("eval.json").read_text())
-    ranks = ["id", "weighted", "tiebreak"]
+    ranks = ["margin", "id", "weighted", "tiebreak"]
     assert [(model["model"], model["rank"]) for model in value["models"]] == [
         (path, rank) for path in (MODEL, collapsed) for rank in ranks
     ]
-    by_distance, weighted, tiebreak = value["models"][:3]
+    by_margins, by_distance, weighted, tiebreak = value["models"][:4]
     # Breaking ties gives one of the orders that the mean by distance is over.
-    assert tiebreak["map_pessimistic"] == pytest.approx(tiebreak["map_optimistic"])
-    assert by_distance["map_pessimistic"] - 1e-9 <= tiebreak["map"] <= by_distance["map_optimistic"] + 1e-9
+    for one in (by_margins, tiebreak):
+        assert one["map_pessimistic"] == pytest.approx(one["map_optimistic"])
+        assert by_distance["map_pessimistic"] - 1e-9 <= one["map"] <= by_distance["map_optimistic"] + 1e-9
+    assert by_margins["map"] != pytest.approx(by_distance["map"])
     assert weighted["map_optimistic"] - weighted["map_pessimistic"] < 1e-12  # no two pictures have one score
     assert weighted["recall_at_radius"] == tiebreak["recall_at_radius"] == by_distance["recall_at_radius"]
     # Logits of zero weigh nothing: everything is one tie by any rank.
-    assert len({(model["map"], model["map_optimistic"]) for model in value["models"][3:]}) == 1
-    assert value["ratios"] == {collapsed: pytest.approx(by_distance["map"] / value["models"][3]["map"])}
-    ratio = weighted["map"] / by_distance["map"]
-    assert f"{MODEL}: the mAP of weighted is {ratio:.3f} x that of id." in done.stdout
+    assert len({(model["map"], model["map_optimistic"]) for model in value["models"][4:]}) == 1
+    assert value["ratios"] == {collapsed: pytest.approx(by_margins["map"] / value["models"][4]["map"])}
+    ratio = weighted["map"] / by_margins["map"]
+    assert f"{MODEL}: the mAP of weighted is {ratio:.3f} x that of margin." in done.stdout
     alone = run("--model", MODEL, *FOLDERS, "--rank", "weighted", "--json")
     assert json.loads(alone.stdout)["models"] == [weighted]
     plain = run("--model", MODEL, *FOLDERS, "--json")
-    assert json.loads(plain.stdout)["models"] == [by_distance]
+    assert json.loads(plain.stdout)["models"] == [by_margins]
+    for name in ("id", "hamming"):
+        alone = run("--model", MODEL, *FOLDERS, "--rank", name, "--json")
+        assert json.loads(alone.stdout)["models"] == [by_distance]
+    said = run("--model", MODEL, *FOLDERS).stdout
+    assert "Order: by distance, equal ones by margins (rank margin)." in said
 
 
 def test_a_required_ratio_passes_or_is_refused_with_5(here, collapsed):

@@ -17,6 +17,7 @@ from queryopt.errors import ExitCode
 from queryopt.export.cli import main as export_main
 from queryopt.metrics import retrieval_metrics
 from queryopt.runtime.hasher import Hasher
+from queryopt.runtime.index.rows import encode_margins
 from queryopt.train.cli import main as train_main
 from queryopt.train.data import load_image_folder, split_validation
 from queryopt.train.synthetic import ATTRIBUTES
@@ -41,7 +42,8 @@ def test_both_protocols_are_what_their_codes_give(birds, tmp_path):
     assert done.exit_code == ExitCode.DONE, done.output
     value = json.loads(done.stdout)
     deployed, paper = value["models"]
-    assert [model["protocol"] for model in value["models"]] == ["deployed", "paper"]
+    ranks = [("deployed", "margin"), ("paper", "id")]
+    assert [(model["protocol"], model["rank"]) for model in value["models"]] == ranks
     assert [(one["name"], one["queries"]) for one in value["baselines"]] == [
         ("histogram", deployed["queries"]),
         ("trunk", deployed["queries"]),
@@ -53,15 +55,17 @@ def test_both_protocols_are_what_their_codes_give(birds, tmp_path):
     train, _ = split_validation(splits.train, VALIDATION, config["seed"])
     assert len(train) == 36
     hasher = Hasher(birds / "run" / "model.onnx", threads=1)
-    queries, network = (
-        hasher.hash_files([images.path(i) for i in range(len(images))]).codes for images in (splits.test, train)
-    )
+    batches = [hasher.hash_files([images.path(i) for i in range(len(images))]) for images in (splits.test, train)]
+    queries, network = (batch.codes for batch in batches)
+    margins = tuple(encode_margins(b.codes, b.logits, hasher.card.bits, hasher.card.logit_scale) for b in batches)
     solved = pack_codes(np.asarray(last["codes"][:, : hasher.card.bits] >= 0))
     # Galleries of one code each, or of the same codes, would pass for one another.
     assert min(len(np.unique(codes, axis=0)) for codes in (network, solved)) > 1
     assert deployed["map"] != paper["map"]
-    for gallery, model in ((network, deployed), (solved, paper)):
-        expected = retrieval_metrics(queries, gallery, hasher.card.bits, splits.test.labels, train.labels, ks=(1, 4))
+    # Solved codes have no margins: the paper's protocol is by distance alone.
+    for gallery, model, by in ((network, deployed, margins), (solved, paper, None)):
+        labels = splits.test.labels, train.labels
+        expected = retrieval_metrics(queries, gallery, hasher.card.bits, *labels, ks=(1, 4), margins=by)
         assert model["map"] == pytest.approx(expected.map, abs=1e-12)
         assert list(model["map_at"].values()) == pytest.approx(list(expected.map_at.values()), abs=1e-12)
         assert model["curve"]["recall"] == pytest.approx(list(expected.curve.recall), abs=1e-12)
@@ -200,7 +204,8 @@ def test_bit_cards_in_json_and_markdown(birds, tmp_path):
     done = command(main, "--run", birds / "run", "--bits-out", cards, "--permutations", 39, "--json")
     assert done.exit_code == ExitCode.DONE, done.output
     value = json.loads(cards.read_text())["bit_cards"]
-    [model] = json.loads(done.stdout)["models"]
+    by_distance = command(main, "--run", birds / "run", "--rank", "id", "--json")
+    [model] = json.loads(by_distance.stdout)["models"]
     assert (value["gallery"], value["drop_queries"], value["classes"], value["permutations"]) == (48, 18, 6, 39)
     assert value["map"] == pytest.approx(model["map"])
     assert "dealt out to other classes" in value["null"]
@@ -306,8 +311,10 @@ def test_unseen_classes_are_never_trained_on_and_are_measured_apart(birds, tmp_p
     gallery, queries = (
         part.subset(np.flatnonzero(row)) for part, row in zip((splits.train, splits.test), rows, strict=True)
     )
-    codes = [hasher.hash_files([part.path(i) for i in range(len(part))]).codes for part in (queries, gallery)]
-    expected = retrieval_metrics(*codes, hasher.card.bits, queries.labels, gallery.labels)
+    batches = [hasher.hash_files([part.path(i) for i in range(len(part))]) for part in (queries, gallery)]
+    margins = tuple(encode_margins(b.codes, b.logits, hasher.card.bits, hasher.card.logit_scale) for b in batches)
+    codes = [batch.codes for batch in batches]
+    expected = retrieval_metrics(*codes, hasher.card.bits, queries.labels, gallery.labels, margins=margins)
     assert strange["map"] == pytest.approx(expected.map, abs=1e-12)
 
     table = command(main, "--run", folder)

@@ -143,7 +143,8 @@ def test_the_figures_are_those_of_qo_eval(birds: Path, made: tuple[Path, dict[st
     models = json.loads(CliRunner().invoke(qo_eval, options).stdout)["models"]
     by = {(model["protocol"], model["rank"]): model["map"] for model in models}
     finding = made[1]["findings"]["retrieval"]
-    assert f"mAP {by['deployed', 'id']:.3f} as deployed" in finding
+    assert f"mAP {by['deployed', 'margin']:.3f} as deployed" in finding
+    assert f"by distance alone {by['deployed', 'id']:.3f}, between" in finding
     assert f"{by['deployed', 'weighted']:.3f} where the query's logits" in finding
     assert f"{by['paper', 'id']:.3f} against the solved codes" in finding
 

@@ -32,8 +32,8 @@ def test_a_query_in_the_gallery_is_left_out_of_its_own_ranking():
 def test_a_ranking_by_weights_asks_the_logits():
     gallery = codes([0b0001, 0b0010, 0b0110, 0b1000], ["b", "a", "a", "b"], [b"/1", b"/2", b"/3", b"/4"])
     queries = dataclasses.replace(codes([0], ["a"], [b"/q"]), logits=np.array([[9, -1, 3, 9, 0, 0, 0, 0]], np.float32))
-    found = {rank: evaluate(gallery, queries, rank=rank) for rank in RANKS}
-    assert {rank: result.rank for rank, result in found.items()} == {rank: rank for rank in RANKS}
+    found = {rank: evaluate(gallery, queries, rank=rank) for rank in RANKS[1:]}
+    assert {rank: result.rank for rank, result in found.items()} == {rank: rank for rank in RANKS[1:]}
     # By weights: a (1), a (4), then b and b (9). By distance: b, a and b at 1, then a; with weights, a first of these.
     assert found["weighted"].metrics.map == 1
     assert found["tiebreak"].metrics.map == pytest.approx((1 + 2 / 4) / 2)
@@ -41,6 +41,22 @@ def test_a_ranking_by_weights_asks_the_logits():
     assert found["weighted"].to_dict()["rank"] == "weighted"
     with pytest.raises(UsageError, match="'weighted' needs the queries' logits"):
         evaluate(gallery, codes([0], ["a"], [b"/q"]), rank="weighted")
+
+
+def test_equal_distances_are_ranked_by_margins_where_both_sides_have_them():
+    gallery = codes([0b00, 0b00, 0b01, 0b00], ["b", "a", "a", "b"], [b"/1", b"/2", b"/3", b"/4"], bits=2)
+    queries = codes([0], ["a"], [b"/q"], bits=2)
+    far, near = [-9, -9], [-120, -5]
+    with_margins = dataclasses.replace(gallery, margins=np.array([far, near, [1, -5], far], np.int8))
+    own = dataclasses.replace(queries, margins=np.array([[-127, -6]], np.int8))
+    # At distance 0 the nearest margins are of class a; then two of b that tie, then a at distance 1.
+    result = evaluate(with_margins, own, ks=(1,))
+    assert (result.rank, result.metrics.precision_at[1]) == ("margin", 1)
+    assert result.metrics.map == pytest.approx((1 + 2 / 4) / 2)
+    alone = evaluate(with_margins, own, rank="id", ks=(1,))
+    assert (alone.rank, alone.metrics.map) == ("id", pytest.approx(((1 + 1 / 2 + 1 / 3) / 3 + 2 / 4) / 2))
+    for some, other in ((gallery, own), (with_margins, queries)):
+        assert evaluate(some, other, ks=(1,)).to_dict() == alone.to_dict()
 
 
 def test_classes_that_only_queries_have_are_named():
