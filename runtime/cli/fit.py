@@ -94,6 +94,10 @@ def model_for(folder: Path, index: Path | None, fit: FitOptions, hashing: Hasher
             f"{display_path(index)} holds codes of another model, and codes of a new one can't be added: choose "
             "another --index, or remove it first"
         )
+    if not os.access(index.parent, os.W_OK):
+        raise UsageError(
+            f"{display_path(index.parent)}: no such folder, or one that can't be written, for the index and its model"
+        )
     _fit(folder, index, own, fit.bits or _BITS, hashing, out)
     return own
 

@@ -43,15 +43,15 @@ def test_the_fitted_model_finds_pictures_by_their_likes(here: Path) -> None:
     """With the trunk's own weights, on pictures that are shrunk, which makes it quick. One of them can't be read."""
     (here / "photos/a.jpg").write_text("no picture")
     made = CliRunner().invoke(
-        fit_folder, ["photos", "run", "photos.onnx", "--bits", "32", "--image-size", "64", "--threads", "1"]
+        fit_folder, ["photos", "run", "photos.onnx", "--bits", "64", "--image-size", "64", "--threads", "1"]
     )
     assert made.exit_code == 0, made.output
-    assert re.search(r"^fit: 32 bits, without labels, of 8 pictures, in .* photos\.onnx flips ", made.stderr, re.M)
+    assert re.search(r"^fit: 64 bits, without labels, of 8 pictures, in .* photos\.onnx flips ", made.stderr, re.M)
     shutil.copy("photos/finch/1.jpg", "photos/copy.jpg")
     done = infer("photos")  # the model that has the index's name is taken, whatever else lies here
     assert done.exit_code == 1, done.output
     assert "photos/a.jpg: not a picture" in done.stderr
-    assert "model: photos.onnx (32 bits" in done.stderr
+    assert "model: photos.onnx (64 bits" in done.stderr
     with HashIndex.open("photos.db", readonly=True) as index:
         assert len({image.code.tobytes() for image in index}) > 4
     found = CliRunner().invoke(qo_search, ["photos/finch/1.jpg", "--index", "photos.db", "-k", "2"])
@@ -81,6 +81,7 @@ def test_what_is_there_already_is_gone_on_with(here: Path) -> None:
         (["--fit", "--model", "m.onnx"], "--model"),
         (["--fit", "--no-index", "--out", "codes.csv"], "--no-index"),
         (["--bits", "32"], "--bits goes with --fit"),
+        (["--fit", "--index", "nowhere/photos.db"], "nowhere: no such folder"),
     ],
 )
 def test_options_that_dont_go_with_it(options: list[str], said: str) -> None:
