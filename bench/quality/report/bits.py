@@ -8,6 +8,7 @@ from queryopt.bench.quality.bit_cards import AttributeMatch, BitCard
 from queryopt.bench.quality.report.page import LeftOutError, Section
 from queryopt.bench.quality.report.study import Study, first_of_each
 from queryopt.bench.quality.report.tiles import Row, Strip, Tile
+from queryopt.bit_quality import NEARLY_CONSTANT
 from queryopt.text import counted, display_path
 
 __all__ = ["bit_cards", "bit_strips", "surest"]
@@ -18,7 +19,7 @@ _TILES = 10
 def bit_cards(study: Study) -> Section:
     """A row a bit, and how the bits go together."""
     cards = study.cards
-    dead = [card.bit for card in cards.cards if card.entropy < 0.1]
+    dead = [card.bit for card in cards.cards if min(card.ones, 1 - card.ones) < NEARLY_CONSTANT]
     finding = (
         f"{counted(cards.distinct, 'different code', 'different codes')} among {cards.gallery:,} gallery pictures; two "
         f"bits correlate by {cards.mean_correlation:.2f} in the mean"
