@@ -68,37 +68,55 @@ format: setup
 	@$(BIN)/ruff format .
 
 # The whole way in miniature. Each step's product is a file, so that a second `make demo` does no done work again.
-demo: $(DEMO)/hits.html $(DEMO)/run/model.onnx $(DEMO)/untrained/model.onnx $(DEMO)/report.html
+# Three models of the same pictures: queries on a frozen trunk (they show where bits look), a linear layer on what the
+# trunk sees (it is fitted at once), and one without labels.
+BIRDS := synthetic:birds?folder=$(DEMO)/data
+MODELS := run linear unlabelled untrained
+
+demo: $(DEMO)/hits.html $(MODELS:%=$(DEMO)/%/model.onnx) $(DEMO)/run/report.html $(DEMO)/linear/report.html
 	@echo "== evaluate: pictures of demo/data/test search those of demo/data/train, codes of the model on both sides"
 	@$(BIN)/qo-eval --model $(DEMO)/run/model.onnx --gallery $(DEMO)/data/train --queries $(DEMO)/data/test \
-		--compare $(DEMO)/untrained/model.onnx --require-ratio 2
+		--compare $(DEMO)/untrained/model.onnx --require-ratio 2 -q
+	@$(BIN)/qo-eval --model $(DEMO)/run/model.onnx --gallery $(DEMO)/data/train --queries $(DEMO)/data/test \
+		--compare $(DEMO)/linear/model.onnx --compare $(DEMO)/unlabelled/model.onnx
 	@echo "== done"
 	@echo "  search results  $(DEMO)/hits.html"
-	@echo "  report          $(DEMO)/report.html"
+	@echo "  reports         $(DEMO)/run/report.html (where each bit looks), $(DEMO)/linear/report.html"
 	@echo "  training curves $(DEMO)/run/curves.png"
-	@echo "  model           $(DEMO)/run/model.onnx"
-	@echo "  index           $(DEMO)/photos.db   (try: $(BIN)/qo-search A_PICTURE --index $(DEMO)/photos.db)"
+	@echo "  models          $(MODELS:%=$(DEMO)/%/model.onnx)"
+	@echo "  index           $(DEMO)/photos.db   (try: $(BIN)/qo-search A_PICTURE $(DEMO)/photos.db)"
 	@echo "  a page on it    $(BIN)/qo-serve $(DEMO)/photos.db"
 
 # A run has a checkpoint from its first iteration on: that it came to its end is said by a file of its own.
-$(DEMO)/trained: | setup
-	@echo "== train: a small network on generated birds, 32 classes that differ in a few visual attributes"
-	@$(BIN)/qo-train --data 'synthetic:birds?folder=$(DEMO)/data' --preset demo --out $(DEMO)/run --resume
+$(DEMO)/run/trained: | setup
+	@echo "== train: queries, one a bit, on a trunk that knows pictures; 32 classes of birds that differ in visual attributes"
+	@$(BIN)/qo-train '$(BIRDS)' --preset demo --out $(DEMO)/run --resume
 	@touch $@
 
-$(DEMO)/run/model.onnx: $(DEMO)/trained
-	@echo "== export: the auxiliary branch stripped, ONNX, behind the parity gate"
-	@$(BIN)/qo-export --ckpt $(DEMO)/run --explain
-
-# The same network with its first random weights: what the evaluation compares with.
-$(DEMO)/untrained/model.onnx: $(DEMO)/trained
+# The same network with its first random queries: what the evaluation compares with.
+$(DEMO)/untrained/trained: $(DEMO)/run/trained
 	@echo "== the same network untrained, to compare with"
-	@$(BIN)/qo-train --data 'synthetic:birds?folder=$(DEMO)/data' --preset demo --iterations 0 --out $(DEMO)/untrained --resume -q
-	@$(BIN)/qo-export --ckpt $(DEMO)/untrained -q
+	@$(BIN)/qo-train '$(BIRDS)' --preset demo --iterations 0 --out $(DEMO)/untrained --resume -q
+	@touch $@
 
-$(DEMO)/report.html: $(DEMO)/run/model.onnx
-	@echo "== report: what the model finds, and what its bits do"
-	@$(BIN)/qo-report $(DEMO)/run --out $@
+$(DEMO)/linear/trained: $(DEMO)/run/trained
+	@echo "== fit: one linear layer on the same trunk, at 224 px, towards codes that classes that look alike share bits of"
+	@$(BIN)/qo-train '$(BIRDS)' --preset pictures --bits 12 --codes visual --out $(DEMO)/linear --resume
+	@touch $@
+
+$(DEMO)/unlabelled/trained: $(DEMO)/linear/trained
+	@echo "== fit without labels: the same pictures, 64 bits"
+	@$(BIN)/qo-train unlabelled:$(DEMO)/data/train --method linear --preset pictures --bits 64 --out $(DEMO)/unlabelled --resume
+	@touch $@
+
+$(DEMO)/run/model.onnx: EXPLAIN := --explain
+$(DEMO)/%/model.onnx: $(DEMO)/%/trained
+	@echo "== export: $* as ONNX, behind the parity gate"
+	@$(BIN)/qo-export $(DEMO)/$* $(EXPLAIN)
+
+$(DEMO)/%/report.html: $(DEMO)/%/model.onnx
+	@echo "== report: what the model in $* finds, and what its bits do"
+	@$(BIN)/qo-report $(DEMO)/$* --out $@
 
 $(DEMO)/photos.db: $(DEMO)/run/model.onnx
 	@echo "== hash: the test pictures into an index"

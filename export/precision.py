@@ -20,6 +20,7 @@ _LARGEST = {"fp16": 65504.0, "bf16": 3.3e38}
 _LOWERED = frozenset(
     {"Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "Add", "MaxPool", "Concat", "Pad", "Reshape", "Transpose"}
     | {"DepthToSpace", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Gather", "Identity"}
+    | {"Clip", "Gelu", "HardSigmoid", "HardSwish", "Mul", "Sigmoid"}
 )
 """Operators that are computed in the lower precision, where they compute with floats."""
 
@@ -63,12 +64,16 @@ def lower_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
 
 
 def head_nodes(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes from the last LayerNormalization on; without one, from the last product that isn't packing."""
-    start = [node for node in graph.node if node.op_type == "LayerNormalization"][-1:]
-    if not start:
-        packed = {node.input[0] for node in graph.node if "codes" in node.output}
-        products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
-        start = [node for node in products if node.output[0] not in packed][-1:]
+    """Names of the nodes from the last product that isn't packing on; from the LayerNormalization before it, where no
+    other product lies between them.
+    """
+    packed = {node.input[0] for node in graph.node if "codes" in node.output}
+    ends = [
+        node
+        for node in graph.node
+        if node.op_type in ("Conv", "MatMul", "Gemm", "LayerNormalization") and node.output[0] not in packed
+    ]
+    start = ends[-2:] if len(ends) > 1 and ends[-2].op_type == "LayerNormalization" else ends[-1:]
     reached = {output for node in start for output in node.output}
     names = {node.name for node in start}
     for node in graph.node:

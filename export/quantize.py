@@ -2,8 +2,9 @@
 
 ONNX Runtime's quantiser inserts the nodes. Weights are symmetric int8. Activations are one of two:
 
-- "uint8", for CPUs: with a zero point, and outputs quantised as well, through ReLU and residual sums, so that ONNX
-  Runtime computes whole blocks in integers. It takes integer kernels only where a convolution's output is quantised.
+- "uint8", for CPUs: with a zero point, and outputs quantised as well, through ReLU, ReLU6 and residual sums, so that
+  ONNX Runtime computes whole blocks in integers. It takes integer kernels only where a convolution's output is
+  quantised.
 - "int8", for TensorRT, which takes no other: symmetric, zero point 0, inputs of the layers alone.
 
 The head, the packing of bits, and products of two activations (attention) are never quantised. All other layers are,
@@ -49,7 +50,7 @@ MOST_KEPT = 0.25
 _MEASURED_VIEWS = 16
 _PIXELS_AT_ONCE = 4 * 224 * 224
 _OPERATORS = ("Conv", "MatMul", "Gemm")
-_FOLLOWING = ("Add", "Relu")
+_FOLLOWING = ("Add", "Clip", "Relu")
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,7 @@ def _ranges(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8], activations: 
 
 
 def _following(graph: onnx.GraphProto, layers: list[str]) -> list[str]:
-    """ReLUs of what is quantised, and sums of it (residual connections), by name."""
+    """ReLUs of what is quantised (ReLU6 is a Clip), and sums of it (residual connections), by name."""
     constants = {tensor.name for tensor in graph.initializer}
     quantised: set[str] = set()  # values
     names = set(layers)

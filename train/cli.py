@@ -376,6 +376,11 @@ def _fit_line(fit: dict[str, Any]) -> str:
     line = "chosen: " + "; ".join(f"{stage} ({', '.join(poolings)})" for stage, poolings in stages.items())
     if "leave_one_out" not in fit:
         return f"{line}; without labels: their directions of largest variance"
+    if "codes" in fit:
+        return (
+            f"{line}, penalty {fit['shrinkage']:g}: {100 * fit['leave_one_out']:.1f} % of the bits are those of the "
+            f"class's code ({fit['codes']}), each training picture left out once"
+        )
     return (
         f"{line}, shrinkage {fit['shrinkage']:g}: the nearest class mean names {100 * fit['leave_one_out']:.0f} % of "
         "the training pictures right, each left out once"

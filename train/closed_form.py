@@ -4,7 +4,8 @@ With labels: features are whitened within classes, so that what varies inside a 
 covariance shrunk towards its mean variance); the directions in which the classes' means differ are rotated until they
 fall near the corners of a cube (ITQ: Gong and Lazebnik, CVPR 2011), and each is cut at zero. Which features and how
 much shrinkage is chosen by leave-one-out and cross-validation over the same pictures. Without labels: the directions of
-the largest variance (PCA), whitened by half, in place of those between classes.
+the largest variance (PCA), whitened by half, in place of those between classes. With a code for each class at hand:
+ridge regression.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,15 @@ import numpy.typing as npt
 from queryopt.codes import check_bits
 from queryopt.errors import DataError, UsageError
 
-__all__ = ["Choice", "LinearCodes", "fit_labelled", "fit_unlabelled", "logit_unit"]
+__all__ = ["Choice", "LinearCodes", "fit_labelled", "fit_towards", "fit_unlabelled", "logit_unit"]
 
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
 
 SHRINKAGES = (0.1, 0.3, 0.5, 0.7)
 """Shares of the within-class covariance that are replaced by its mean variance in every direction."""
+PENALTIES = (0.03, 0.1, 0.3, 1.0)
+"""Of a ridge regression, relative to the mean variance of its directions."""
 _MOST = 20_000
 """Pictures, at most, that a fit looks at: more would cost more than they tell."""
 _MOST_TURNED = 5_000
@@ -88,6 +91,50 @@ def fit_labelled(
     whitened = _Whitened.of(features[:, place], rows, len(names)).shrunk(shrinkage)
     weight, cut = whitened.bits(bits, seed)
     return _codes(features, place, weight, cut, Choice(tuple(chosen), shrinkage, accuracy))
+
+
+def fit_towards(
+    features: npt.NDArray[np.floating],
+    labels: _Ints,
+    class_codes: npt.NDArray[np.integer],
+    groups: Mapping[str, slice],
+    candidates: Sequence[Sequence[str]],
+    seed: int = 0,
+) -> LinearCodes:
+    """Fit a linear layer to codes that the classes have: by least squares with a penalty (ridge regression).
+
+    class_codes: +1 and -1, [classes, bits], row `label` of each. Leave-one-out over the pictures, of the squared error,
+    chooses the features and the penalty; `Choice.accuracy` is the share of their bits that come out right so. Arguments
+    and errors otherwise as of fit_labelled.
+    """
+    features, labels = _checked(features, labels, class_codes.shape[1], seed)
+    targets = class_codes[labels].astype(np.float64)  # [n, bits]
+    centre = targets.mean(axis=0)
+    best: tuple[float, float, float, Sequence[str], _Floats] | None = None
+    for names in candidates:
+        values, spread = _standardised(features[:, _columns(names, groups)])
+        variances, axes = np.linalg.eigh(values.T @ values if len(values) > values.shape[1] else values @ values.T)
+        kept = variances > _LEAST * max(variances[-1], _TINY)
+        variances, axes = variances[kept], axes[:, kept]
+        # Directions of the pictures [n, r], whichever of the two products was taken apart.
+        along = values @ axes / np.sqrt(variances) if len(values) > values.shape[1] else axes
+        projected = along.T @ (targets - centre)  # [r, bits]
+        for penalty in PENALTIES:
+            ridge = variances + penalty * variances.sum() / len(values)
+            share = variances / ridge
+            influence = np.square(along) @ share + 1 / len(values)
+            left = (targets - centre - along @ (share[:, None] * projected)) / np.maximum(1 - influence, _LEAST)[
+                :, None
+            ]
+            error = float(np.square(left).mean())
+            if best is None or error < best[0]:
+                weight = values.T @ (along @ (projected / ridge[:, None])) / spread[:, None]
+                best = error, penalty, float(((targets - left > 0) == (targets > 0)).mean()), names, weight
+    assert best is not None
+    _, penalty, right, chosen, weight = best
+    place = _columns(chosen, groups)
+    cut = features[:, place].astype(np.float64).mean(axis=0) @ weight - centre
+    return _codes(features, place, weight, cut, Choice(tuple(chosen), penalty, right))
 
 
 def fit_unlabelled(
@@ -308,6 +355,13 @@ def _codes(
 def logit_unit(logits: npt.NDArray[np.floating]) -> float:
     """What logits are divided by: nearly all are within 1 then."""
     return max(float(np.quantile(np.abs(logits), _SCALE_QUANTILE)), _TINY)
+
+
+def _standardised(features: npt.NDArray[np.floating]) -> tuple[_Floats, _Floats]:
+    """Features [n, w] of mean 0 and deviation 1, and the deviation that they had, [w]."""
+    values = features.astype(np.float64)
+    mean, spread = values.mean(axis=0), np.maximum(values.std(axis=0), _LEAST)
+    return (values - mean) / spread, spread
 
 
 def _columns(names: Sequence[str], groups: Mapping[str, slice]) -> _Ints:

@@ -95,6 +95,9 @@ class TrainConfig:
     """Share of a picture's area that a random training crop covers."""
     flip: bool = True
     """Mirror training pictures at random. Switch off where left and right differ."""
+    kept_views: int = 0
+    """Random views of a picture that epochs take in turn, of a frozen trunk, which sees each once; 0 for ever new ones.
+    """
 
     channels_last: bool = False
     """Memory layout of the pictures in training on a GPU: the same numbers but for rounding. Left out on a CPU."""
@@ -108,7 +111,7 @@ class TrainConfig:
     """CPU threads of the network, and as many that decode ahead of it; None: all that this process may use."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "hold", "seed", "warm_up"):
+        for name in ("iterations", "hold", "kept_views", "seed", "warm_up"):
             _check_int(name, getattr(self, name), 0)
         for name in ("epochs", "batch", "label_depth"):
             _check_int(name, getattr(self, name), 1)
@@ -130,6 +133,11 @@ class TrainConfig:
         if self.minutes and self.iterations:
             raise UsageError(
                 f"minutes is {self.minutes:g} and iterations {self.iterations}: give one, and the other follows"
+            )
+        if self.kept_views and (self.compile or not self.network.freeze_trunk):
+            raise UsageError(
+                f"kept_views is {self.kept_views}: only a trunk that is not trained (freeze_trunk), nor compiled, sees "
+                "views once"
             )
         if self.warm_up and self.codes != "visual":
             raise UsageError(
@@ -182,7 +190,15 @@ class TrainConfig:
         So a run that uses none of it is written as it was before, and is read by those versions.
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("classification_weight", "compile", "method_options", "minutes", "open_set", "warm_up"):
+        for name in (
+            "classification_weight",
+            "compile",
+            "kept_views",
+            "method_options",
+            "minutes",
+            "open_set",
+            "warm_up",
+        ):
             if not values[name]:
                 del values[name]
         if self.amp == "none":

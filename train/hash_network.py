@@ -4,10 +4,11 @@ The training loop, the checkpoints, the export and the benchmarks ask a network 
 """
 
 import contextlib
+import hashlib
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["HashNetwork", "TrainingPart"]
 
 _CLASSIFIER = "classifier."
+_KEPT_BYTES = 1 << 30
+"""Memory that the maps of a frozen trunk may take."""
+_ROWS = 16
+"""Pictures that a frozen trunk looks at together: always so many, since kernels of other batches round differently."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +63,7 @@ class HashNetwork(nn.Module, ABC):
     def __init__(self, config: "NetworkConfig") -> None:
         super().__init__()
         self.config = config
+        self._kept_maps: KeptMaps | None = None
 
     def _complete(self) -> None:
         """Add the classification head, where there are classes, and freeze the backbone's first layers.
@@ -69,6 +75,14 @@ class HashNetwork(nn.Module, ABC):
         if config.freeze:
             for layer in self.backbone.frozen_layers():
                 layer.requires_grad_(False)
+        if config.freeze_trunk:
+            self.backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.config.freeze_trunk:
+            self.backbone.eval()
+        return self
 
     @abstractmethod
     def forward(self, images: Tensor, branches: int | None = None) -> Tensor:
@@ -84,6 +98,17 @@ class HashNetwork(nn.Module, ABC):
         any other.
         """
         raise UsageError("this network is trained, not fitted in closed form: its head takes no fixed features")
+
+    def keep_maps(self) -> None:
+        """Have a frozen trunk look once only at images that it is given again; for the rest of a training."""
+        self._kept_maps = KeptMaps()
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The backbone's two maps of normalised images: from memory where they were kept."""
+        found: tuple[Tensor, Tensor] = (
+            self.backbone(images) if self._kept_maps is None else self._kept_maps(self.backbone, images)
+        )
+        return found
 
     def body_precision(self, images: Tensor) -> AbstractContextManager[object]:
         """In it a subclass computes what its head gets, which `head_precision` then takes back to float32.
@@ -139,3 +164,39 @@ class HashNetwork(nn.Module, ABC):
         size = self.config.image_size
         if images.dim() != 4 or tuple(images.shape[1:]) != (3, size, size):
             raise UsageError(f"images have shape {list(images.shape)}: this network takes [batch, 3, {size}, {size}]")
+
+
+class KeptMaps:
+    """The two maps that a frozen trunk made of images, by what is in them; no more than _KEPT_BYTES in all.
+
+    An image's maps are the same, to the bit, whether they were kept and whatever else is in its batch.
+    """
+
+    def __init__(self) -> None:
+        self._maps: dict[bytes, list[Tensor]] = {}
+        self._free = _KEPT_BYTES
+
+    def __call__(self, trunk: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images: [b, 3, s, s] -> ([b, c3, g3, g3], [b, c4, g4, g4]), without gradients."""
+        keys = [hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in images.detach().cpu().contiguous()]
+        # Not an inference tensor, also where validation asks: training takes it again.
+        with torch.inference_mode(False), torch.no_grad():
+            new = {key: row for row, key in enumerate(keys) if key not in self._maps}
+            made: dict[bytes, list[Tensor]] = {}
+            for chunk in (list(new)[start : start + _ROWS] for start in range(0, len(new), _ROWS)):
+                filled = images.new_zeros((_ROWS, *images.shape[1:]))
+                filled[: len(chunk)] = images[[new[key] for key in chunk]]
+                maps = trunk(filled)
+                made |= {key: [each[row].clone() for each in maps] for row, key in enumerate(chunk)}
+            fine, coarse = (
+                torch.stack([(self._maps.get(key) or made[key])[level] for key in keys]) for level in (0, 1)
+            )
+            self._keep(made)
+        return fine, coarse
+
+    def _keep(self, made: dict[bytes, list[Tensor]]) -> None:
+        for key, maps in made.items():
+            size = sum(each.nbytes for each in maps)
+            if size <= self._free:
+                self._free -= size
+                self._maps[key] = maps

@@ -149,7 +149,7 @@ class QueryOpt(HashNetwork):
     def _memory(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """The encoded tokens [b, tokens, dim] and their positions [tokens, dim] (None where nothing uses them)."""
         self.check_images(images)
-        stage3, stage4 = self.backbone(images)
+        stage3, stage4 = self.maps(images)
         maps = [self.projection["stage4"](stage4)]
         if self.fusion is not None:
             maps.insert(0, self.projection["stage3"](self.fusion(stage3, stage4)))

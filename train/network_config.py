@@ -34,6 +34,7 @@ class NetworkConfig:
     memory is averaged, and the head has a row a bit. image_size: pixels of the square input. dim: width of tokens and
     queries. feedforward: hidden width of the feed-forward blocks. freeze: no gradient for the first layers of a ResNet
     (conv1, bn1, layer1; their BatchNorm statistics still move), as in the paper: it assumes pretrained weights.
+    freeze_trunk: the whole backbone stays as it is, statistics too, and what comes after it is trained.
     method: a name in `queryopt.train.methods`, which says what the rest of the network is; methods other than queryopt
     have neither queries nor fusion, one branch, and no use for dim, heads and feedforward. classes: outputs of the
     classification head that training adds, 0 for none. resize: how a picture becomes a square, one of
@@ -53,6 +54,7 @@ class NetworkConfig:
     method: str = "queryopt"
     classes: int = 0
     resize: str = "crop"
+    freeze_trunk: bool = False
 
     def __post_init__(self) -> None:
         """Fill in `fusion`, `queries` and `branches`, and check everything."""
@@ -65,7 +67,7 @@ class NetworkConfig:
         method = find_rules(self.method)
         for name in ("fusion", "queries"):
             object.__setattr__(self, name, method.check_switch(name, getattr(self, name)))
-        for name in ("fusion", "queries", "freeze"):
+        for name in ("fusion", "queries", "freeze", "freeze_trunk"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} is {getattr(self, name)!r}: it is true or false")
         if cast("int | None", self.branches) is None:
@@ -129,11 +131,11 @@ class NetworkConfig:
         return sum(side * side for side in self.token_grids)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as JSON-serialisable values; `method`, `classes` and `resize` only where not the usual ones.
+        """The config as JSON-serialisable values; `method` and what is newer than it only where not the usual.
 
         So a network of queryopt is written as it was before there were other methods, and is read by those versions.
         """
-        usual = {"method": "queryopt", "classes": 0, "resize": "crop"}
+        usual = {"method": "queryopt", "classes": 0, "resize": "crop", "freeze_trunk": False}
         return {k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}
 
     @classmethod

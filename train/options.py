@@ -140,6 +140,7 @@ class NetworkOptions:
     fusion: bool | None
     queries: bool | None
     freeze: bool | None
+    freeze_trunk: bool | None
 
 
 network_options = option_group(
@@ -166,6 +167,7 @@ network_options = option_group(
     click.option("--fusion/--no-fusion", default=None, help="Top-down fusion and encoder (off: an ablation)."),
     click.option("--queries/--no-queries", default=None, help="A query a bit (off: an ablation)."),
     click.option("--freeze/--no-freeze", default=None, help="Keep a ResNet's first layers as they are."),
+    click.option("--freeze-trunk/--no-freeze-trunk", default=None, help="Train only what comes after the backbone."),
 )
 
 
@@ -256,6 +258,7 @@ class PictureOptions:
 
     crop_scale: tuple[float, float] | None
     flip: bool | None
+    kept_views: int | None
     validation_fraction: float | None
     test_fraction: float | None
     label_depth: int | None
@@ -268,6 +271,9 @@ picture_options = option_group(
     PictureOptions,
     click.option("--crop-scale", type=float, nargs=2, help="Smallest and largest share of a picture in a random crop."),
     click.option("--flip/--no-flip", default=None, help="Mirror training pictures at random."),
+    click.option(
+        "--kept-views", type=int, help="With --freeze-trunk: random views a picture, each seen once by the trunk."
+    ),
     click.option(
         "--validation-fraction", type=float, help="Share of the training pictures that choose the checkpoint."
     ),

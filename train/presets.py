@@ -79,10 +79,26 @@ PRESETS: dict[str, Preset] = {
         columns=48,
     ),
     "demo": Preset(
-        "What `make demo` trains: small, and short enough for two CPU cores and synthetic:birds.",
-        {**_SMALL, **_FROM_SCRATCH, "samples": 960},
-        {**_SMALL_NETWORK, "bits": 24},
-        columns=48,
+        "What `make demo` trains: queries on a trunk that knows pictures and stays as it is, codes read off it.",
+        {
+            **_ONE_CYCLE,
+            "codes": "visual",
+            "kept_views": 6,
+            "lr": 2e-3,
+            "iterations": 6,
+            "epochs": 4,
+            "samples": 960,
+            "crop_scale": (0.6, 1.0),
+        },
+        {
+            "backbone": "tf_efficientnet_lite0",
+            "freeze_trunk": True,
+            "image_size": 128,
+            "dim": 128,
+            "feedforward": 256,
+            "resize": "pad",
+            "bits": 12,
+        },
     ),
     "tiny": Preset(
         "For tests: seconds, and no quality.",
@@ -119,7 +135,7 @@ def default_preset(
         return f"paper-{dataset}" if f"paper-{dataset}" in PRESETS else "default"
     pictures = PRESETS["pictures"].network
     named = {name for name, value in (chosen or {}).items() if value not in (None, pictures.get(name))}
-    own_network = {"backbone", "image_size", "method", "method_options", "weights"}
+    own_network = {"backbone", "codes", "image_size", "method", "method_options", "weights"}
     elsewhere = own_network | find_rules(pictures["method"]).unused
     return "small" if in_steps or elsewhere & named or not has_wheel(pictures["backbone"]) else "pictures"
 
@@ -166,11 +182,12 @@ def preset_config(name: str, **overrides: Any) -> TrainConfig:
         settings |= {"iterations": 0, "crop_scale": (0.6, 1.0), "flip": False}
         if "iterations" in chosen:
             settings.pop("minutes", None)
+        settings.pop("codes", None)
     if "gamma" in chosen:
         settings["scale_gamma"] = False
     if chosen.get("codes") == "noise":
         settings["hold"] = 0
-    visual = chosen.get("codes", settings.get("codes")) == "visual"
+    visual = chosen.get("codes", settings.get("codes")) == "visual" and not method.closed_form
     if visual:
         settings |= {} if {"hold", "hold_solver"} & set(chosen) else {"hold_solver": True}
         network.setdefault("branches", 1)

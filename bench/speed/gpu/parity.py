@@ -102,7 +102,7 @@ class _EnoughError(Exception):
 
 
 def _train(options: GpuOptions, turn: Turn) -> tuple[Path, str]:
-    """Train the demo's network, for no longer than a share of the time: its run, and what went wrong on the GPU.
+    """Train a small network, for no longer than a share of the time: its run, and what went wrong on the GPU.
 
     Where training fails there, it is done on the CPU: the backends are to be compared all the same.
     """
@@ -111,7 +111,7 @@ def _train(options: GpuOptions, turn: Turn) -> tuple[Path, str]:
 
     few = "classes=4&train=6&test=1&size=32&" if options.rehearse else ""
     data = f"synthetic:birds?{few}folder={options.folder / 'birds'}"
-    preset = "tiny" if options.rehearse else "demo"
+    preset = {"name": "tiny"} if options.rehearse else {"name": "small", "samples": 960}
 
     def train_on(device: str) -> Path:
         folder = options.folder / f"run-{device}"
@@ -123,7 +123,7 @@ def _train(options: GpuOptions, turn: Turn) -> tuple[Path, str]:
                 raise _EnoughError
 
         with contextlib.suppress(_EnoughError):  # the best checkpoint so far is there
-            train(preset_config(preset, data=data, device=device), out=folder, report=report)
+            train(preset_config(**preset, data=data, device=device), out=folder, report=report)
         return folder
 
     for device in dict.fromkeys((options.device, "cpu")):
