@@ -27,6 +27,8 @@ def open_backend(model: str | os.PathLike[str], backend: str = "auto", threads: 
 
         return TensorRtBackend(path)
     if kind_of(path) is Kind.FOLDER:
+        if (inside := path / "model.onnx").exists():
+            raise ModelError(f"{display_path(path)}: a folder; did you mean {display_path(inside)}?")
         raise ModelError(f"{display_path(path)}: no model.onnx or model.plan in this folder: qo-export RUN makes one")
     if wrong := mistaken(path, Kind.MODEL):
         raise ModelError(wrong)

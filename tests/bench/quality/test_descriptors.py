@@ -60,7 +60,7 @@ def test_codes_that_find_less_than_colours_are_said_to():
 
     def side(rows, codes):
         described = {HISTOGRAM: colours[rows]}
-        return LabelledCodes(12, codes, labels[rows], tuple(paths[row] for row in rows), {}, None, described)
+        return LabelledCodes(12, codes, labels[rows], tuple(paths[row] for row in rows), {}, descriptors=described)
 
     rows, others = np.arange(0, 120, 2), np.arange(1, 120, 2)
     gallery, queries = (side(part, rng.integers(0, 16, (60, 2), np.uint8)) for part in (rows, others))

@@ -111,7 +111,7 @@ class TestFiles:
         assert "no such model" in refused(tmp_path / "none.onnx")
 
     def test_folder(self, tmp_path: Path) -> None:
-        assert "give a model.onnx" in refused(tmp_path)
+        assert "no model.onnx or model.plan in this folder: qo-export RUN makes one" in refused(tmp_path)
         (tmp_path / "model.onnx").touch()
         assert "did you mean" in refused(tmp_path)
 
@@ -129,10 +129,17 @@ class TestFiles:
         (tmp_path / "a.onnx").write_bytes(content[: int(len(content) * share)])
         assert "qo-export" in refused(tmp_path / "a.onnx")
 
-    @pytest.mark.parametrize("content", [b"hello\n" * 50, bytes(4096), b"\x89PNG\r\n\x1a\n" + bytes(100)])
-    def test_something_else(self, tmp_path: Path, content: bytes) -> None:
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (b"hello\n" * 50, "qo-export"),
+            (bytes(4096), "qo-export"),
+            (b"\x89PNG\r\n\x1a\n" + bytes(100), "a picture, not a model: search with it: qo-search"),
+        ],
+    )
+    def test_something_else(self, tmp_path: Path, content: bytes, words: str) -> None:
         (tmp_path / "a.onnx").write_bytes(content)
-        assert "qo-export" in refused(tmp_path / "a.onnx")
+        assert words in refused(tmp_path / "a.onnx")
 
     def test_plan(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"no such engine: put the model\.onnx"):

@@ -42,7 +42,7 @@ def test_a_module_that_defines_one_is_all_that_a_new_one_takes(tmp_path):
     code = (
         "import sys, queryopt.train.datasets as package; package.__path__.append(sys.argv[1]);"
         "from queryopt.train.sources import official_source; print(official_source('toys:/data').dataset.title);"
-        "from queryopt.train.cli import main; main(['--help'], standalone_mode=False)"
+        "from queryopt.train.cli import main; main(['--help-all'], standalone_mode=False)"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
