@@ -12,7 +12,7 @@ from queryopt.cli import Output
 from queryopt.runtime.hits import HIT_FIELDS, FailedQuery, Hit, HitField, QueryResult, code_hex
 from queryopt.runtime.search.ranked import Rank
 from queryopt.runtime.terminal import Captioned, TerminalPictures, why_not_shown
-from queryopt.text import counted, display_path, from_here
+from queryopt.text import counted, display_path, from_here, listed
 
 __all__ = ["open_pictures", "print_hits"]
 
@@ -25,6 +25,8 @@ _COLUMNS = {
     "path": "path",
 }
 """Fields of a hit that the table shows, with its heads; those that no hit has are left out."""
+_BITS_SHOWN = 8
+"""Of the bits that differ: more tell a reader of a table no more, and take a terminal's width."""
 
 
 def open_pictures(out: Output) -> TerminalPictures | None:
@@ -96,7 +98,8 @@ def _ties(more: int, distance: int, rank: Rank) -> str:
 def _cell(hit: Hit, field: HitField) -> Text:
     value = field.value(hit)
     if field.name == "differs":
-        return Text(" ".join(f"{'+' if own else '-'}{bit}" for bit, _, own in hit.changes))
+        changes = [f"{'+' if own else '-'}{bit}" for bit, _, own in hit.changes]
+        return Text(listed(changes, _BITS_SHOWN, " "))
     if field.name == "path":
         path = Text(from_here(os.fsdecode(value)))
         return path.append("".join(f"  ({problem})" for problem in _problems(hit)), "yellow")
