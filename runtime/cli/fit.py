@@ -65,8 +65,9 @@ fit_options = option_group(
 
 
 def model_for(folder: Path, index: Path | None, fit: FitOptions, hashing: HasherOptions, out: Output) -> Path:
-    """The model to hash a folder with: `--model`, else $QUERYOPT_MODEL, else the index's fitted one, else any that
-    `find_model` finds; with --fit, the index's, which is made where it isn't there.
+    """The model to hash a folder with: `--model`, else $QUERYOPT_MODEL, else the index's fitted one, else the one that
+    the index was last hashed with, else any that `find_model` finds; with --fit, the index's, made where it isn't
+    there.
 
     index: None where none is kept. The fitted model has the index's name: photos.onnx beside photos.db. InputError
     where there is no model, UsageError for options that don't go together, MissingError where a fit lacks packages.
@@ -85,6 +86,8 @@ def model_for(folder: Path, index: Path | None, fit: FitOptions, hashing: Hasher
             out.log(f"fit: {display_path(own)} is there from before: going on with it")
         return own
     if not fit.fit or own is None or index is None:
+        if not given and (known := _model_of(index)) is not None:
+            return known
         try:
             return find_model(hashing.model)
         except InputError as error:
@@ -100,6 +103,17 @@ def model_for(folder: Path, index: Path | None, fit: FitOptions, hashing: Hasher
         )
     _fit(folder, index, own, fit.bits or _BITS, hashing, out)
     return own
+
+
+def _model_of(index: Path | None) -> Path | None:
+    """The model that an index was last hashed with, where both are there."""
+    from queryopt.runtime.index import HashIndex
+
+    if index is None or not index.exists():
+        return None
+    with HashIndex.open(index, readonly=True) as opened:
+        model = opened.model_path
+    return model if model is not None and model.is_file() else None
 
 
 def _offer(folder: Path, index: Path | None) -> str:

@@ -295,6 +295,19 @@ def has_gpu() -> bool:
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
+def test_an_index_goes_on_with_its_own_model_though_there_are_newer_ones(changed_model: Any) -> None:
+    def another(model: Any) -> None:
+        entry = next(p for p in model.metadata_props if p.key == "queryopt.card")
+        entry.value = json.dumps(json.loads(entry.value) | {"fingerprint": "0" * 64})
+
+    Path("model.onnx").rename("first.onnx")
+    run("photos", "--model", "first.onnx")
+    shutil.copyfile(changed_model(another), "model.onnx")
+    assert result("photos")["model"] == str(Path("first.onnx").resolve())
+    Path("first.onnx").unlink()
+    assert "another model" in run("photos").output
+
+
 def test_an_engine_is_not_taken_where_there_is_no_gpu(here: Path) -> None:
     shutil.copyfile("model.onnx", "model.plan")
     assert result("photos")["model"] == str(here / "model.onnx")
