@@ -118,8 +118,7 @@ _keeping_options = option_group(
 @click.command(cls=Command, name="qo-infer")
 @click.argument("folder", type=click.Path(path_type=Path))
 @model_option(
-    "model.onnx or model.plan.  [default: $QUERYOPT_MODEL, else the one fitted to the index, else its last one, else one here, else the "
-    "newest run's]"
+    "model.onnx or model.plan.  [default: $QUERYOPT_MODEL, else the index's own, else one here, else the newest run's]"
 )
 @fit_options
 @click.option(
