@@ -328,7 +328,8 @@ def _print(out: Output, result: "TrainResult", tests: int) -> None:
         out.print(f"trained on {pictures}{chosen}{kept}: {iterations} in {took}")
     else:
         measured = f", measured on {result.validation_images:,} others (validation)" if result.validation_map else ""
-        out.print(f"fitted to {pictures}{measured}{kept}: in closed form, in {took}")
+        how = "in closed form" if result.fine_tuning is None else "in closed form, and trained on from there"
+        out.print(f"fitted to {pictures}{measured}{kept}: {how}, in {took}")
         if result.found is not None:
             looked_at = counted(result.images + result.validation_images, "picture", "pictures")
             out.print(f"features: {looked_at}, {result.found:,} of them kept from before")
