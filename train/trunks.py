@@ -82,6 +82,7 @@ def timm_features(name: str, image_size: int | None = None, pretrained: bool = F
         size["img_size"] = image_size or config.input_size[-1]
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=_TAPS, **size)
+    # What timm raises for a model without maps depends on the model.
     except (AttributeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         raise UsageError(f"timm's {name} can't be a trunk: it gives no feature maps ({error})") from None
     module: Any
